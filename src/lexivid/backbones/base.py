@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lexivid.backbones.preprocess import ImageProcessing
+from lexivid.errors import ModelError
 
 
 class Backbone(Protocol):
@@ -45,3 +46,65 @@ class Backbone(Protocol):
     def is_truncated(self, text: str) -> bool:
         """Whether the text encoder reads only the beginning of this sentence."""
         ...
+
+
+def choose_device(device: str | torch.device = "auto") -> torch.device:
+    """ "auto": CUDA, else Apple's MPS, else the CPU. Raises `ModelError` for a device that this machine lacks."""
+    if str(device) == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"device {str(device)!r} cannot be used ({reason}): choose auto, cpu, cuda or mps") from None
+    return chosen
+
+
+def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """ "auto": half precision where the processor is faster with it, else float32.
+
+    bfloat16 on CPUs with AVX-512-BF16 or AMX and on CUDA cards that have it, float16 on older cards and MPS.
+    """
+    named = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype in named:
+        return named[dtype]
+    if dtype != "auto":
+        raise ModelError(f"unknown dtype {dtype!r}: choose auto, {', '.join(named)}")
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if device.type == "mps":
+        return torch.float16
+    # Private queries of torch: where a release has dropped them, float32 is the safe answer.
+    queries = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    fast = any(getattr(torch.cpu, query, bool)() for query in queries)
+    return torch.bfloat16 if fast else torch.float32
+
+
+def load_backbone(name: str, *, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto") -> Backbone:
+    """Load a backbone by name.
+
+    Args:
+        name: "lite", a model of the Hugging Face Hub ("openai/clip-vit-base-patch16", optionally with
+            "@revision"), or a folder in that format.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        dtype: "auto", "float32", "bfloat16" or "float16".
+
+    Raises:
+        ModelError: unknown, not on this machine, or not of a supported family.
+        MissingExtraError: `lite` without its weight packages.
+    """
+    chosen_device = choose_device(device)
+    if name == "lite":
+        from lexivid.backbones.lite import LiteBackbone
+
+        # Its network is small and convolutional: bfloat16 gains nothing on a CPU.
+        exact = torch.float32 if dtype == "auto" else choose_dtype(dtype, chosen_device)
+        return LiteBackbone.load(device=chosen_device, dtype=exact)
+    from lexivid.backbones.clip import ClipBackbone
+
+    return ClipBackbone.load(name, device=chosen_device, dtype=choose_dtype(dtype, chosen_device))

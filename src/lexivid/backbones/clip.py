@@ -1,0 +1,233 @@
+"""CLIP-family backbones (CLIP, MetaCLIP, LAION CLIP, SigLIP, SigLIP 2) through transformers, which defines the towers.
+
+In: crops (N, 3, S, S) uint8, sentences. Out: unit-length embeddings (N, D), (K, D) float32.
+A model comes from the Hugging Face Hub, from its cache on this machine, or from a folder in the same format.
+Weights are read from safetensors only, never from pickle files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lexivid.backbones.preprocess import ImageProcessing
+from lexivid.errors import ModelError
+
+# The families whose two towers share one space and take fixed-size pictures.
+FAMILIES = ("clip", "siglip", "metaclip_2")
+_SIGLIP_LIKE = ("siglip",)
+_OFFLINE_HINT = 'The model "lite" works offline (pip install "lexivid[lite]").'
+_HUB_TIMEOUT_S = 10.0
+_IMAGE_BATCH = 32
+_TEXT_BATCH = 64
+# PIL's numbers, as preprocessor_config.json stores them.
+_RESAMPLE = {2: "bilinear", 3: "bicubic"}
+
+
+class ClipBackbone:
+    """A CLIP-family model as a `Backbone`."""
+
+    english_only = False  # unknown for a model of the Hub: no warning is better than a wrong one
+    default_templates = "clip-video"
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        tokenizer: Any,
+        images: ImageProcessing,
+        *,
+        name: str,
+        fingerprint: str,
+    ) -> None:
+        """Wrap a loaded transformers model, which is frozen here and set to evaluation mode."""
+        self.model: Any = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.images = images
+        self.name = name
+        self.family: str = self.model.config.model_type
+        parameter = next(model.parameters())
+        self.device, self.dtype = parameter.device, parameter.dtype
+        self.fingerprint = f"{fingerprint}-{str(self.dtype).removeprefix('torch.')}"
+        self.temperature = float((-self.model.logit_scale.detach().float()).exp())
+        text_config: Any = self.model.config.text_config
+        self.max_text_tokens = int(text_config.max_position_embeddings)
+        self.embedding_dim = int(
+            (getattr(text_config, "projection_size", 0) or text_config.hidden_size)
+            if self.family in _SIGLIP_LIKE
+            else self.model.config.projection_dim
+        )
+
+    @classmethod
+    def load(cls, name: str, *, device: torch.device, dtype: torch.dtype = torch.float32) -> ClipBackbone:
+        """Load "owner/name", "owner/name@revision" or a folder.
+
+        Raises:
+            ModelError: not found, not downloadable, no safetensors, or a model of another kind.
+        """
+        from transformers import AutoConfig, AutoModel, AutoTokenizer
+        from transformers.utils import logging as transformers_logging
+
+        source, _, revision = name.partition("@") if not Path(name).exists() else (name, "", "")
+        where = _locate(source, revision or None)
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+        try:
+            config = AutoConfig.from_pretrained(source, **where)
+            if config.model_type not in FAMILIES:
+                raise ModelError(
+                    f"model {name!r} is of the kind {config.model_type!r}; Lexivid needs one whose pictures and texts "
+                    f"share a space: {', '.join(FAMILIES)}"
+                )
+            model = AutoModel.from_pretrained(source, **where, use_safetensors=True, dtype=dtype)
+            tokenizer = AutoTokenizer.from_pretrained(source, **where)
+            images = _read_image_processing(source, where, config)
+        except ModelError:
+            raise
+        except (OSError, ValueError, ImportError, KeyError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ModelError(
+                f"model {name!r} could not be loaded: {reason}. It must hold config.json, model.safetensors "
+                "(no pickle is read), a tokenizer and preprocessor_config.json."
+            ) from error
+        fingerprint = _fingerprint(source, config)
+        return cls(model.to(device), tokenizer, images, name=name, fingerprint=fingerprint)
+
+    @torch.inference_mode()
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """(N, 3, S, S) uint8 -> (N, D) float32 on the CPU, unit length."""
+        parts = []
+        for batch in pixels.split(_IMAGE_BATCH):
+            values = self.images.normalise(batch.to(self.device)).to(self.dtype)
+            parts.append(F.normalize(_features(self.model.get_image_features(pixel_values=values)).float(), dim=-1))
+        return torch.cat(parts).cpu() if parts else torch.empty(0, self.embedding_dim)
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """K sentences -> (K, D) float32 on the CPU, unit length.
+
+        CLIP reads its sentence up to the end token with causal attention, so a batch is padded to its longest
+        sentence only; SigLIP was trained on sentences padded to full length, so it gets those.
+        """
+        features = torch.empty(len(texts), self.embedding_dim)
+        siglip = self.family in _SIGLIP_LIKE
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        for start in range(0, len(order), _TEXT_BATCH):
+            chosen = order[start : start + _TEXT_BATCH]
+            tokens = self.tokenizer(
+                [texts[i] for i in chosen],
+                padding="max_length" if siglip else True,
+                truncation=True,
+                max_length=self.max_text_tokens,
+                return_tensors="pt",
+            )
+            inputs = {"input_ids": tokens["input_ids"].to(self.device)}
+            if not siglip and "attention_mask" in tokens:
+                inputs["attention_mask"] = tokens["attention_mask"].to(self.device)
+            batch = F.normalize(_features(self.model.get_text_features(**inputs)).float(), dim=-1)
+            features[torch.tensor(chosen)] = batch.cpu()
+        return features
+
+    def is_truncated(self, text: str) -> bool:
+        """Whether the text encoder reads only the beginning of this sentence."""
+        return len(self.tokenizer(text, truncation=False, verbose=False)["input_ids"]) > self.max_text_tokens
+
+
+def _features(output: Any) -> Tensor:
+    """transformers 4 returns the projected features themselves, transformers 5 an object that holds them."""
+    return output if isinstance(output, Tensor) else output.pooler_output
+
+
+def _locate(source: str, revision: str | None) -> dict[str, Any]:
+    """Where transformers shall look: keyword arguments of every `from_pretrained` call.
+
+    A folder or a cached model never touches the network; only a model that is not here asks the Hub, once, before
+    anything is downloaded, so that "unknown" and "no network" can be told apart.
+    """
+    if Path(source).is_dir():
+        if not (Path(source) / "config.json").is_file():
+            raise ModelError(f"folder {source!r} holds no model: config.json is missing")
+        return {"local_files_only": True}
+    if Path(source).exists():
+        raise ModelError(f"model {source!r} is a file; name the folder that holds config.json and model.safetensors")
+    if source.count("/") != 1 or source.startswith((".", "/", "~")):
+        raise ModelError(
+            f'unknown model {source!r}: use "lite", a folder that exists, or a model of the Hugging Face Hub '
+            'such as "openai/clip-vit-base-patch16"'
+        )
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+    where: dict[str, Any] = {"revision": revision} if revision else {}
+    try:
+        weights = ("model.safetensors", "model.safetensors.index.json")
+        if any(isinstance(try_to_load_from_cache(source, file, revision=revision), str) for file in weights):
+            return where | {"local_files_only": True}
+        HfApi().model_info(source, revision=revision, timeout=_HUB_TIMEOUT_S)
+    except GatedRepoError:
+        raise ModelError(f"model {source!r} needs a licence agreement on its Hub page and `hf auth login`") from None
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError):
+        where_text = f" (revision {revision!r})" if revision else ""
+        raise ModelError(f"unknown model {source!r}{where_text}: the Hugging Face Hub has none of that name") from None
+    except Exception as error:  # whatever the HTTP client of the day raises when there is no network
+        raise ModelError(
+            f"model {source!r} is not on this machine and the Hugging Face Hub cannot be reached "
+            f"({type(error).__name__}). With a network, fetch it by `hf download {source}`, or copy its folder here "
+            f"and name that. {_OFFLINE_HINT}"
+        ) from error
+    return where
+
+
+def _read_image_processing(source: str, where: dict[str, Any], config: Any) -> ImageProcessing:
+    """preprocessor_config.json as numbers. The processors themselves would need torchvision or PIL."""
+    from transformers.utils import cached_file
+
+    path = cached_file(source, "preprocessor_config.json", **where)
+    raw = json.loads(Path(str(path)).read_text(encoding="utf-8"))
+    size = raw.get("size", config.vision_config.image_size)
+    crop = raw.get("crop_size", config.vision_config.image_size)
+    if isinstance(crop, dict):
+        crop = crop.get("height", config.vision_config.image_size)
+    if isinstance(size, dict) and "shortest_edge" not in size:
+        if size["height"] != size["width"]:
+            raise ModelError(f"model {source!r} wants pictures of {size['height']} x {size['width']}, not square")
+        resize_to, fit = int(size["height"]), "squash"
+    else:
+        resize_to, fit = int(size["shortest_edge"] if isinstance(size, dict) else size), "short_side"
+    return ImageProcessing(
+        resize_to=resize_to,
+        crop_size=resize_to if fit == "squash" else int(crop),
+        mean=tuple(raw["image_mean"]),
+        std=tuple(raw["image_std"]),
+        interpolation=_RESAMPLE.get(raw.get("resample", 3), "bicubic"),  # type: ignore[arg-type]
+        fit=fit,  # type: ignore[arg-type]
+    )
+
+
+def _fingerprint(source: str, config: Any) -> str:
+    """The Hub's commit, or for a folder a hash of the configuration and of samples of the weights.
+
+    Reading gigabytes at each start would cost more than the label vectors it protects, so of each weight file the
+    size, the time of its last change and 64 KiB at 8 places count.
+    """
+    if not Path(source).is_dir():
+        return f"{source}@{getattr(config, '_commit_hash', None)}"
+    digest = hashlib.sha256((Path(source) / "config.json").read_bytes())
+    for file in sorted(Path(source).glob("*.safetensors")):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size} {file.stat().st_mtime_ns}".encode())
+        with file.open("rb") as stream:
+            for part in range(8):
+                stream.seek(size * part // 8)
+                digest.update(stream.read(65536))
+    for file in sorted(Path(source).glob("token*")) + sorted(Path(source).glob("vocab*")):
+        digest.update(file.read_bytes())
+    return f"folder-{digest.hexdigest()[:32]}"
