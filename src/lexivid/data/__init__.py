@@ -1,0 +1,1 @@
+"""What is trained on: manifests, splits, the loader with its cache, augmentation."""

@@ -1,0 +1,1 @@
+"""Video encoders on top of a backbone: towers, fusion blocks, and one file per paper."""
