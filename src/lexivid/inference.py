@@ -1,0 +1,460 @@
+"""The classifier that a user holds: load, classify, timeline.
+
+file -> frames (V, T, 3, S, S) -> backbone -> mean over T, unit length (V, D) -> softmax(cosine / tau) over K labels
+-> mean over V views -> scores (K,). A timeline does the same for windows that slide over the file, and encodes each
+frame once however many windows it lies in.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lexivid.backbones import Backbone, load_backbone
+from lexivid.errors import LexividError, MediaError, ModelError
+from lexivid.labels import LabelBank, TemplateSet, check_labels, load_templates
+from lexivid.media.decode import SampledFrames, open_video, read_views
+from lexivid.media.views import Views
+
+T = TypeVar("T")
+
+MODALITIES = ("video", "flow", "audio")
+# A window of a timeline advances by half its length, so a frame lies in two windows.
+_HOPS_PER_WINDOW = 2
+_FRAMES_PER_HOP = 4
+_TIMELINE_BATCH = 32
+_LONG_LABEL_CHARACTERS = 100
+
+
+@dataclass(frozen=True)
+class LabelScore:
+    """A label and its probability among the labels asked for, 0..1."""
+
+    label: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a timeline with one best label; its scores are means over its windows."""
+
+    start_s: float
+    end_s: float
+    labels: tuple[LabelScore, ...]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a classifier says of one file.
+
+    Attributes:
+        labels: all labels, best first. by_modality: the same for each stream alone.
+        segments: of a timeline, in time order; None where none was asked for.
+        error: why the file could not be classified; `labels` is then empty.
+        thumbnails: (time_s, frame (3, h, w) uint8) pairs, where asked for.
+    """
+
+    path: str
+    model: str
+    duration_s: float | None = None
+    modalities: tuple[str, ...] = ()
+    labels: tuple[LabelScore, ...] = ()
+    by_modality: dict[str, tuple[LabelScore, ...]] = field(default_factory=dict)
+    segments: tuple[Segment, ...] | None = None
+    warnings: tuple[str, ...] = ()
+    error: str | None = None
+    thumbnails: tuple[tuple[float, Tensor], ...] = field(default=(), repr=False, compare=False)
+
+    def top(self, k: int = 5) -> tuple[LabelScore, ...]:
+        """The k best labels (all of them for k = 0)."""
+        return self.labels[: k or None]
+
+    def to_dict(self, *, top_k: int = 0, threshold: float = 0.0) -> dict[str, Any]:
+        """The JSON object of the command line.
+
+        Args:
+            top_k: the most labels in each list (0: all of them).
+            threshold: labels that score less are left out.
+        """
+
+        def rows(labels: Sequence[LabelScore]) -> list[dict[str, Any]]:
+            return [
+                {"label": x.label, "score": round(x.score, 6)} for x in labels[: top_k or None] if x.score >= threshold
+            ]
+
+        result: dict[str, Any] = {
+            "path": self.path,
+            "duration_s": None if self.duration_s is None else round(self.duration_s, 3),
+            "model": self.model,
+            "modalities": list(self.modalities),
+            "labels": rows(self.labels),
+            "by_modality": {name: rows(labels) for name, labels in self.by_modality.items()},
+        }
+        if self.segments is not None:
+            result["segments"] = [
+                {"start_s": round(s.start_s, 3), "end_s": round(s.end_s, 3), "labels": rows(s.labels)}
+                for s in self.segments
+            ]
+        return result | {"warnings": list(self.warnings), "error": self.error}
+
+    def without_thumbnails(self) -> Prediction:
+        """The same prediction, light enough to be kept by the thousand."""
+        return replace(self, thumbnails=())
+
+    @classmethod
+    def from_dict(cls, row: dict[str, Any]) -> Prediction:
+        """The inverse of `to_dict`, as far as the row goes."""
+
+        def scores(rows: Sequence[dict[str, Any]]) -> tuple[LabelScore, ...]:
+            return tuple(LabelScore(x["label"], x["score"]) for x in rows)
+
+        return cls(
+            row["path"],
+            row["model"],
+            duration_s=row["duration_s"],
+            modalities=tuple(row["modalities"]),
+            labels=scores(row["labels"]),
+            by_modality={name: scores(rows) for name, rows in row["by_modality"].items()},
+            segments=tuple(Segment(s["start_s"], s["end_s"], scores(s["labels"])) for s in row["segments"])
+            if "segments" in row
+            else None,
+            warnings=tuple(row["warnings"]),
+            error=row["error"],
+        )
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Labels with their unit vectors (K, D): made once by `Classifier.prepare`, used for any number of files."""
+
+    labels: tuple[str, ...]
+    vectors: Tensor
+    templates: str
+    warnings: tuple[str, ...] = ()
+
+
+class Classifier:
+    """Classifies files by labels in the user's own words, with a frozen backbone ("zero-shot").
+
+    Its one path is the pictures. Models that `lexivid train` makes bring paths for flow and audio.
+    """
+
+    modalities: tuple[str, ...] = ("video",)
+
+    def __init__(self, backbone: Backbone, *, bank: LabelBank | None = None) -> None:
+        self.backbone = backbone
+        self.bank = bank or LabelBank(backbone)
+
+    def prepare(
+        self,
+        labels: str | Iterable[str],
+        *,
+        templates: str | Path | TemplateSet | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Vocabulary:
+        """Embed labels (from the cache where they are known).
+
+        Args:
+            labels: names, or one comma-separated string.
+            templates: a set's name, a file or a `TemplateSet`; None: the one that suits the backbone.
+            on_progress: called with labels done and labels to compute.
+
+        Raises:
+            LabelError: labels or templates that cannot be used.
+        """
+        names, warnings = check_labels(labels, english_only=self.backbone.english_only)
+        chosen = load_templates(templates or self.backbone.default_templates)
+        sentence = max(chosen.templates, key=len)
+        for name in names:
+            filled = sentence.replace("{}", name)
+            if len(filled) > _LONG_LABEL_CHARACTERS and self.backbone.is_truncated(filled):
+                warnings.append(f"label {name[:40]!r}... is longer than the model reads: its end is ignored")
+        vectors = self.bank.embed(names, chosen, on_progress=on_progress)
+        return Vocabulary(tuple(names), vectors, chosen.name, tuple(warnings))
+
+    def classify(
+        self,
+        path: str | Path,
+        labels: str | Iterable[str] | Vocabulary,
+        *,
+        views: Views | None = None,
+        modalities: Sequence[str] | None = None,
+        timeline_s: float | None = None,
+        num_thumbnails: int = 0,
+    ) -> Prediction:
+        """Classify one file.
+
+        Args:
+            labels: names, one comma-separated string, or a `Vocabulary` from `prepare`.
+            views: which frames are seen; None: 16 frames spread evenly over the whole file, centre crop.
+            modalities: the streams to use; None: all that the model has a path for.
+            timeline_s: length of a sliding window; the prediction then has `segments`, and its `labels` are of the
+                whole file (`views` is not used).
+            num_thumbnails: how many frames, spread evenly over those seen, are returned with the prediction.
+
+        Raises:
+            MediaError: the file cannot be used.
+            LabelError: the labels cannot be used.
+            ModelError: a modality that this model has no path for.
+        """
+        vocabulary = labels if isinstance(labels, Vocabulary) else self.prepare(labels)
+        for prediction in self.classify_many(
+            [path],
+            vocabulary,
+            views=views,
+            modalities=modalities,
+            timeline_s=timeline_s,
+            num_thumbnails=num_thumbnails,
+            raise_errors=True,
+        ):
+            return replace(prediction, warnings=(*vocabulary.warnings, *prediction.warnings))
+        raise AssertionError("one path gives one prediction")
+
+    def classify_many(
+        self,
+        paths: Iterable[str | Path],
+        labels: str | Iterable[str] | Vocabulary,
+        *,
+        views: Views | None = None,
+        modalities: Sequence[str] | None = None,
+        timeline_s: float | None = None,
+        num_thumbnails: int = 0,
+        raise_errors: bool = False,
+    ) -> Iterator[Prediction]:
+        """Classify files one after another, each as `classify` does; the next file is decoded meanwhile.
+
+        A file that cannot be used is a `Prediction` with `error` set, unless `raise_errors`.
+        """
+        vocabulary = labels if isinstance(labels, Vocabulary) else self.prepare(labels)
+        self._check_modalities(modalities)
+        if timeline_s is not None:
+            if not (math.isfinite(timeline_s) and timeline_s >= 0.1):
+                raise LexividError(f"a timeline window of {timeline_s:g} s is too short: 0.1 s is the least")
+            for path in paths:
+                yield self._guarded(
+                    path, lambda p: self._timeline(p, vocabulary, timeline_s, num_thumbnails), raise_errors
+                )
+            return
+        chosen = views or Views()
+
+        def decode(path: str | Path) -> tuple[str | Path, SampledFrames | Exception]:
+            try:
+                return path, read_views(path, chosen, transform=self._transform(chosen))
+            except Exception as error:  # handed over to the consumer's thread
+                return path, error
+
+        for path, sampled in _in_background(map(decode, paths), ahead=2):
+            yield self._guarded(
+                path, lambda p, s=sampled: self._whole_file(p, s, vocabulary, chosen, num_thumbnails), raise_errors
+            )
+
+    def _check_modalities(self, modalities: Sequence[str] | None) -> None:
+        for name in modalities or ():
+            if name not in MODALITIES:
+                raise ModelError(f"unknown modality {name!r}: choose from {', '.join(MODALITIES)}")
+            if name not in self.modalities:
+                raise ModelError(
+                    f"model {self.backbone.name!r} has no path for {name!r}; it uses {', '.join(self.modalities)}"
+                )
+
+    def _transform(self, views: Views) -> Callable[[Tensor], Tensor]:
+        images = self.backbone.images
+        return lambda frame: images.resize(frame, keep_aspect=views.num_crops > 1)
+
+    def _guarded(self, path: str | Path, work: Callable[[str | Path], Prediction], raise_errors: bool) -> Prediction:
+        """A broken file among a thousand is one row that says why."""
+        try:
+            return work(path)
+        except MediaError as error:
+            if raise_errors:
+                raise
+            return Prediction(str(path), self.backbone.name, error=str(error))
+        except LexividError:
+            raise
+        except Exception as error:
+            if raise_errors:
+                raise
+            reason = f"{type(error).__name__}: {error}"
+            return Prediction(str(path), self.backbone.name, error=f"{path}: unexpected failure ({reason})")
+
+    def _whole_file(
+        self,
+        path: str | Path,
+        sampled: SampledFrames | Exception,
+        vocabulary: Vocabulary,
+        views: Views,
+        num_thumbnails: int,
+    ) -> Prediction:
+        if isinstance(sampled, Exception):
+            raise sampled
+        features = self._encode_views(sampled, views)  # (V, T, D)
+        scores = self._scores(features.mean(1), vocabulary).mean(0)
+        return self._prediction(
+            path,
+            scores,
+            vocabulary,
+            duration_s=sampled.info.duration_s,
+            warnings=tuple(sampled.warnings),
+            thumbnails=_thumbnails(sampled.times_s.ravel(), sampled.frames.flatten(0, 1), num_thumbnails),
+        )
+
+    def _encode_views(self, sampled: SampledFrames, views: Views) -> Tensor:
+        """Frame features (V, T, D), unit length. A frame that several views or times share is encoded once."""
+        num_clips, num_frames = sampled.times_s.shape
+        times, first, place = np.unique(sampled.times_s.ravel(), return_index=True, return_inverse=True)
+        frames = sampled.frames.flatten(0, 1)[torch.from_numpy(first)]  # (U, 3, h, w)
+        crops = self.backbone.images.crops(frames, views.num_crops)  # (C, U, 3, S, S)
+        features = self.backbone.encode_images(crops.flatten(0, 1)).view(views.num_crops, len(times), -1)
+        spread = features[:, torch.from_numpy(place.ravel())]  # (C, clips * T, D)
+        return spread.view(views.num_crops * num_clips, num_frames, -1)
+
+    def _scores(self, features: Tensor, vocabulary: Vocabulary) -> Tensor:
+        """(N, D) -> probabilities (N, K)."""
+        cosines = F.normalize(features.double(), dim=-1) @ vocabulary.vectors.double().T
+        return torch.softmax(cosines / self.backbone.temperature, dim=-1)
+
+    def _timeline(self, path: str | Path, vocabulary: Vocabulary, window_s: float, num_thumbnails: int) -> Prediction:
+        """Frames on a regular grid, each encoded once; windows of two hops; a hop scores the mean of its windows."""
+        with open_video(path) as video:
+            declared_s = max(video.info.duration_s, 1e-3)
+            hop_s = min(window_s / _HOPS_PER_WINDOW, declared_s)
+            step_s = hop_s / _FRAMES_PER_HOP
+            times = (np.arange(math.ceil(declared_s / step_s - 1e-6)) + 0.5) * step_s
+            times = times[times < declared_s] if len(times) > 1 else np.array([declared_s / 2])
+            keep = set(np.linspace(0, len(times) - 1, num_thumbnails).astype(int)) if num_thumbnails else set()
+            transform = self._transform(Views())
+            encoded: list[Tensor] = []  # of each distinct frame
+            owner: list[int] = []  # the frame that is shown at each time of the grid
+            thumbnails = []
+            count, last_time = 0, None
+            decoded = _in_background(video.frames_at(times, transform=transform), ahead=_TIMELINE_BATCH)
+            while batch := list(itertools.islice(decoded, _TIMELINE_BATCH)):
+                fresh = []
+                for index, time_s, frame in batch:
+                    if time_s != last_time:
+                        fresh.append(self.backbone.images.crops(frame[None])[0, 0])
+                        count, last_time = count + 1, time_s
+                    owner.append(count - 1)
+                    if index in keep:
+                        thumbnails.append((float(time_s), frame))
+                if fresh:
+                    encoded.append(self.backbone.encode_images(torch.stack(fresh)))
+            if not encoded:
+                raise MediaError(f"{path}: no frame could be decoded")
+            warnings = tuple(video.warnings)
+            duration_s = min(declared_s, video.decodable_s or declared_s)
+        grid = torch.cat(encoded)[owner]  # (G, D)
+        # Times beyond the real end repeat the last frame: they are not of the file.
+        grid = grid[: max(1, int(np.searchsorted(times, duration_s)))]
+        hops = torch.stack([part.mean(0) for part in grid.split(_FRAMES_PER_HOP)])  # (H, D)
+        sums = hops[:-1] + hops[1:] if len(hops) > 1 else hops
+        windows = self._scores(sums, vocabulary)  # (max(1, H - 1), K)
+        cells = (windows[[0, *range(len(hops) - 1)]] + windows[[*range(len(hops) - 1), -1]]) / 2
+        segments = _join(cells if len(hops) > 1 else windows, vocabulary, hop_s, duration_s)
+        whole = self._scores(grid.mean(0, keepdim=True), vocabulary)[0]
+        return self._prediction(
+            path,
+            whole,
+            vocabulary,
+            duration_s=duration_s,
+            warnings=warnings,
+            segments=segments,
+            thumbnails=tuple(thumbnails),
+        )
+
+    def _prediction(self, path: str | Path, scores: Tensor, vocabulary: Vocabulary, **facts: Any) -> Prediction:
+        labels = _ranked(scores, vocabulary)
+        return Prediction(
+            str(path), self.backbone.name, modalities=("video",), labels=labels, by_modality={"video": labels}, **facts
+        )
+
+
+def load(name: str = "lite", *, device: str = "auto", dtype: str = "auto") -> Classifier:
+    """A classifier by model name.
+
+    Args:
+        name: "lite" (works offline), a CLIP-family model of the Hugging Face Hub, or a folder in that format.
+        device: "auto", "cpu", "cuda", "mps". dtype: "auto", "float32", "bfloat16", "float16".
+
+    Raises:
+        ModelError: the model is unknown, not here, or not of a supported family.
+        MissingExtraError: `lite` without its weight packages.
+    """
+    return Classifier(load_backbone(name, device=device, dtype=dtype))
+
+
+def _ranked(scores: Tensor, vocabulary: Vocabulary) -> tuple[LabelScore, ...]:
+    order = torch.argsort(scores, descending=True, stable=True).tolist()
+    values = scores.tolist()
+    return tuple(LabelScore(vocabulary.labels[i], values[i]) for i in order)
+
+
+def _join(cells: Tensor, vocabulary: Vocabulary, hop_s: float, duration_s: float) -> tuple[Segment, ...]:
+    """Adjacent cells (H, K) of one best label become one segment."""
+    best = cells.argmax(-1).tolist()
+    segments = []
+    start = 0
+    for _, run in itertools.groupby(best):
+        end = start + len(list(run))
+        end_s = duration_s if end == len(best) else min(end * hop_s, duration_s)
+        segments.append(Segment(start * hop_s, end_s, _ranked(cells[start:end].mean(0), vocabulary)))
+        start = end
+    return tuple(segments)
+
+
+def _thumbnails(times_s: np.ndarray, frames: Tensor, count: int) -> tuple[tuple[float, Tensor], ...]:
+    if not count:
+        return ()
+    order = np.argsort(times_s, kind="stable")
+    chosen = dict.fromkeys(order[np.linspace(0, len(order) - 1, count).astype(int)].tolist())
+    unique = {float(times_s[i]): frames[i].clone() for i in chosen}
+    return tuple(unique.items())
+
+
+def _in_background(items: Iterable[T], *, ahead: int) -> Iterator[T]:
+    """Draw from an iterator in a thread, at most `ahead` items before they are asked for."""
+    ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=ahead)
+    stop = threading.Event()
+
+    def put(kind: str, value: Any) -> bool:
+        while not stop.is_set():
+            try:
+                ready.put((kind, value), timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not put("item", item):
+                    return
+            put("end", None)
+        except BaseException as error:
+            put("error", error)
+
+    thread = threading.Thread(target=work, daemon=True, name="lexivid-decode")
+    thread.start()
+    try:
+        while True:
+            kind, value = ready.get()
+            if kind == "end":
+                return
+            if kind == "error":
+                raise value
+            yield value
+    finally:
+        stop.set()
+        thread.join(timeout=10)

@@ -1,0 +1,219 @@
+"""Predictions as rows: table, JSON, JSON lines, CSV; and the journal that lets an interrupted run go on.
+
+A file given by `--output` is written whole or not at all. While a run goes on, each finished row is appended to
+`FILE.partial`, whose first line says which call made it; the same call, started again, keeps those rows.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lexivid.errors import LexividError
+
+FORMATS = ("table", "json", "jsonl", "csv")
+CSV_COLUMNS = (
+    "path", "duration_s", "model", "modalities", "start_s", "end_s", "rank", "label", "score", "warnings", "error",
+)  # fmt: skip
+_BAR_CELLS = 20
+Row = dict[str, Any]
+
+
+def format_rows(rows: Sequence[Row], fmt: str, *, width: int | None = None, colour: bool = False) -> str:
+    """All rows (see `Prediction.to_dict`) as one text.
+
+    Raises:
+        LexividError: an unknown format.
+    """
+    if fmt == "json":
+        return _json(list(rows), indent=2) + "\n"
+    if fmt == "jsonl":
+        return "".join(write_row(row, fmt) for row in rows)
+    if fmt == "csv":
+        return csv_header() + "".join(map(csv_rows, rows))
+    if fmt == "table":
+        buffer = io.StringIO()
+        console = Console(file=buffer, width=width, force_terminal=colour, highlight=False)
+        console.print(table(rows))
+        return buffer.getvalue()
+    raise LexividError(f"unknown format {fmt!r}: choose {', '.join(FORMATS)}")
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # a file name that is not UTF-8: escaped, so that it can be read back
+        text = json.dumps(value, indent=indent)
+    return text
+
+
+def csv_header() -> str:
+    """The first line of the CSV."""
+    return ",".join(CSV_COLUMNS) + "\n"
+
+
+def csv_rows(row: Row) -> str:
+    """One line per label; with a timeline also one per label of each segment; one line for a failure."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, CSV_COLUMNS, lineterminator="\n")
+    common = {
+        "path": row["path"].encode("utf-8", "replace").decode(),
+        "duration_s": row["duration_s"],
+        "model": row["model"],
+        "modalities": "+".join(row["modalities"]),
+        "warnings": " | ".join(row["warnings"]),
+        "error": row["error"],
+    }
+    if not row["labels"]:
+        writer.writerow(common)
+    for part in [{"labels": row["labels"]}, *row.get("segments", [])]:
+        for rank, label in enumerate(part["labels"], 1):
+            span = {"start_s": part.get("start_s"), "end_s": part.get("end_s")}
+            writer.writerow(common | span | {"rank": rank, "label": label["label"], "score": label["score"]})
+    return buffer.getvalue()
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """A table for people: one group of lines per file, a bar for each score."""
+    result = Table(show_edge=False, pad_edge=False, header_style="bold")
+    timeline = any("segments" in row for row in rows)
+    result.add_column("file", overflow="fold", ratio=2)
+    if timeline:
+        result.add_column("time", no_wrap=True)
+    result.add_column("label", overflow="fold", ratio=3)
+    result.add_column("score", justify="right", no_wrap=True)
+    result.add_column("", no_wrap=True, min_width=_BAR_CELLS)
+    for row in rows:
+        name = printable(row["path"])
+        duration = "" if row["duration_s"] is None else f"{clock(0)} - {clock(row['duration_s'])}"
+        parts = [(duration, row["labels"])]
+        # For each segment its best label alone: a long film has many.
+        parts += [(f"{clock(s['start_s'])} - {clock(s['end_s'])}", s["labels"][:1]) for s in row.get("segments", [])]
+        if row["error"]:
+            result.add_row(name, *([""] if timeline else []), Text(printable(row["error"]), style="red"), "", "")
+        for place, (when, labels) in enumerate(parts):
+            for rank, label in enumerate(labels):
+                bar = "█" * round(label["score"] * _BAR_CELLS)
+                first = place == rank == 0
+                times = [when if rank == 0 else ""] if timeline else []
+                result.add_row(
+                    Text(name if first else ""),
+                    *times,
+                    Text(printable(label["label"]), style="bold" if rank == 0 else ""),
+                    f"{label['score']:.1%}",
+                    Text(bar, style="cyan"),
+                )
+        result.add_section()
+    return result
+
+
+def clock(seconds: float) -> str:
+    """75.25 -> "1:15.2"."""
+    tenths = int(seconds * 10 + 0.5)
+    minutes, rest = divmod(tenths, 600)
+    hours, minutes = divmod(minutes, 60)
+    return (f"{hours}:{minutes:02d}" if hours else f"{minutes}") + f":{rest // 10:02d}.{rest % 10}"
+
+
+def printable(text: str) -> str:
+    """File names come from strangers: no control characters reach the terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all: into a neighbour first, which then takes its place.
+
+    Raises:
+        LexividError: the folder is missing or cannot be written.
+    """
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            Path(temporary).chmod(0o666 & ~umask)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise LexividError(f"{str(path)!r} cannot be written: {error.strerror or error}") from None
+
+
+class Journal:
+    """The finished rows of a run, kept beside its output file until that is written.
+
+    Args:
+        output: the file that the run will write.
+        call: what makes a row what it is (model, labels, templates, views ...); rows of another call do not count.
+    """
+
+    def __init__(self, output: Path, call: dict[str, Any]) -> None:
+        self.path = output.with_name(output.name + ".partial")
+        self.call = call
+        self.rows: dict[str, Row] = {}
+        self._stream: IO[str] | None = None
+
+    def open(self) -> Journal:
+        """Read what an interrupted run of the same call has left, and go on behind it.
+
+        Raises:
+            LexividError: the folder cannot be written.
+        """
+        self.rows = self._read()
+        # Begun anew with the rows that count: a line that a kill cut in half goes.
+        write_atomically(self.path, "".join(write_row(item, "jsonl") for item in [self.call, *self.rows.values()]))
+        self._stream = self.path.open("a", encoding="utf-8")
+        return self
+
+    def _read(self) -> dict[str, Row]:
+        rows: dict[str, Row] = {}
+        try:
+            with self.path.open(encoding="utf-8") as stream:
+                for number, line in enumerate(stream):
+                    item = json.loads(line)
+                    if number == 0 and item != self.call:
+                        return {}
+                    if number and item["error"] is None:
+                        rows[item["path"]] = item
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # none, or cut off: what was read counts
+        return rows
+
+    def add(self, row: Row) -> None:
+        """Keep one finished row, at once."""
+        assert self._stream
+        if self.rows.get(row["path"]) == row:
+            return
+        self.rows[row["path"]] = row
+        self._stream.write(write_row(row, "jsonl"))
+        self._stream.flush()
+
+    def discard(self) -> None:
+        """The run is complete: the journal goes."""
+        assert self._stream
+        self._stream.close()
+        self.path.unlink(missing_ok=True)
+
+
+def write_row(row: Row, fmt: str) -> str:
+    """One row as text that can be written as it comes: "jsonl" or "csv"."""
+    assert fmt in ("jsonl", "csv")
+    return csv_rows(row) if fmt == "csv" else _json(row) + "\n"

@@ -1,0 +1,109 @@
+"""Predictions as one self-contained HTML page: frames of each clip, bars of the scores, what was used.
+
+No script, no font and no picture is fetched from anywhere; names from files are escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import colorsys
+import io
+import platform
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from importlib.metadata import version
+from importlib.resources import files
+from typing import Any
+
+from torch import Tensor
+
+from lexivid import __version__
+from lexivid.inference import Prediction, Vocabulary
+from lexivid.output import clock
+
+_THUMBNAIL_HEIGHT = 135
+# What the page names of its making.
+_VERSIONS = ("torch", "transformers", "av")
+
+
+def render_report(
+    predictions: Sequence[Prediction],
+    vocabulary: Vocabulary,
+    *,
+    top_k: int = 5,
+    command: str = "",
+    settings: dict[str, Any] | None = None,
+) -> str:
+    """The page.
+
+    Args:
+        predictions: with thumbnails, where pictures are wanted.
+        top_k: bars per file (0: all labels).
+        command: the call that repeats it.
+        settings: further facts for the table at the end (views, device, seconds taken ...).
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["clock"] = clock
+    source = (files("lexivid") / "report.html.jinja").read_text(encoding="utf-8")
+    facts = {
+        "Labels": f"{len(vocabulary.labels):,}",
+        "Sentences": f"template set {vocabulary.templates!r}",
+        **(settings or {}),
+        "Made with": f"lexivid {__version__}, "
+        + ", ".join(f"{name} {version(name)}" for name in _VERSIONS)
+        + f", Python {platform.python_version()}",
+        "Made on": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+    return environment.from_string(source).render(
+        cards=[_card(prediction, top_k) for prediction in predictions],
+        num_failed=sum(prediction.error is not None for prediction in predictions),
+        model=predictions[0].model if predictions else "",
+        labels=vocabulary.labels[:500],
+        num_more_labels=max(0, len(vocabulary.labels) - 500),
+        warnings=vocabulary.warnings,
+        facts=facts,
+        command=command,
+    )
+
+
+def _card(prediction: Prediction, top_k: int) -> dict[str, Any]:
+    duration_s = prediction.duration_s or 0.0
+    best = {segment.labels[0].label for segment in prediction.segments or ()}
+    return {
+        "prediction": prediction,
+        "labels": prediction.top(top_k),
+        "thumbnails": [(time_s, _data_url(frame)) for time_s, frame in prediction.thumbnails],
+        "segments": [
+            {
+                "label": segment.labels[0].label,
+                "score": segment.labels[0].score,
+                "start_s": segment.start_s,
+                "end_s": segment.end_s,
+                "left": 100 * segment.start_s / duration_s if duration_s else 0,
+                "width": 100 * (segment.end_s - segment.start_s) / duration_s if duration_s else 100,
+                "colour": _colour(sorted(best).index(segment.labels[0].label)),
+            }
+            for segment in prediction.segments or ()
+        ],
+    }
+
+
+def _colour(index: int) -> str:
+    """Hues a golden angle apart, light enough for dark text on them."""
+    red, green, blue = colorsys.hls_to_rgb((index * 0.381966 + 0.55) % 1, 0.68, 0.6)
+    return f"#{int(red * 255):02x}{int(green * 255):02x}{int(blue * 255):02x}"
+
+
+def _data_url(frame: Tensor) -> str:
+    """(3, h, w) uint8 -> a JPEG in a data: address."""
+    from PIL import Image
+
+    image = Image.fromarray(frame.permute(1, 2, 0).contiguous().numpy())
+    if image.height > _THUMBNAIL_HEIGHT:
+        width = max(1, round(image.width * _THUMBNAIL_HEIGHT / image.height))
+        image = image.resize((width, _THUMBNAIL_HEIGHT), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=82)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
