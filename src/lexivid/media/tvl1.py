@@ -1,0 +1,309 @@
+"""TV-L1 optical flow (Zach, Pock, Bischof: "A Duality Based Approach for Realtime TV-L1 Optical Flow", DAGM 2007).
+
+In: N pairs of pictures (N, H, W) or (N, H, W, 3). Out: (N, 2, H, W) float32 pixels, horizontal (right +) then vertical
+(down +). The flow u minimises   E(u) = sum |grad u1| + |grad u2| + lambda |I1(x + u) - I0(x)|   (eq. 3 with the robust
+data term), solved from coarse to fine, the picture I1 linearised around the last flow u0 at each of several warps.
+Every detail follows OpenCV's DualTVL1OpticalFlow (contrib 5.0), whose flow the field's results are built on.
+
+This file: the call and the algorithm in plain PyTorch, to be read and always there. Beside it the same numbers, faster:
+`_tvl1_numba.py` (CPU) and `_tvl1_triton.py` (CUDA). The call is in the second half.
+"""
+
+from __future__ import annotations
+
+import warnings
+from importlib import import_module
+from types import ModuleType
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..errors import LexividError, MissingExtraError
+from ._median import median_5x5
+
+Method = Literal["auto", "numba", "triton", "torch"]
+
+SCALE_STEP = 0.8
+"""Each level of the pyramid is this much smaller than the one below."""
+SMALLEST_SIDE = 16
+"""A level with a side below this, in pixels, is left out."""
+GRADIENT_IS_ZERO = 1.1920929e-07
+"""At or below this |grad I1|^2 the data term says nothing."""
+
+
+class Settings(NamedTuple):
+    """The parameters, in the paper's letters (OpenCV's defaults)."""
+
+    warps: int = 5
+    num_scales: int = 5
+    inner_iterations: int = 30
+    outer_iterations: int = 10
+    tau: float = 0.25  # time step of the dual update
+    lam: float = 0.15  # weight of the data term, for grey values 0..255
+    theta: float = 0.3  # tightness of the coupling of u and v
+    epsilon: float = 0.01  # stop: root mean square change of the flow, pixels
+
+
+def pyramid_sizes(height: int, width: int, num_scales: int) -> list[tuple[int, int]]:
+    """The (height, width) of each level, finest first."""
+    sizes = [(height, width)]
+    while len(sizes) < num_scales:
+        smaller = (round(sizes[-1][0] * SCALE_STEP), round(sizes[-1][1] * SCALE_STEP))
+        if min(smaller) < SMALLEST_SIDE:
+            break
+        sizes.append(smaller)
+    return sizes
+
+
+def _resize(planes: Tensor, size: tuple[int, int], step: tuple[float, float]) -> Tensor:
+    """Bilinear, no antialiasing: output pixel d looks at (d + 0.5) * step - 0.5. (..., H, W) -> (..., *size)."""
+    for axis, length, stride in zip((-1, -2), size[::-1], step[::-1], strict=True):
+        last = planes.shape[axis] - 1
+        position = (torch.arange(length, device=planes.device) + 0.5).mul(stride).sub(0.5).clamp(0, last)
+        before = position.floor().long()
+        weight = position - before if axis == -1 else (position - before)[:, None]
+        low, high = planes.index_select(axis, before), planes.index_select(axis, (before + 1).clamp(max=last))
+        planes = low * (1 - weight) + high * weight
+    return planes
+
+
+def _central_gradient(image: Tensor) -> Tensor:
+    """(N, H, W) -> (N, 2, H, W): half the difference of the two neighbours, the border replicated."""
+    p = F.pad(image[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
+    return torch.stack((p[:, 1:-1, 2:] - p[:, 1:-1, :-2], p[:, 2:, 1:-1] - p[:, :-2, 1:-1]), dim=1).mul(0.5)
+
+
+def _warp(planes: Tensor, u: Tensor) -> Tensor:
+    """planes (N, C, H, W) at x + u (N, 2, H, W): cubic convolution with a = -0.75, zero outside the picture."""
+    height, width = u.shape[-2:]
+    ys, xs = torch.arange(height, device=u.device), torch.arange(width, device=u.device)
+    x, y = xs + u[:, 0], ys[:, None] + u[:, 1]
+    # grid_sample wants -1..1: in float64, so that a flow of zero gives the picture itself, exactly. A side of one pixel
+    # has no extent there, so it is given a neighbour of zeros.
+    planes = F.pad(planes, (0, int(width == 1), 0, int(height == 1))).double()
+    grid = torch.stack((x.double() * 2 / max(width - 1, 1) - 1, y.double() * 2 / max(height - 1, 1) - 1), dim=-1)
+    return F.grid_sample(planes, grid, mode="bicubic", padding_mode="zeros", align_corners=True).float()
+
+
+def _forward_gradient(u: Tensor) -> tuple[Tensor, Tensor]:
+    """Horizontal and vertical forward differences of (..., H, W), zero at the last column and row."""
+    return F.pad(u[..., 1:] - u[..., :-1], (0, 1)), F.pad(u[..., 1:, :] - u[..., :-1, :], (0, 0, 0, 1))
+
+
+def _divergence(p: Tensor) -> Tensor:
+    """(N, 2, 2, H, W) -> (N, 2, H, W): backward differences of each component's (x, y) field, zero outside."""
+    px, py = p[:, :, 0], p[:, :, 1]
+    return px - F.pad(px[..., :-1], (1, 0)) + py - F.pad(py[..., :-1, :], (0, 0, 1, 0))
+
+
+def _iterate(u: Tensor, p: Tensor, grad: Tensor, norm: Tensor, rho_c: Tensor, s: Settings) -> tuple[Tensor, ...]:
+    """One round of the alternating minimisation (section 2.2): new u, new p, and the squared change of u (N,)."""
+    rho = rho_c + (grad * u).sum(1)  # the residual rho(u), eq. 10
+    step = torch.clamp(-rho / norm, -s.lam * s.theta, s.lam * s.theta)  # proposition 3: thresholding, eq. 16 and 17 ...
+    v = u + grad * torch.where(norm > GRADIENT_IS_ZERO, step, 0)[:, None]  # ... in one line: v = u + TH(u)
+    u_new = v + s.theta * _divergence(p)  # proposition 1, eq. 12
+    gx, gy = _forward_gradient(u_new)
+    taut = s.tau / s.theta
+    p_new = torch.stack((p[:, :, 0] + taut * gx, p[:, :, 1] + taut * gy), dim=2)  # the fixed point of eq. 13, eq. 14 ...
+    p_new = p_new / (1 + taut * torch.sqrt(gx * gx + gy * gy))[:, :, None]  # ... kept within |p| <= 1
+    return u_new, p_new, (u_new - u).square().sum((1, 2, 3), dtype=torch.float64)
+
+
+def _solve(u: Tensor, p: Tensor, grad: Tensor, rho_c: Tensor, s: Settings) -> tuple[Tensor, Tensor]:
+    """Iterate between two warps until each pair's flow stands still; pairs that have stopped leave the batch.
+
+    u (N, 2, H, W), p (N, 2, 2, H, W) dual field, grad (N, 2, H, W) warped gradient, rho_c (N, H, W) -> u, p
+    """
+    limit = s.epsilon**2 * u.shape[-1] * u.shape[-2]
+    norm = grad.square().sum(1)
+    u_out, p_out, running = torch.empty_like(u), torch.empty_like(p), torch.arange(len(u), device=u.device)
+    for _ in range(s.outer_iterations):
+        u = median_5x5(u)
+        for _ in range(s.inner_iterations):
+            u, p, change = _iterate(u, p, grad, norm, rho_c, s)
+            going = change > limit
+            if not going.all():
+                u_out[running[~going]], p_out[running[~going]] = u[~going], p[~going]
+                u, p, grad, norm, rho_c, running = (t[going] for t in (u, p, grad, norm, rho_c, running))
+            if not len(u):
+                return u_out, p_out
+    u_out[running], p_out[running] = u, p
+    return u_out, p_out
+
+
+def _tvl1_torch(first: Tensor, second: Tensor, s: Settings) -> Tensor:
+    """The whole algorithm: grey (N, H, W) float32, 0..255 -> flow (N, 2, H, W)."""
+    sizes = pyramid_sizes(*first.shape[-2:], s.num_scales)
+    pyramid = [(first, second)]
+    for size in sizes[1:]:
+        shrink = (1 / SCALE_STEP, 1 / SCALE_STEP)  # exactly 1.25, not the ratio of the rounded sizes
+        pyramid.append((_resize(pyramid[-1][0], size, shrink), _resize(pyramid[-1][1], size, shrink)))
+    u = first.new_zeros(len(first), 2, *sizes[-1])
+    for level in reversed(range(len(sizes))):
+        height, width = sizes[level]
+        if u.shape[-2:] != (height, width):  # up from the coarser level
+            u = _resize(u, (height, width), (u.shape[-2] / height, u.shape[-1] / width)) / SCALE_STEP
+        image0, image1 = pyramid[level]
+        planes = torch.cat((image1[:, None], _central_gradient(image1)), dim=1)
+        p = u.new_zeros(len(u), 2, 2, height, width)  # kept from warp to warp
+        for _ in range(s.warps):
+            warped = _warp(planes, u)  # the gradient is warped too; it is not the warped picture's gradient
+            grad = warped[:, 1:]
+            rho_c = warped[:, 0] - (grad * u).sum(1) - image0  # the linearised residual's constant part, eq. 5
+            u, p = _solve(u, p, grad, rho_c, s)
+    return u
+
+
+# ---- the call ----
+
+
+def tvl1(
+    first: np.ndarray | Tensor,
+    second: np.ndarray | Tensor,
+    *,
+    warps: int = 5,
+    num_scales: int = 5,
+    inner_iterations: int = 30,
+    outer_iterations: int = 10,
+    tau: float = 0.25,
+    lam: float = 0.15,
+    theta: float = 0.3,
+    epsilon: float = 0.01,
+    method: Method = "auto",
+    device: str | torch.device | None = None,
+    num_threads: int | None = None,
+) -> Tensor:
+    """TV-L1 optical flow of N pairs of pictures: where each pixel of `first` has gone in `second`.
+
+    The numbers are those of OpenCV's DualTVL1OpticalFlow with the same parameters, to about 0.01 px. They do not
+    depend on the batch or on the number of threads.
+
+    Args:
+        first, second: (N, H, W) grey or (N, H, W, 3) RGB; uint8, or floating point in the same range 0..255.
+        warps: how often the second picture is warped anew at each scale. 3 takes half the time and is 0.07 px off on
+            most pairs, more on fast motion.
+        num_scales: levels of the pyramid, 0.8 apart; levels with a side below 16 px are left out.
+        inner_iterations, outer_iterations: at most this many steps in a warp; a median filter begins each outer round.
+        tau: time step of the dual update. At most 0.25 converges for certain.
+        lam: weight of the data term against smoothness; smaller is smoother.
+        theta: how tightly the two halves of the split energy are coupled.
+        epsilon: a warp ends when the flow's root mean square change in a step is at most this, pixels.
+        method: "numba" (CPU), "triton" (CUDA), "torch" (plain, any device), or "auto": the fastest that is installed.
+        device: where to compute; default: where `first` is (arrays: the CPU).
+        num_threads: CPU threads over pairs; default `torch.get_num_threads()`.
+
+    Returns:
+        (N, 2, H, W) float32 on `device`: pixels, horizontal (right +) and vertical (down +).
+
+    Raises:
+        LexividError: shapes, types or values cannot be used.
+        MissingExtraError: `method` names one that is not installed.
+    """
+    settings = Settings(warps, num_scales, inner_iterations, outer_iterations, tau, lam, theta, epsilon)
+    _check_settings(settings, num_threads)
+    grey0, grey1 = _grey(first, "first", device), _grey(second, "second", device)
+    if grey0.shape != grey1.shape:
+        raise LexividError(f"the two pictures of a pair must match: first is {_shape(first)}, second {_shape(second)}")
+    grey1 = grey1.to(grey0.device)
+    num_pairs, height, width = grey0.shape
+    if not num_pairs:
+        return grey0.new_zeros(0, 2, height, width)
+    if method == "auto":
+        method = _best_method(grey0.device)
+    if method == "triton":
+        return _load("triton").tvl1_triton(grey0, grey1, settings)
+    if method == "numba":
+        flow = _load("numba").tvl1_numba(grey0.numpy(force=True), grey1.numpy(force=True), settings, num_threads)
+        return torch.from_numpy(flow).to(grey0.device)
+    if method != "torch":
+        raise LexividError(f"unknown method {method!r}: choose auto, numba, triton or torch")
+    with torch.inference_mode():
+        if grey0.device.type == "cpu":  # one pair stays in the cache
+            pairs = zip(grey0.split(1), grey1.split(1), strict=True)
+            return torch.cat([_tvl1_torch(a, b, settings) for a, b in pairs])
+        return _tvl1_torch(grey0, grey1, settings)
+
+
+def _load(method: Literal["numba", "triton"]) -> ModuleType:
+    """The module of kernels beside this one."""
+    try:
+        return import_module(f"._tvl1_{method}", __package__)
+    except ImportError as error:
+        extra = "lexivid[flow]" if method == "numba" else "triton"
+        raise MissingExtraError(
+            f"method={method!r} needs {method}, which cannot be imported ({error}): "
+            f'pip install "{extra}", or use method="torch"'
+        ) from error
+
+
+def _best_method(device: torch.device) -> Method:
+    """The fastest method for this device whose package is installed; says once if a faster one is missing."""
+    wanted: Literal["numba", "triton"] | None = {"cpu": "numba", "cuda": "triton"}.get(device.type)  # type: ignore[assignment]
+    if wanted is None:
+        return "torch"
+    try:
+        _load(wanted)
+    except MissingExtraError:
+        if wanted not in _said_missing:
+            _said_missing.add(wanted)
+            how = 'pip install "lexivid[flow]"' if wanted == "numba" else "pip install triton"
+            warnings.warn(
+                f"{wanted} is not installed: TV-L1 flow takes the plain PyTorch path, several times slower ({how})",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return "torch"
+    return wanted
+
+
+_said_missing: set[str] = set()
+
+
+def _shape(pictures: np.ndarray | Tensor) -> str:
+    return "x".join(str(side) for side in pictures.shape)
+
+
+def _grey(pictures: np.ndarray | Tensor, name: str, device: str | torch.device | None) -> Tensor:
+    """(N, H, W) or (N, H, W, 3), any accepted type -> (N, H, W) float32, contiguous; 8-bit RGB rounds as OpenCV does."""
+    if not isinstance(pictures, (np.ndarray, Tensor)):
+        raise LexividError(f"{name} must be an array or a tensor, not {type(pictures).__name__}")
+    if pictures.ndim not in (3, 4) or (pictures.ndim == 4 and pictures.shape[-1] != 3):
+        raise LexividError(f"{name} must be (N, H, W) grey or (N, H, W, 3) RGB, not {_shape(pictures) or 'a number'}")
+    if 0 in pictures.shape[1:]:
+        raise LexividError(f"{name} has pictures without pixels: {_shape(pictures)}")
+    is_byte = pictures.dtype in (np.uint8, torch.uint8)
+    is_float = pictures.dtype in (np.float16, np.float32, np.float64) or (
+        isinstance(pictures, Tensor) and pictures.dtype.is_floating_point
+    )
+    if not is_byte and not is_float:
+        raise LexividError(f"{name} must be uint8 or floating point in 0..255, not {pictures.dtype}")
+    if isinstance(pictures, np.ndarray):
+        pictures = torch.from_numpy(np.ascontiguousarray(pictures))
+    pictures = pictures.detach().to(device) if device is not None else pictures.detach()
+    if is_byte:
+        if pictures.ndim == 4:  # fixed point with 15 bits, rounded: what cv2.cvtColor(..., COLOR_RGB2GRAY) computes
+            red, green, blue = pictures.int().unbind(-1)
+            pictures = (9798 * red + 19235 * green + 3735 * blue + (1 << 14)) >> 15
+        return pictures.float().contiguous()
+    pictures = pictures.float()
+    if not torch.isfinite(pictures).all():
+        raise LexividError(f"{name} holds values that are not finite (NaN or infinity)")
+    if pictures.ndim == 4:
+        pictures = pictures @ pictures.new_tensor([0.299, 0.587, 0.114])
+    return pictures.contiguous()
+
+
+def _check_settings(s: Settings, num_threads: int | None) -> None:
+    for name in ("warps", "num_scales", "inner_iterations", "outer_iterations"):
+        if not isinstance(getattr(s, name), int) or getattr(s, name) < 1:
+            raise LexividError(f"{name} must be a whole number of at least 1, not {getattr(s, name)!r}")
+    for name in ("tau", "lam", "theta"):
+        if not 0 < getattr(s, name) < float("inf"):
+            raise LexividError(f"{name} must be above 0, not {getattr(s, name)!r}")
+    if not 0 <= s.epsilon < float("inf"):
+        raise LexividError(f"epsilon must be 0 or more, not {s.epsilon!r}")
+    if num_threads is not None and num_threads < 1:
+        raise LexividError(f"num_threads must be at least 1, not {num_threads}")
