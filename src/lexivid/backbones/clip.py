@@ -72,6 +72,7 @@ class ClipBackbone:
         Raises:
             ModelError: not found, not downloadable, no safetensors, or a model of another kind.
         """
+        from safetensors import SafetensorError
         from transformers import AutoConfig, AutoModel, AutoTokenizer
         from transformers.utils import logging as transformers_logging
 
@@ -92,7 +93,7 @@ class ClipBackbone:
             images = _read_image_processing(source, where, config)
         except ModelError:
             raise
-        except (OSError, ValueError, ImportError, KeyError) as error:
+        except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:300]
             raise ModelError(
                 f"model {name!r} could not be loaded: {reason}. It must hold config.json, model.safetensors "

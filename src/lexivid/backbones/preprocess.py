@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+# A frame more oblong than this is squeezed to it: a strip of 1 x 16,000 pixels must not grow to gigabytes.
+_MAX_ASPECT = 16
+
 
 @dataclass(frozen=True)
 class ImageProcessing:
@@ -43,7 +46,11 @@ class ImageProcessing:
             size = (self.resize_to, self.resize_to)
         else:  # the long side is truncated, as the reference processors do
             short = min(height, width)
-            size = (max(1, height * self.resize_to // short), max(1, width * self.resize_to // short))
+            longest = _MAX_ASPECT * self.resize_to
+            size = (
+                min(max(1, height * self.resize_to // short), longest),
+                min(max(1, width * self.resize_to // short), longest),
+            )
         if size == (height, width):
             return frame
         return F.interpolate(frame[None], size=size, mode=self.interpolation, antialias=True)[0]
