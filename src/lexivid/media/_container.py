@@ -1,0 +1,340 @@
+"""Opening a file that may come from a stranger: what FFmpeg may read of it, which streams are used, what they are.
+
+In: a path. Out: an open PyAV container and `MediaInfo`. FFmpeg never sees the path: it reads bytes through a file
+that this module opened, which is an ordinary file on this machine and nothing else, so no name is taken for an address,
+a pattern or a script. Only demuxers of `DEMUXERS` may read those bytes, each attempt of a demuxer to open something
+more is refused, and pictures above `MAX_PIXELS` are refused before memory is taken for them.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from lexivid.errors import MediaError
+
+MAX_PIXELS = 8192 * 8192  # per picture; 8K is half of it
+OPEN_TIMEOUT_S = 60.0
+READ_TIMEOUT_S = 60.0
+_BUFFER_BYTES = 1 << 16
+
+# Demuxers that read one self-contained file. Not here, on purpose: hls, dash, concat, sdp, rtsp, image2, tty, lavfi,
+# imf, vobsub and every other one that opens further files or addresses, or makes pictures out of text.
+DEMUXERS = (
+    "mov matroska avi mpegts mpeg mpegvideo flv live_flv ogg asf gif apng mxf gxf nut dv rm wtv ivf obu h264 hevc "
+    "vvc m4v h263 mjpeg vc1 yuv4mpegpipe av1 cavsvideo dirac pva nsv nuv swf vividas smk bink flic roq "
+    "wav w64 aiff au caf mp3 flac aac ac3 eac3 ape amr amrnb amrwb dts dtshd tta wv mpc mpc8 tak truehd mlp "
+    "voc ape dsf oma"
+).split()
+# No index and no clock of their own: their length is found by reading them through.
+RAW_FORMATS = frozenset("h264 hevc vvc m4v h263 mpegvideo mjpeg vc1 obu av1 cavsvideo dirac dv".split())
+# Streams of these appear only while reading, out of reach of the size limit that is given when a file is opened.
+_LATE_FORMATS = frozenset("mpegts mpeg flv live_flv nuv pva nsv rm wtv swf ogg asf".split())
+
+
+@dataclass(frozen=True)
+class MediaInfo:
+    """What a file holds. Without a video stream: width, height and frame rate are 0; without audio the audio's are.
+
+    `duration_s` is the length of the video stream as declared (found by reading on where nothing is declared), or of
+    the audio where there is no video. `video_start_s` is when the first frame is shown, from the start of the file,
+    which audio times count from. `width` and `height` are pixels after rotation; pixels that are not square stay as
+    stored. `rotation_deg` is how far to turn the stored picture clockwise: 0, 90, 180 or 270.
+    """
+
+    path: str
+    container: str
+    duration_s: float
+    has_video: bool
+    width: int
+    height: int
+    rotation_deg: int
+    frame_rate: float
+    video_codec: str
+    pixel_format: str
+    has_audio: bool
+    sample_rate_hz: int
+    num_channels: int
+    audio_codec: str
+    video_start_s: float = 0.0
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """The path as it stands in a message: on one line, however odd the name."""
+    text = os.fspath(path)
+    return f"'{text}'" if text.isprintable() and len(text) <= 400 else ascii(text[:400])
+
+
+class _PlainFile:
+    """An ordinary local file as a source of bytes for FFmpeg. `name` carries its ending only."""
+
+    def __init__(self, path: str) -> None:
+        # O_NONBLOCK: a pipe without a writer must not keep us here.
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+        try:
+            descriptor = os.open(path, flags)
+        except FileNotFoundError:
+            raise MediaError(f"{shown(path)} does not exist; check the path") from None
+        except IsADirectoryError:
+            raise MediaError(f"{shown(path)} is a folder, not a media file") from None
+        except PermissionError:
+            raise MediaError(f"{shown(path)} cannot be read: no permission; change its access rights") from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise MediaError(f"{shown(path)} cannot be opened ({reason}); check the path") from None
+        try:
+            status = os.fstat(descriptor)
+            if stat.S_ISDIR(status.st_mode):
+                raise MediaError(f"{shown(path)} is a folder, not a media file")
+            if not stat.S_ISREG(status.st_mode):
+                raise MediaError(f"{shown(path)} is a pipe or a device; copy it into an ordinary file first")
+            if status.st_size == 0:
+                raise MediaError(f"{shown(path)} is empty (0 bytes); copy or download it again")
+        except MediaError:
+            os.close(descriptor)
+            raise
+        self._file = io.FileIO(descriptor, "rb", closefd=True)
+        ending = Path(path).suffix.lower()
+        self.name = "file" + (ending if re.fullmatch(r"\.[a-z0-9]{1,8}", ending) else "")
+        self.deadline: float | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return False
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            raise TimeoutError("reading takes too long")
+        return self._file.read(size) or b""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _refuse(url: str, flags: int, options: dict[str, str]) -> None:
+    raise PermissionError("a media file may not open another file or address")
+
+
+def _av_open(file: _PlainFile, options: dict[str, str]) -> InputContainer:
+    file.seek(0)
+    file.deadline = time.monotonic() + OPEN_TIMEOUT_S
+    base = {
+        "format_whitelist": ",".join(DEMUXERS),
+        "protocol_whitelist": "none",
+        "max_pixels": str(MAX_PIXELS),
+        "enable_drefs": "0",
+        "use_absolute_path": "0",
+        "max_streams": "100",
+    }
+    container = av.open(
+        file,
+        mode="r",
+        options=base | options,
+        metadata_errors="replace",
+        buffer_size=_BUFFER_BYTES,
+        timeout=(OPEN_TIMEOUT_S, READ_TIMEOUT_S),
+        io_open=_refuse,
+    )
+    file.deadline = None
+    return container
+
+
+@contextmanager
+def open_container(path: str | os.PathLike[str]) -> Iterator[InputContainer]:
+    """Open a file for reading.
+
+    Raises:
+        MediaError: no such file, not an ordinary file, no media of a kind on the list, or pictures above the limit.
+    """
+    file = _PlainFile(os.fspath(path))
+    container: InputContainer | None = None
+    try:
+        try:
+            # First without any decoder, which only reads what is declared, then with.
+            container = _av_open(file, {"codec_whitelist": "none", "probesize": "1000000"})
+            _check_sizes(container, path)
+            if set(container.format.name.split(",")) & _LATE_FORMATS and not _sizes_known(container):
+                raise MediaError(f"{shown(path)} declares no size of its pictures; convert it with ffmpeg first")
+            container.close()
+            container = _av_open(file, {})
+            _check_sizes(container, path)
+        except (av.error.FFmpegError, OSError, ValueError, RuntimeError) as error:
+            if isinstance(error, MediaError):
+                raise
+            raise MediaError(_why_not(path, file, error)) from None
+        yield container
+    finally:
+        if container is not None:
+            container.close()
+        file.close()
+
+
+def _check_sizes(container: InputContainer, path: str | os.PathLike[str]) -> None:
+    for stream in container.streams.video:
+        width, height = (stream.width, stream.height) if stream.codec_context else (0, 0)
+        if width * height > MAX_PIXELS:
+            raise MediaError(
+                f"{shown(path)} declares pictures of {width} x {height}, more than the limit of {MAX_PIXELS:,} pixels; "
+                "scale it down with ffmpeg first"
+            )
+
+
+def _sizes_known(container: InputContainer) -> bool:
+    streams = [s for s in container.streams.video if s.codec_context]
+    return all(s.width > 0 for s in streams)
+
+
+def _why_not(path: str | os.PathLike[str], file: _PlainFile, error: Exception) -> str:
+    """One sentence on why FFmpeg would not open the file, from the file's own first bytes."""
+    name = shown(path)
+    if isinstance(error, TimeoutError | av.error.ExitError) or "too long" in str(error):
+        return f"{name} took more than {OPEN_TIMEOUT_S:.0f} s to open; copy it to a faster disk"
+    file.deadline = None
+    file.seek(0)
+    head = file.read(4096)
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    pointers = {
+        b"#EXTM3U": "an HLS playlist",
+        b"ffconcat": "a concat script",
+        b"v=0": "an SDP description",
+        b"[playlist]": "a playlist",
+    }
+    for start, what in pointers.items():
+        if text.startswith(start):
+            return f"{name} is {what}, which only points at other files; give the media file itself"
+    if b"<MPD" in text:
+        return f"{name} is a DASH manifest, which only points at other files; give the media file itself"
+    if b"\0" not in head and not any(byte < 9 or 13 < byte < 32 for byte in head):
+        with suppress(UnicodeDecodeError):
+            head.decode() if len(head) < 4096 else head[:4092].decode(errors="ignore")
+            return f"{name} is a text file, not a media file"
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free") and not _has_moov(file):
+        return f"{name} is cut off before its index (no moov atom), so nothing can be read; copy or download it again"
+    return f"{name} is not a media file of a known kind, or is damaged from its start ({_reason(error)})"
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error or type(error).__name__).splitlines()[0][:200]
+
+
+def _has_moov(file: _PlainFile) -> bool:
+    """Whether a complete MP4 index stands among the top-level boxes."""
+    end = file.seek(0, os.SEEK_END)
+    position = 0
+    for _ in range(1000):
+        file.seek(position)
+        header = file.read(16)
+        if len(header) < 8:
+            return False
+        size, kind = int.from_bytes(header[:4], "big"), header[4:8]
+        if size == 1 and len(header) == 16:
+            size = int.from_bytes(header[8:16], "big")
+        elif size == 0:
+            size = end - position
+        if kind == b"moov":
+            return position + size <= end
+        if size < 8:
+            return False
+        position += size
+    return False
+
+
+def pick_video(container: InputContainer) -> VideoStream | None:
+    """The video stream that ffmpeg would take: the largest picture, or the one marked as default; no cover art."""
+    best: tuple[float, VideoStream] | None = None
+    for stream in container.streams.video:
+        disposition = stream.disposition
+        if disposition & (av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails):
+            continue
+        size = stream.width * stream.height if stream.codec_context else 0
+        score = size + 5_000_000 * bool(disposition & av.stream.Disposition.default)
+        if best is None or score > best[0]:
+            best = (score, stream)
+    return best[1] if best else None
+
+
+def pick_audio(container: InputContainer) -> av.AudioStream | None:
+    """The audio stream that ffmpeg would take: the most channels, or the one marked as default."""
+    best: tuple[float, av.AudioStream] | None = None
+    for stream in container.streams.audio:
+        if not stream.codec_context:
+            continue
+        score = stream.channels + 5_000_000 * bool(stream.disposition & av.stream.Disposition.default)
+        if best is None or score > best[0]:
+            best = (score, stream)
+    return best[1] if best else None
+
+
+def codec_name(stream: av.stream.Stream) -> str:
+    """The name of a stream's codec; for one that no decoder is there for, its four letters."""
+    if stream.codec_context:
+        # "libdav1d" reads "av1"
+        return stream.codec_context.codec.canonical_name
+    return "unknown"
+
+
+def frame_rate_of(stream: VideoStream) -> float:
+    """Frames per second on average, 0 where unknown or absurd."""
+    for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate):
+        if rate and 0 < rate <= 1000:
+            return float(rate)
+    return 0.0
+
+
+def declared_end_s(container: InputContainer, stream: av.stream.Stream) -> float | None:
+    """When the stream ends in its own clock, in seconds, as declared; None where it is not, or only guessed."""
+    assert stream.time_base is not None
+    if set(container.format.name.split(",")) & RAW_FORMATS:
+        return None
+    if stream.duration and stream.duration > 0:
+        return float((stream.duration + (stream.start_time or 0)) * stream.time_base)
+    start_s = (container.start_time or 0) / av.time_base
+    file_end = start_s + container.duration / av.time_base if container.duration and container.duration > 0 else None
+    # Matroska keeps the length of each track in a tag, 00:00:10.040000000.
+    for key, value in stream.metadata.items():
+        found = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", value) if key.upper().startswith("DURATION") else None
+        if found and file_end is not None:
+            tagged = int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])
+            return min(tagged, file_end) if tagged > 0 else file_end
+    return file_end
+
+
+def scan_end_s(path: str, stream_index: int) -> tuple[float, int]:
+    """Read all packets of a stream without decoding: (when the last ends, in seconds; how many there are).
+
+    Raises:
+        MediaError: the file cannot be opened.
+    """
+    end_s, count = 0.0, 0
+    with open_container(path) as container:
+        stream = container.streams[stream_index]
+        base = float(stream.time_base or 0)
+        with suppress(av.error.FFmpegError):  # what came before counts
+            for packet in container.demux(stream):
+                if packet.size:
+                    count += 1
+                    at = packet.pts if packet.pts is not None else packet.dts
+                    end_s = max(end_s, ((at or 0) + (packet.duration or 0)) * base)
+    return end_s, count

@@ -1,0 +1,331 @@
+"""A place in a video stream: which decoded frame is on show at a time. In ticks of the stream's clock.
+
+Packets are read ahead of the decoder up to the wanted time. That shows, before anything is decoded, at which key
+frame decoding may start (packets before it are dropped) and which packet holds the frame on show, so that frames
+that nothing refers to are skipped on the way. Over long gaps the file is sought instead of read.
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right, insort
+from collections import deque
+from contextlib import ExitStack, suppress
+
+import av
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from lexivid.errors import MediaError
+from lexivid.media._container import (
+    MAX_PIXELS,
+    RAW_FORMATS,
+    codec_name,
+    frame_rate_of,
+    open_container,
+    pick_audio,
+    pick_video,
+    shown,
+)
+
+_SEEK_GAP_S = 5.0  # below this, reading on costs less than seeking
+_MAX_AHEAD_BYTES = 64 << 20  # of packets held before they are decoded
+_MAX_READ_ERRORS = 50  # in a row, after which the file counts as ended
+# Codecs whose key frames stand alone wherever the container marks them. Others (GIF, ...) are decoded in order.
+_KEYED = frozenset(
+    "h264 hevc vvc av1 vp6 vp6f vp8 vp9 mpeg1video mpeg2video mpeg4 h263 h261 flv1 mjpeg prores dnxhd theora wmv1 "
+    "wmv2 wmv3 vc1 msmpeg4v1 msmpeg4v2 msmpeg4v3 dvvideo ffv1 huffyuv ffvhuff utvideo rawvideo jpeg2000 cfhd rv10 rv20 "
+    "rv30 rv40".split()
+)
+# Codecs whose disposable frames nothing refers to (in HEVC a higher temporal layer may).
+_SKIPPABLE = frozenset({"h264", "mpeg1video", "mpeg2video", "mpeg4"})
+
+
+class Cursor:
+    """Decodes one video stream of one file, towards a time or frame by frame.
+
+    Attributes:
+        first: the first frame that decodes.
+        last: the last one, once the end of the stream was reached; None before.
+        lost: pts of packets and frames that did not decode, or not cleanly.
+    """
+
+    def __init__(self, path: str, *, num_threads: int | None = None) -> None:
+        self.path = path
+        self.last: VideoFrame | None = None
+        self.lost: set[int] = set()
+        self._num_threads = num_threads
+        self._seek_gap_s = _SEEK_GAP_S
+        self._stack = ExitStack()
+        try:
+            self._open()
+            first = self.next()
+            if first is None:
+                raise MediaError(
+                    f"{shown(path)} declares video ({codec_name(self.stream)}) of which no frame can be decoded; "
+                    "it seems cut off or damaged, so copy or download it again"
+                )
+            self.first: VideoFrame = first
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def close(self) -> None:
+        self._stack.close()
+
+    # ---- opening, moving
+
+    def _open(self) -> None:
+        """Open the file, or open it again to stand at its start."""
+        self._stack.close()
+        self.container = self._stack.enter_context(open_container(self.path))
+        stream = pick_video(self.container)
+        if stream is None:
+            what = "has sound but no pictures" if pick_audio(self.container) else "has no video stream"
+            raise MediaError(f"{shown(self.path)} {what}; give a file with a video stream")
+        context = stream.codec_context
+        if not context:
+            raise MediaError(
+                f"{shown(self.path)} uses a video codec ({codec_name(stream)}) that this FFmpeg cannot decode; "
+                "convert it to H.264 first"
+            )
+        self.stream: VideoStream = stream
+        self.base = float(stream.time_base or 0) or 1.0  # seconds per tick
+        for other in self.container.streams:
+            if other is not stream:
+                with suppress(AttributeError):  # PyAV before 17 reads them and drops them
+                    other.discard = av.stream.Discard.all
+        context.options = {"max_pixels": str(MAX_PIXELS)}
+        context.thread_type = "AUTO"
+        context.thread_count = self._num_threads or min(os.cpu_count() or 1, 4)
+        codec = codec_name(stream)
+        formats = set(self.container.format.name.split(","))
+        self.step = max(round(1 / (frame_rate_of(stream) or 25.0) / self.base), 1)  # ticks of one frame, roughly
+        self.counts = bool(formats & RAW_FORMATS)  # no clock in the file: frames are counted instead
+        self._keyed = codec in _KEYED and not self.counts
+        self._indexed = bool(formats & {"mov", "avi"})  # the index of all key frames is at hand
+        self._can_skip = codec in _SKIPPABLE
+        self._newest: int | None = None  # pts of the last frame that came out
+        self._restart(at_start=True)
+
+    def _restart(self, *, at_start: bool) -> None:
+        """Forget everything read so far: the file stands at another place."""
+        self._packets = self.container.demux(self.stream)
+        self._queue: deque[av.Packet] = deque()  # read, not yet given to the decoder
+        self._queue_bytes = 0
+        self._coming: list[int] = []  # sorted pts that packets announce, of frames not yet out
+        self._untimed = self.counts  # a packet came without pts: what is coming is not known
+        self._ready: list[VideoFrame] = []  # out of the decoder, after the one on show
+        self._on_show: VideoFrame | None = None
+        self._floor: int | None = None  # frames before it miss what they refer to
+        self._read_to: int | None = None  # how far the file was read
+        self._must_flush = False
+        self._no_more = False  # the file has no further packet
+        self._drained = False  # and the decoder no further frame
+        self._at_start = at_start
+
+    def _go_to(self, target: int) -> None:
+        """Stand at a key frame at or before the target, or at the start of the file."""
+        back = 0
+        second = max(round(1 / self.base), 1)
+        while self._keyed and target - back > pts_of(self.first):
+            try:
+                self.container.seek(target - back, stream=self.stream, backward=True)
+            except av.error.FFmpegError:
+                break
+            self._restart(at_start=False)
+            self._newest = None
+            while (packet := self._read()) is not None and not packet.is_keyframe:
+                pass
+            if packet is not None and packet.pts is not None and packet.pts <= target:
+                self._enqueue(packet)
+                self._floor = packet.pts
+                return
+            back = max(2 * back, second)
+        self._open()
+
+    def _gap_pays(self, target: int) -> bool:
+        """Whether to seek forward to the target rather than read on."""
+        if not self._keyed or self._read_to is None or (target - self._read_to) * self.base < self._seek_gap_s:
+            return False
+        entries = getattr(self.stream, "index_entries", None)  # since PyAV 17
+        if self._indexed and entries is not None and len(entries):
+            at = entries.search_timestamp(target, backward=True)
+            return at >= 0 and entries[at].timestamp > self._read_to
+        return True
+
+    # ---- reading, decoding
+
+    def _read(self) -> av.Packet | None:
+        """The next packet of the stream, or None at the end of what can be read."""
+        for _ in range(_MAX_READ_ERRORS):
+            if self._no_more:
+                return None
+            try:
+                packet = next(self._packets)
+            except (StopIteration, av.error.EOFError):
+                self._no_more = True
+                return None
+            except (av.error.FFmpegError, OSError):
+                self._packets = self.container.demux(self.stream)
+                continue
+            if packet.size == 0:  # the end, in PyAV's way
+                continue
+            at = packet.dts if packet.dts is not None else packet.pts
+            if at is not None:
+                self._read_to = at if self._read_to is None else max(at, self._read_to)
+            return packet
+        self._no_more = True
+        return None
+
+    def _enqueue(self, packet: av.Packet) -> None:
+        self._queue.append(packet)
+        self._queue_bytes += packet.size
+        if packet.pts is None:
+            self._untimed = True
+        elif not packet.is_discard:
+            insort(self._coming, packet.pts)
+
+    def _read_ahead(self, target: int, *, drop: bool) -> None:
+        """Read until no packet of a frame up to the target can be missing; drop what a later key frame makes needless."""
+        while self._read_to is None or self._read_to <= target:
+            if self._queue_bytes > _MAX_AHEAD_BYTES or (packet := self._read()) is None:
+                return
+            if drop and self._keyed and self._queue and packet.is_keyframe and packet.pts is not None:
+                newest = self._floor if self._floor is not None else packet.pts - 1
+                if newest < packet.pts <= target:
+                    self._queue.clear()
+                    self._queue_bytes = 0
+                    self._coming.clear()
+                    self._ready.clear()
+                    self._on_show = None
+                    self._untimed = False
+                    self._floor = packet.pts
+                    self._must_flush = True
+            self._enqueue(packet)
+            if packet.pts is None and packet.dts is None:
+                return
+
+    def _feed(self, wanted: int | None = None) -> bool:
+        """Give the decoder one packet; false when file and decoder are at their end.
+
+        Frames before `wanted` (pts) are not needed themselves.
+        """
+        if self._drained:
+            return False
+        packet = self._queue.popleft() if self._queue else None
+        if packet is not None:
+            self._queue_bytes -= packet.size
+        elif (packet := self._read()) is not None:
+            self._enqueue(packet)
+            packet = self._queue.popleft()
+            self._queue_bytes -= packet.size
+        context = self.stream.codec_context
+        if self._must_flush:
+            context.flush_buffers()
+            self._must_flush = False
+            self._newest = None
+        try:
+            if packet is None:
+                self._drained = True
+                frames = context.decode(None)
+            else:
+                if self._can_skip:
+                    needless = wanted is not None and packet.pts is not None and packet.pts < wanted
+                    context.skip_frame = "NONREF" if needless else "DEFAULT"
+                frames = context.decode(packet)
+        except av.error.FFmpegError as error:
+            self._give_up_on(error)
+            if packet is not None and packet.pts is not None:
+                self.lost.add(packet.pts)
+            return True
+        for frame in frames:
+            self._take(frame)
+        return True
+
+    def _give_up_on(self, error: av.error.FFmpegError) -> None:
+        """Errors that going on does not mend."""
+        if isinstance(error, av.error.DecoderNotFoundError | av.error.PatchWelcomeError | MemoryError):
+            raise MediaError(
+                f"{shown(self.path)} cannot be decoded ({codec_name(self.stream)}: {error.strerror}); "
+                "convert it to H.264 first"
+            ) from None
+
+    def _take(self, frame: VideoFrame) -> None:
+        """A frame that came out of the decoder."""
+        pts = frame.pts if frame.pts is not None else frame.dts
+        if self.counts or pts is None:
+            pts = 0 if self._newest is None else self._newest + self.step
+        elif self._untimed and self._newest is not None and pts <= self._newest:
+            pts = self._newest + 1
+        frame.pts = pts
+        self._newest = pts
+        if self._floor is None or pts >= self._floor:
+            self._ready.append(frame)
+            if frame.is_corrupt:
+                self.lost.add(pts)
+
+    def _put_on_show(self) -> VideoFrame:
+        self._on_show = self._ready.pop(0)
+        del self._coming[: bisect_right(self._coming, pts_of(self._on_show))]
+        return self._on_show
+
+    def _decode_to(self, target: int, *, drop: bool = True) -> VideoFrame | None:
+        """Go forward to the frame on show at the target; None where all that comes is later."""
+        self._read_ahead(target, drop=drop)
+        while True:
+            while self._ready and pts_of(self._ready[0]) <= target:
+                self._put_on_show()
+            if self._ready:
+                return self._on_show
+            at = bisect_right(self._coming, target)
+            if self._on_show is not None and at == 0 and not self._untimed and self._read_past(target):
+                return self._on_show
+            wanted = self._coming[at - 1] if at and not self._untimed else None
+            if self._on_show is not None and wanted is not None and pts_of(self._on_show) >= wanted:
+                return self._on_show
+            if not self._feed(wanted):
+                if self._on_show is not None:
+                    self.last = self._on_show
+                return self._on_show
+
+    def _read_past(self, target: int) -> bool:
+        return self._read_to is not None and self._read_to > target
+
+    # ---- for the reader
+
+    def show(self, target: int) -> VideoFrame:
+        """The frame on show at the target: the last one with pts <= target; the first one before that."""
+        target = max(target, pts_of(self.first))
+        if self.last is not None and target >= pts_of(self.last):
+            return self.last
+        read_to = self._read_to
+        if self._on_show is None or target < pts_of(self._on_show):
+            self._go_to(target)
+        elif self._gap_pays(target):
+            self._go_to(target)
+            if self._floor is None or (read_to is not None and self._floor <= read_to):
+                self._seek_gap_s *= 2  # the key frames are further apart than that: seeking was of no use
+        frame = self._decode_to(target)
+        back = max(round(1 / self.base), 1)
+        while frame is None and not self._at_start:
+            # What the file marks as a key frame gave nothing: start further back, and keep all.
+            self._go_to(target - back)
+            back *= 2
+            frame = self._decode_to(target, drop=False)
+        return frame if frame is not None else self.first
+
+    def next(self) -> VideoFrame | None:
+        """The frame after the one on show, or None after the last."""
+        while not self._ready:
+            if not self._feed():
+                if self._on_show is not None:
+                    self.last = self._on_show
+                return None
+        return self._put_on_show()
+
+
+def pts_of(frame: VideoFrame) -> int:
+    """The frame's time in ticks; `Cursor` gives every frame one."""
+    assert frame.pts is not None
+    return frame.pts

@@ -1,0 +1,284 @@
+"""A video file -> the frames shown at given times, upright RGB.
+
+In: a path, and times in seconds from the first frame. Out: frames (3, H, W) uint8. Only what is needed is decoded,
+converted and kept. `_container.py` says what FFmpeg may open, `_cursor.py` how a time is reached, `_picture.py` how a
+frame becomes RGB.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import av
+import numpy as np
+import torch
+
+from lexivid.errors import MediaError
+from lexivid.media._container import (
+    MediaInfo,
+    codec_name,
+    declared_end_s,
+    frame_rate_of,
+    open_container,
+    pick_audio,
+    pick_video,
+    scan_end_s,
+    shown,
+)
+from lexivid.media._cursor import Cursor, pts_of
+from lexivid.media._picture import orientation, to_rgb
+from lexivid.media.views import Views
+
+Transform = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class SampledFrames:
+    """The frames of a file that `Views` asked for.
+
+    `frames` (num_clips, T, 3, h, w) uint8, or whatever the transform makes of a frame; `times_s` (num_clips, T)
+    float64, when each frame is first shown, in seconds from the first frame of the video.
+    """
+
+    frames: torch.Tensor
+    times_s: np.ndarray
+    info: MediaInfo
+    warnings: tuple[str, ...]
+
+
+class VideoReader:
+    """Frames of one file by time. Made by `open_video`; close it, or use it in a `with` statement.
+
+    Attributes:
+        info: what the file holds.
+        warnings: what the user should be told, a sentence each; complete once the wanted frames were read.
+        decodable_s: length that decodes, in seconds: `info.duration_s` until the stream is seen to end elsewhere.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, max_short_side: int | None, num_threads: int | None) -> None:
+        self._max_short_side = max_short_side
+        self._cursor = Cursor(os.fspath(path), num_threads=num_threads)
+        self._shorter_than_file = False
+        try:
+            self.info = _describe_video(self._cursor)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._cursor.close()
+
+    @property
+    def decodable_s(self) -> float:
+        last = self._cursor.last
+        if last is None:
+            return self.info.duration_s
+        end_s = self._seconds(pts_of(last) + (last.duration or self._cursor.step))
+        # A last frame that is held, or the rounding of a container, is no loss.
+        return self.info.duration_s if abs(self.info.duration_s - end_s) <= self._tolerance_s else end_s
+
+    @property
+    def warnings(self) -> list[str]:
+        found = []
+        declared, decodable = self.info.duration_s, self.decodable_s
+        if decodable < declared:
+            found.append(
+                f"only {decodable:.1f} of {declared:.1f} s could be decoded (the file seems cut off or damaged)"
+            )
+        if lost := self._cursor.lost:
+            about_s = len(lost) * self._cursor.step * self._cursor.base
+            first_s, last_s = (max(self._seconds(pts), 0.0) for pts in (min(lost), max(lost)))
+            found.append(
+                f"about {about_s:.1f} s between {first_s:.1f} and {last_s:.1f} s are damaged (of what was read)"
+            )
+        return found
+
+    def frames_at(
+        self, times_s: Iterable[float], *, transform: Transform | None = None
+    ) -> Iterator[tuple[int, float, torch.Tensor]]:
+        """The frame on show at each time, in order of time.
+
+        Yields (index into the sorted times, seconds at which that frame is first shown, frame (3, H, W) uint8 or what
+        `transform` made of it). Times before the first frame give the first, times after the end the last. Times
+        that fall on one frame give the same tensor again: do not write into it.
+
+        Raises:
+            MediaError: the file cannot be decoded.
+        """
+        last: tuple[int, torch.Tensor] | None = None
+        for index, at_s in enumerate(sorted(times_s)):
+            frame = self._cursor.show(self._ticks(at_s))
+            pts = pts_of(frame)
+            if last is None or last[0] != pts:
+                picture = to_rgb(frame, max_short_side=self._max_short_side)
+                last = pts, transform(picture) if transform else picture.contiguous()
+            yield index, self._seconds(pts), last[1]
+
+    def frames_between(self, start_s: float = 0.0, end_s: float | None = None) -> Iterator[tuple[float, torch.Tensor]]:
+        """Every frame shown at some moment of [start_s, end_s), in order: (seconds, frame (3, H, W) uint8).
+
+        Raises:
+            MediaError: the file cannot be decoded.
+        """
+        frame: av.VideoFrame | None = self._cursor.show(self._ticks(start_s))
+        while frame is not None:
+            at_s = self._seconds(pts_of(frame))
+            if end_s is not None and at_s >= end_s - 1e-7:
+                return
+            yield at_s, to_rgb(frame, max_short_side=self._max_short_side).contiguous()
+            frame = self._cursor.next()
+
+    @property
+    def _tolerance_s(self) -> float:
+        return max(0.3, 3 * self._cursor.step * self._cursor.base)
+
+    def _ticks(self, at_s: float) -> int:
+        # The small term: a time that was computed as pts * base must not fall just before that frame.
+        return pts_of(self._cursor.first) + int((at_s + 1e-7) // self._cursor.base)
+
+    def _seconds(self, pts: int) -> float:
+        return (pts - pts_of(self._cursor.first)) * self._cursor.base
+
+
+def open_video(
+    path: str | os.PathLike[str], *, max_short_side: int | None = None, num_threads: int | None = None
+) -> VideoReader:
+    """Open a file for its frames; use it in a `with` statement.
+
+    Args:
+        path: a local file.
+        max_short_side: frames whose shorter side is longer than this many pixels are scaled down to it while they
+            are converted, so that 4K and 8K stay small in memory.
+        num_threads: threads of the decoder; None: up to 4. The frames do not depend on it.
+
+    Raises:
+        MediaError: the file cannot be read, has no video, or no frame of it decodes.
+    """
+    return VideoReader(path, max_short_side=max_short_side, num_threads=num_threads)
+
+
+def probe(path: str | os.PathLike[str]) -> MediaInfo:
+    """What a file holds: its streams, their length and kind. Decodes one frame, for its rotation.
+
+    Raises:
+        MediaError: the file cannot be read, or has neither video nor audio.
+    """
+    with open_container(path) as container:
+        audio = pick_audio(container)
+        if pick_video(container) is None:
+            if audio is None:
+                raise MediaError(f"{shown(path)} has neither pictures nor sound")
+            return _describe_audio(os.fspath(path), container, audio)
+    with open_video(path, num_threads=1) as reader:
+        return reader.info
+
+
+def read_views(
+    path: str | os.PathLike[str],
+    views: Views,
+    *,
+    transform: Transform | None = None,
+    max_short_side: int | None = None,
+) -> SampledFrames:
+    """The frames at the times that `views` plans for this file, each distinct time decoded once.
+
+    Where less decodes than the file declares, the plan is made again over what decodes: frames that both plans
+    share are kept, so this costs at most one more pass.
+
+    Args:
+        path: a local file.
+        views: which moments.
+        transform: applied once to each frame (3, H, W) uint8; all results must have one shape.
+        max_short_side: see `open_video`.
+
+    Raises:
+        MediaError: the file cannot be read, has no video, no frame of it decodes, or its pictures change their size
+            and there is no transform that makes them equal.
+    """
+    with open_video(path, max_short_side=max_short_side) as reader:
+        pictures: dict[float, torch.Tensor] = {}  # by the time at which they are first shown
+        found: dict[float, float] = {}  # wanted time -> that time
+        duration_s = reader.info.duration_s
+        for _ in range(2):
+            plan = views.times_s(duration_s, reader.info.frame_rate)  # (num_clips, T)
+            wanted = sorted(set(plan.ravel().tolist()) - found.keys())
+            for index, at_s, picture in reader.frames_at(wanted, transform=transform):
+                found[wanted[index]] = at_s
+                pictures.setdefault(at_s, picture)
+            if reader.decodable_s >= duration_s:
+                break
+            duration_s = reader.decodable_s
+        times_s = np.vectorize(found.__getitem__, otypes=[np.float64])(plan)
+        chosen = [pictures[at_s] for at_s in times_s.ravel().tolist()]
+        shapes = sorted({tuple(picture.shape) for picture in chosen})
+        if len(shapes) > 1:
+            raise MediaError(
+                f"{shown(path)} changes its picture size on the way ({shapes[0]}, {shapes[1]}): pass a transform that "
+                "resizes, or convert it with ffmpeg first"
+            )
+        frames = torch.stack(chosen).reshape(*times_s.shape, *shapes[0])
+        return SampledFrames(frames, times_s, reader.info, tuple(reader.warnings))
+
+
+def _describe_video(cursor: Cursor) -> MediaInfo:
+    stream, container, first = cursor.stream, cursor.container, cursor.first
+    start_s = pts_of(first) * cursor.base
+    end_s = declared_end_s(container, stream)
+    if cursor.counts:
+        end_s = scan_end_s(cursor.path, stream.index)[1] * cursor.step * cursor.base
+    elif end_s is None or end_s <= start_s:
+        end_s = scan_end_s(cursor.path, stream.index)[0]
+    turns, _ = orientation(first)
+    width, height = (first.height, first.width) if turns % 2 else (first.width, first.height)
+    file_start_s = container.start_time / av.time_base if container.start_time is not None else start_s
+    return MediaInfo(
+        path=cursor.path,
+        container=container.format.name,
+        duration_s=max(end_s - start_s, (first.duration or cursor.step) * cursor.base),
+        has_video=True,
+        width=width,
+        height=height,
+        rotation_deg=turns * 90,
+        frame_rate=frame_rate_of(stream),
+        video_codec=codec_name(stream),
+        pixel_format=first.format.name,
+        video_start_s=0.0 if cursor.counts else max(start_s - file_start_s, 0.0),
+        **_audio_facts(pick_audio(container)),
+    )
+
+
+def _describe_audio(path: str, container: av.container.InputContainer, audio: av.AudioStream) -> MediaInfo:
+    end_s = declared_end_s(container, audio)
+    if end_s is None:
+        end_s = scan_end_s(path, audio.index)[0]
+    return MediaInfo(
+        path=path,
+        container=container.format.name,
+        duration_s=max(end_s - (container.start_time or 0) / av.time_base, 0.0),
+        has_video=False,
+        width=0,
+        height=0,
+        rotation_deg=0,
+        frame_rate=0.0,
+        video_codec="",
+        pixel_format="",
+        **_audio_facts(audio),
+    )
+
+
+def _audio_facts(audio: av.AudioStream | None) -> dict[str, Any]:
+    return {
+        "has_audio": audio is not None,
+        "sample_rate_hz": audio.rate if audio else 0,
+        "num_channels": audio.channels if audio else 0,
+        "audio_codec": codec_name(audio) if audio else "",
+    }

@@ -1,0 +1,135 @@
+"""Which moments of a file are looked at.
+
+The paper's recipe (MOV, section 4): 16 frames with a stride of 4, from 4 clips placed evenly in time, each seen through
+3 crops. The quick default: 16 frames spread over the whole file. In: the length and frame rate of a file. Out: times
+(num_clips, num_frames) in seconds, each in the middle of the time during which a frame is shown, so that a timestamp
+that was rounded never picks the neighbour.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from lexivid.errors import LexividError
+
+MAX_FRAMES = 1024  # per clip
+MAX_CLIPS = 1000
+MAX_CROPS = 9
+MAX_STRIDE = 1000
+
+
+@dataclass(frozen=True)
+class Views:
+    """Clips in time, frames in each, crops of each frame.
+
+    Args:
+        num_frames: frames per clip (T).
+        num_clips: clips, placed evenly from the start of the file to its end.
+        num_crops: crops of each frame (taken by whoever prepares the pictures, not here).
+        stride: steps from one frame of a clip to the next. None: the frames are spread evenly over the whole file
+            (with several clips: the file is cut into that many equal parts), at the middle of equal segments.
+        stride_rate: steps per second. 30.0: a stride of 4 spans the same time whatever the frame rate of the file.
+            "native": a step is one of the file's own frames, as in the paper.
+
+    Raises:
+        LexividError: a number is out of range.
+    """
+
+    num_frames: int = 16
+    num_clips: int = 1
+    num_crops: int = 1
+    stride: int | None = None
+    stride_rate: float | Literal["native"] = 30.0
+
+    def __post_init__(self) -> None:
+        limits = [("frames", self.num_frames, MAX_FRAMES), ("clips", self.num_clips, MAX_CLIPS)]
+        limits += [("crops", self.num_crops, MAX_CROPS)]
+        if self.stride is not None:
+            limits.append(("stride", self.stride, MAX_STRIDE))
+        for what, value, most in limits:
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+                raise LexividError(f"views: {what} is {value!r}, and must be a whole number from 1 to {most}")
+        rate = self.stride_rate
+        if rate != "native" and (isinstance(rate, str | bool) or not math.isfinite(rate) or not 0.01 <= rate <= 1000):
+            raise LexividError(f'views: stride_rate is {rate!r}, and must be "native" or 0.01 to 1000 steps per second')
+
+    @classmethod
+    def parse(
+        cls,
+        text: str,
+        *,
+        num_frames: int = 16,
+        stride: int | None = None,
+        stride_rate: float | Literal["native"] = 30.0,
+    ) -> Views:
+        """Read "spread" (frames over the whole file) or CLIPSxCROPS such as "4x3" (the paper's views, stride 4).
+
+        Raises:
+            LexividError: the text is neither, or a number is out of range.
+        """
+        if text.strip().lower() == "spread":
+            return cls(num_frames=num_frames, stride=stride, stride_rate=stride_rate)
+        found = re.fullmatch(r"\s*([0-9]{1,6})x([0-9]{1,6})\s*", text.lower())
+        if not found or int(found[1]) == 0 or int(found[2]) == 0:
+            shown = text if len(text) <= 40 else text[:40] + "..."
+            raise LexividError(
+                f'views {shown!r} cannot be read: give "spread", or CLIPSxCROPS with both at least 1, such as "4x3"'
+            )
+        return cls(
+            num_frames=num_frames,
+            num_clips=int(found[1]),
+            num_crops=int(found[2]),
+            stride=4 if stride is None else stride,
+            stride_rate=stride_rate,
+        )
+
+    def times_s(self, duration_s: float, frame_rate: float) -> np.ndarray:
+        """The moments to look at, (num_clips, num_frames) float64 in seconds from the start of the video.
+
+        Every time is in [0, duration_s) and no time of a clip is before the one to its left. The first clip begins with
+        the file, the last ends with it; a single clip is centred. A file shorter than a clip has its frames
+        spread evenly over the whole file. A frame rate that is not known (0 or nan) counts as 30.
+        """
+        if not math.isfinite(duration_s) or duration_s <= 0:
+            return np.zeros((self.num_clips, self.num_frames))
+        if not math.isfinite(frame_rate) or frame_rate <= 0:
+            frame_rate = 30.0
+        if self.stride is None:
+            starts = np.arange(self.num_clips)[:, None] / self.num_clips
+            inside = (np.arange(self.num_frames) + 0.5) / (self.num_frames * self.num_clips)
+            times = (starts + inside) * duration_s
+        else:
+            times = self._strided_s(duration_s, frame_rate)
+        # To the middle of the frame on show; the small term keeps k / rate in frame k in spite of rounding.
+        times = (np.floor(times * frame_rate + 1e-6) + 0.5) / frame_rate
+        return np.clip(times, 0.0, np.nextafter(duration_s, 0.0))
+
+    def _strided_s(self, duration_s: float, frame_rate: float) -> np.ndarray:
+        """Times of clips with a stride, (num_clips, num_frames)."""
+        assert self.stride is not None
+        rate, stride = frame_rate, self.stride
+        if self.stride_rate != "native":
+            # A file whose rate is a multiple of that (60 for 30; 29.97 counts as 30) is counted in its own frames.
+            multiple = round(frame_rate / self.stride_rate)
+            if multiple >= 1 and abs(frame_rate / self.stride_rate - multiple) <= 0.01 * multiple:
+                stride = self.stride * multiple
+            else:
+                rate = self.stride_rate
+        num_steps = max(duration_s * rate, 1.0)
+        if rate == frame_rate:
+            num_steps = float(max(round(num_steps), 1))
+        span = (self.num_frames - 1) * stride + 1  # steps that a clip covers
+        if num_steps < span:
+            even = (np.arange(self.num_frames) + 0.5) / self.num_frames * duration_s
+            return np.tile(even, (self.num_clips, 1))
+        room = num_steps - span
+        starts = np.linspace(0.0, room, self.num_clips) if self.num_clips > 1 else np.array([room / 2])
+        if rate == frame_rate:
+            starts = np.floor(starts + 1e-6)
+        steps = starts[:, None] + np.arange(self.num_frames) * stride
+        return (steps + 0.5) / rate
