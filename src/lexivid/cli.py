@@ -129,6 +129,26 @@ def classify(
     _run(classifier, paths, vocabulary, options, call, fmt=fmt, output=output, report=report)
 
 
+@app.command()
+def demo(
+    video: Annotated[str | None, typer.Argument(help="A video of yours. Default: two films that come along.")] = None,
+    labels: Labels = None,
+    model: Model = "lite",
+    report: Report = Path("demo-report/index.html"),
+) -> None:
+    """See it work: classify real clips, print the table, write a page with pictures."""
+    from lexivid import demo as content
+    from lexivid.inference import load
+
+    paths = [video] if video else content.find_clips()
+    with _status(f"loading {model}"):
+        classifier = load(model)
+    words = [word for text in labels for word in _split(text)] if labels else list(content.LABELS)
+    vocabulary = _prepare(classifier, words, None)
+    call = {"views": "16 frames spread evenly over the file", "top_k": 5, "threshold": 0.0}
+    _run(classifier, paths, vocabulary, {}, call, fmt="table", output=None, report=report)
+
+
 def _split(text: str) -> list[str]:
     from lexivid.labels import split_labels
 

@@ -1,0 +1,40 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`. Both set themselves up in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Your own: make demo VIDEO=holiday.mp4 LABELS="surfing, playing chess"
+export VIDEO LABELS
+REPORT ?= demo-report/index.html
+
+.PHONY: demo test lint format clean
+
+demo: $(VENV)/.demo
+	$(BIN)/lexivid demo $${VIDEO:+"$$VIDEO"} $${LABELS:+--labels "$$LABELS"} --report $(REPORT)
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(VENV)/.venv:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Lexivid needs Python 3.10 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.demo: pyproject.toml $(VENV)/.venv
+	$(BIN)/python -m pip install --progress-bar on -e '.[lite,demo]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.venv
+	$(BIN)/python -m pip install --quiet -e '.[lite,demo,flow,dis,dev]'
+	touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) demo-report build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
