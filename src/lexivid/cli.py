@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -60,7 +60,8 @@ ViewsOption = Annotated[
 ]
 Frames = Annotated[int, typer.Option(min=1, max=4096, help="Frames per clip.")]
 Stride = Annotated[
-    int, typer.Option(min=1, max=10_000, help="Frames from one to the next within a clip (for TxC views).")
+    int | None,
+    typer.Option(help="Frames from one to the next within a clip. Default: 4 with TxC views.", show_default=False),
 ]
 StrideRate = Annotated[
     str, typer.Option(help='What the stride counts: frames at this rate per second, or "native" ones of the file.')
@@ -90,7 +91,7 @@ def classify(
     modalities: Modalities = None,
     views: ViewsOption = "spread",
     frames: Frames = 16,
-    stride: Stride = 4,
+    stride: Stride = None,
     stride_rate: StrideRate = "30",
     templates: Templates = None,
     top_k: TopK = 5,
@@ -114,7 +115,7 @@ def classify(
     words = [word for text in names for word in _split(text)]
     if labels_file:
         words += read_labels_file(labels_file)
-    chosen_views = Views.parse(views, num_frames=frames, stride=stride, stride_rate=stride_rate)
+    chosen_views = Views.parse(views, num_frames=frames, stride=stride, stride_rate=_rate(stride_rate))
     fmt = _choose_format(format, output)
     with _status(f"loading {model}"):
         classifier = load(model, device=device, dtype=dtype)
@@ -153,6 +154,15 @@ def _split(text: str) -> list[str]:
     from lexivid.labels import split_labels
 
     return split_labels(text)
+
+
+def _rate(text: str) -> float | Literal["native"]:
+    if text == "native":
+        return "native"
+    try:
+        return float(text)
+    except ValueError:
+        raise LexividError(f'--stride-rate {text!r}: give "native" or frames per second, such as 30') from None
 
 
 def _choose_format(format: str | None, output: Path | None) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -26,6 +26,7 @@ CSV_COLUMNS = (
     "path", "duration_s", "model", "modalities", "start_s", "end_s", "rank", "label", "score", "warnings", "error",
 )  # fmt: skip
 _BAR_CELLS = 20
+_LABEL_CELLS = 24
 Row = dict[str, Any]
 
 
@@ -84,38 +85,43 @@ def csv_rows(row: Row) -> str:
     return buffer.getvalue()
 
 
-def table(rows: Sequence[Row]) -> Table:
-    """A table for people: one group of lines per file, a bar for each score."""
-    result = Table(show_edge=False, pad_edge=False, header_style="bold")
-    timeline = any("segments" in row for row in rows)
-    result.add_column("file", overflow="fold", ratio=2)
-    if timeline:
-        result.add_column("time", no_wrap=True)
-    result.add_column("label", overflow="fold", ratio=3)
-    result.add_column("score", justify="right", no_wrap=True)
-    result.add_column("", no_wrap=True, min_width=_BAR_CELLS)
+def table(rows: Sequence[Row]) -> Group:
+    """For people: each file's name, its labels with a bar for each score, then its timeline."""
+    blocks: list[RenderableType] = []
     for row in rows:
-        name = printable(row["path"])
-        duration = "" if row["duration_s"] is None else f"{clock(0)} - {clock(row['duration_s'])}"
-        parts = [(duration, row["labels"])]
-        # For each segment its best label alone: a long film has many.
-        parts += [(f"{clock(s['start_s'])} - {clock(s['end_s'])}", s["labels"][:1]) for s in row.get("segments", [])]
+        duration = "" if row["duration_s"] is None else f"  {clock(row['duration_s'])}"
+        blocks.append(Text.assemble((printable(row["path"]), "bold"), (duration, "dim"), overflow="fold"))
         if row["error"]:
-            result.add_row(name, *([""] if timeline else []), Text(printable(row["error"]), style="red"), "", "")
-        for place, (when, labels) in enumerate(parts):
-            for rank, label in enumerate(labels):
-                bar = "█" * round(label["score"] * _BAR_CELLS)
-                first = place == rank == 0
-                times = [when if rank == 0 else ""] if timeline else []
-                result.add_row(
-                    Text(name if first else ""),
-                    *times,
-                    Text(printable(label["label"]), style="bold" if rank == 0 else ""),
-                    f"{label['score']:.1%}",
-                    Text(bar, style="cyan"),
-                )
-        result.add_section()
-    return result
+            blocks.append(Text("  " + printable(row["error"]), style="red", overflow="fold"))
+        elif not row["labels"]:
+            blocks.append(Text("  no label reaches the threshold", style="dim"))
+        blocks.append(_bars([("", label) for label in row["labels"]]))
+        # Of each segment its best label alone: a long film has many.
+        spans = [
+            (f"{clock(segment['start_s'])} - {clock(segment['end_s'])}", label)
+            for segment in row.get("segments", [])
+            for label in segment["labels"][:1]
+        ]
+        if spans:
+            blocks.append(Text("  which label when", style="dim"))
+            blocks.append(_bars(spans))
+        blocks.append(Text())
+    return Group(*blocks[:-1])
+
+
+def _bars(lines: Sequence[tuple[str, dict[str, Any]]]) -> Table:
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(width=0)  # indentation
+    if any(when for when, _ in lines):
+        grid.add_column(no_wrap=True, style="dim")
+    grid.add_column(overflow="fold", min_width=_LABEL_CELLS, max_width=60)
+    grid.add_column(justify="right", no_wrap=True)
+    grid.add_column(no_wrap=True, min_width=_BAR_CELLS)
+    for place, (when, label) in enumerate(lines):
+        name = Text(printable(label["label"]), style="bold" if place == 0 or when else "")
+        bar = Text("█" * round(label["score"] * _BAR_CELLS), style="cyan")
+        grid.add_row("", *([when] if when else []), name, f"{label['score']:.1%}", bar)
+    return grid
 
 
 def clock(seconds: float) -> str:

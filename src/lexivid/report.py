@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -73,6 +74,8 @@ def _card(prediction: Prediction, top_k: int) -> dict[str, Any]:
     best = {segment.labels[0].label for segment in prediction.segments or ()}
     return {
         "prediction": prediction,
+        "name": Path(prediction.path).name,
+        "folder": str(Path(prediction.path).parent),
         "labels": prediction.top(top_k),
         "thumbnails": [(time_s, _data_url(frame)) for time_s, frame in prediction.thumbnails],
         "segments": [
