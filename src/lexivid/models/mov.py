@@ -1,0 +1,419 @@
+"""MOV, one model in one file, in the order of the paper (../shared/papers/mov-paper.txt, section 3, eq. 1 to 12).
+
+    video (B, T, 3, H, W) -> h_v, frozen -> v (B, T, D) --phi_v--> v_t --attends to [f_t, a_t]--> v_m (B, D)
+    flow  (B, T, 3, H, W) -> h_f, trained -> f (B, T, D) --phi_f--> f_t --attends to v----------> f_m (B, D)
+    audio (B, 3, F, S)    -> h_a, trained -> a (B, 1, D) ---MLP---> a_t --attends to v----------> a_m (B, D)
+
+Base classes are predicted from v_m alone (eq. 10), novel ones from f_m, a_m and the frozen v (eq. 11, 12): v, which
+saw no training, keeps the backbone's open vocabulary; v_t, trained on the base classes, has lost it, and so nothing on
+the novel path touches v_t.
+
+The paper fuses video with one other modality and calls more an easy extension. Here it is: video attends to the
+concatenated tokens of flow and audio; each of them attends to v; 1 - alpha (eq. 9) and beta (eq. 12) are shared out
+equally between them.
+
+A clip may lack any stream. A masked stream changes no bit of any output; the weights of eq. 9 and 12 are
+renormalised over the streams that are there.
+
+Shapes: B clips, T frames, D embedding width, K labels (p base, q novel), M modalities of the model, F mel bins,
+S spectrogram steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lexivid.backbones.base import Backbone
+from lexivid.errors import ModelError
+from lexivid.models.fusion import AudioLayer, CrossLayer, TemporalLayer
+from lexivid.models.towers import FrozenTower, make_frozen_tower, make_tower
+
+MODALITIES = ("video", "flow", "audio")
+FROZEN_PREFIX = "towers.video."  # of the state dict: the backbone's own weights, which training leaves as they are
+
+
+@dataclass(frozen=True)
+class MOVConfig:
+    """Everything but weights; `to_dict` is JSON. Defaults are the paper's (B/16) where the paper has a number.
+
+    Args:
+        embedding_dim: D.
+        num_heads: 8 for D = 512 (B/16), 12 for D = 768 (L/14): section 4.2 and 4.3.
+        num_temporal_layers: L of phi_v and phi_f.
+        num_cross_layers: layers of eq. 5 and 6, and of eq. 7 and 8.
+        mlp_ratio: hidden width of each MLP, in D.
+        modalities: "video" first, then "flow", "audio" or both.
+        alpha: weight of the video term in eq. 9; the others share 1 - alpha.
+        tau: temperature of eq. 9 and 10.
+        beta: weight of the others in eq. 12, shared; v has 1 - beta.
+        tau_v, tau_f, tau_a: temperatures of eq. 11 (appendix B on why tau_v is smaller).
+        trainable_layers: of the flow and audio towers, the last n; None for all (table 6).
+        spectrogram_pooling, audio_batch_norm_momentum: of lite's audio tower alone, see `LiteTower`.
+        scale_tokens: bring every token of eq. 1 to the length sqrt(D). The paper does not say. On for every backbone:
+            it makes one learning rate fit all, and unit-length tokens, which some backbones give, drown in the
+            residual stream (papers/lite-notes.md: novel classes fell from 38 % to 2 %).
+        zero_init: every block of the fusion starts as the identity, so that at step 0 v_m is the mean of v. The paper
+            does not say. On for every backbone, as it never measured worse. Both off is the paper to the letter.
+    """
+
+    embedding_dim: int = 512
+    num_heads: int = 8
+    num_temporal_layers: int = 2
+    num_cross_layers: int = 1
+    mlp_ratio: float = 4.0
+    modalities: tuple[str, ...] = ("video", "flow")
+    alpha: float = 0.5
+    tau: float = 0.01
+    beta: float = 0.25
+    tau_v: float = 0.003
+    tau_f: float = 0.01
+    tau_a: float = 0.01
+    trainable_layers: int | None = None
+    spectrogram_pooling: int = 4
+    audio_batch_norm_momentum: float | None = 0.1
+    scale_tokens: bool = True
+    zero_init: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "modalities", tuple(self.modalities))
+        known = tuple(name for name in MODALITIES if name in self.modalities)
+        if sorted(self.modalities) != sorted(known) or self.modalities[:1] != ("video",):
+            raise ModelError(
+                f"modalities {self.modalities!r}: MOV takes 'video' first, then 'flow', 'audio' or both, each once"
+            )
+        if self.embedding_dim % self.num_heads:
+            raise ModelError(f"embedding_dim {self.embedding_dim} is no multiple of num_heads {self.num_heads}")
+        for name in ("tau", "tau_v", "tau_f", "tau_a"):
+            if not getattr(self, name) > 0:
+                raise ModelError(f"{name} is a temperature and must be above 0; got {getattr(self, name)}")
+        for name in ("alpha", "beta"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ModelError(f"{name} is a weight between 0 and 1; got {getattr(self, name)}")
+
+    @classmethod
+    def for_backbone(cls, backbone: Backbone, **overrides: Any) -> MOVConfig:
+        """The defaults that suit a backbone: heads 64 wide, as the paper's; temperatures from the backbone's own.
+
+        With CLIP's temperature of 0.01 these are the paper's numbers; `lite`, at 0.05, gets tau = tau_f = tau_a = 0.05
+        and tau_v = 0.015, the paper's ratio.
+        """
+        dim, tau = backbone.embedding_dim, backbone.temperature
+        defaults = {
+            "embedding_dim": dim,
+            "num_heads": dim // 64 if dim % 64 == 0 else 8 if dim % 8 == 0 else 1,
+            "tau": tau,
+            "tau_f": tau,
+            "tau_a": tau,
+            "tau_v": 0.3 * tau,
+        }
+        return cls.from_dict(defaults | overrides)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        return asdict(self) | {"modalities": list(self.modalities)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> MOVConfig:
+        """The reverse of `to_dict`.
+
+        Raises:
+            ModelError: a key that is not one of the fields above, or a value out of range.
+        """
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if unknown:
+            raise ModelError(f"unknown MOV setting {unknown[0]!r}; known: {', '.join(f.name for f in fields(cls))}")
+        return cls(**values)
+
+
+class MOVFeatures(NamedTuple):
+    """What one forward pass gives. Rows of `v`, `v_m` and `x_m` whose stream is missing are zeros.
+
+    Attributes:
+        v: (B, D), frozen features, mean over time: for novel classes.
+        v_m: (B, D), fused video features (eq. 6): for base classes.
+        x_m: "flow" -> f_m (B, D), "audio" -> a_m (B, D) (eq. 8), in the order of the configuration.
+        mask: (B, M) bool, which streams were there: video first, then as `x_m`.
+    """
+
+    v: Tensor
+    v_m: Tensor
+    x_m: dict[str, Tensor]
+    mask: Tensor
+
+
+class MOV(nn.Module):
+    """The model. Weights: `towers` (video frozen), `temporal` (phi_v, phi_f, the audio MLP), `cross`.
+
+    Args:
+        config: see MOVConfig.
+        towers: modality -> module from pictures (N, 3, H, W) to features (N, D), see `lexivid.models.towers`. A
+            modality without one takes tokens instead of pictures. The video tower is frozen here, and nowhere else.
+    """
+
+    def __init__(self, config: MOVConfig, *, towers: Mapping[str, nn.Module] | None = None) -> None:
+        super().__init__()
+        self.config = config
+        towers = dict(towers or {})
+        if extra := sorted(set(towers) - set(config.modalities)):
+            raise ModelError(f"a tower for {extra[0]!r}, but the model's modalities are {config.modalities}")
+        if "video" in towers:  # "we freeze the video encoder" (section 3.3): no gradient, evaluation mode for ever
+            video = towers["video"]
+            towers["video"] = video if isinstance(video, FrozenTower) else FrozenTower(video)
+        self.towers = nn.ModuleDict(towers)
+        dim, heads, ratio, zero = config.embedding_dim, config.num_heads, config.mlp_ratio, config.zero_init
+        self.temporal = nn.ModuleDict()
+        self.cross = nn.ModuleDict()
+        for name in config.modalities:
+            self.temporal[name] = (
+                AudioLayer(dim, ratio, zero_init=zero)
+                if name == "audio"
+                else nn.Sequential(
+                    *(TemporalLayer(dim, heads, ratio, zero_init=zero) for _ in range(config.num_temporal_layers))
+                )
+            )
+            self.cross[name] = nn.ModuleList(
+                CrossLayer(dim, heads, ratio, zero_init=zero, has_context=len(config.modalities) > 1)
+                for _ in range(config.num_cross_layers)
+            )
+
+    @classmethod
+    def from_backbone(cls, backbone: Backbone, config: MOVConfig | None = None) -> MOV:
+        """All towers from the backbone's picture encoder: theta_v = theta_f = theta_a = theta_h (section 3.1).
+
+        The backbone itself is copied and stays as it is.
+        """
+        config = config or MOVConfig.for_backbone(backbone)
+        if config.embedding_dim != backbone.embedding_dim:
+            raise ModelError(f"embedding_dim {config.embedding_dim}, but {backbone.name} has {backbone.embedding_dim}")
+        towers: dict[str, nn.Module] = {
+            name: make_tower(
+                backbone,
+                modality=name,
+                trainable_layers=config.trainable_layers,
+                batch_norm_momentum=config.audio_batch_norm_momentum if name == "audio" else None,
+                spectrogram_pooling=config.spectrogram_pooling,
+            )
+            for name in config.modalities[1:]
+        }
+        return cls(config, towers={"video": make_frozen_tower(backbone)} | towers)
+
+    def forward(
+        self,
+        *,
+        video: Tensor | None = None,
+        flow: Tensor | None = None,
+        audio: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> MOVFeatures:
+        """Features of B clips.
+
+        Args:
+            video, flow: frames (B, T, 3, H, W) float, normalised as the backbone asks, or features (B, T, D), such as
+                cached ones of the frozen tower. None: no clip has the stream.
+            audio: spectrogram (B, 3, F, S) float, or feature (B, 1, D).
+            mask: (B, M) bool in the order of `config.modalities`; false where the clip lacks the stream, whose
+                content is then ignored. None: all that is given is there.
+
+        Trained with DDP, a batch in which no clip has flow leaves the flow tower without a gradient: set
+        `find_unused_parameters`.
+        """
+        given = {"video": video, "flow": flow, "audio": audio}
+        if extra := [name for name, x in given.items() if x is not None and name not in self.config.modalities]:
+            raise ModelError(f"{extra[0]} was given, but the model's modalities are {self.config.modalities}")
+        present = self._presence(given, mask)  # name -> (B,)
+        # eq. 1
+        tokens = {name: self._encode(name, given, present[name], some=mask is not None) for name in present}
+        v, others = tokens["video"], self.config.modalities[1:]
+        # eq. 4, of which phi is eq. 2 and 3
+        t = {name: self.temporal[name](x) for name, x in tokens.items()}
+        # eq. 5 and 6: video attends to what training made of flow and audio
+        context = context_mask = None
+        if others:
+            context = torch.cat([t[name] for name in others], dim=1)
+            context_mask = torch.cat([present[name][:, None].expand(t[name].shape[:2]) for name in others], dim=1)
+        v_m = self._fuse("video", t["video"], context, context_mask, present["video"])
+        # eq. 7 and 8: flow and audio attend to the frozen v, not to v_t, which has forgotten the novel classes
+        v_mask = present["video"][:, None].expand(v.shape[:2])
+        x_m = {name: self._fuse(name, t[name], v, v_mask, present[name]) for name in others}
+        return MOVFeatures(v.mean(dim=1), v_m, x_m, torch.stack(list(present.values()), dim=1))
+
+    def _presence(self, given: Mapping[str, Tensor | None], mask: Tensor | None) -> dict[str, Tensor]:
+        first = next((x for x in given.values() if x is not None), None)
+        if first is None:
+            raise ValueError("give at least one of video, flow and audio")
+        if mask is None:
+            mask = torch.ones(len(first), len(self.config.modalities), dtype=torch.bool, device=first.device)
+        if mask.dtype != torch.bool or mask.shape != (len(first), len(self.config.modalities)):
+            raise ValueError(f"mask is (B, M) bool; got {tuple(mask.shape)} {mask.dtype} for {len(first)} clips")
+        mask = mask.to(first.device)
+        return {
+            name: mask[:, i] if given[name] is not None else torch.zeros_like(mask[:, i])
+            for i, name in enumerate(self.config.modalities)
+        }
+
+    def _encode(self, name: str, given: Mapping[str, Tensor | None], present: Tensor, *, some: bool) -> Tensor:
+        """Eq. 1 for one modality -> tokens (B, T, D) or (B, 1, D); zeros where the clip lacks it.
+
+        The tower sees only the pictures that are there: nothing else can reach a batch norm or cost time.
+        """
+        x, dim = given[name], self.config.embedding_dim
+        dtype = next(self.cross.parameters()).dtype
+        if x is None:  # as many tokens as the clips have frames: the same arithmetic, bit for bit, as when masked
+            frames = next((y for n in ("video", "flow") if (y := given[n]) is not None), None)
+            num_tokens = 1 if name == "audio" or frames is None else frames.shape[1]
+            return torch.zeros(len(present), num_tokens, dim, device=present.device, dtype=dtype)
+        if x.ndim == 3:  # features already
+            if x.shape[-1] != dim:
+                raise ModelError(f"{name} features are {x.shape[-1]} wide; the model's are {dim}")
+            tokens = torch.where(present[:, None, None], x, 0.0)
+        else:
+            if name not in self.towers:
+                raise ModelError(f"{name} came as pictures, but the model has no {name} tower: give features (B, T, D)")
+            pictures = x[:, None] if name == "audio" else x  # (B, T, 3, H, W)
+            kept = pictures[present] if some else pictures
+            features = self.towers[name](kept.flatten(0, 1)) if len(kept) else pictures.new_zeros(0, dim)
+            tokens = features.new_zeros(len(present), pictures.shape[1], dim)
+            tokens[present] = features.unflatten(0, (len(kept), pictures.shape[1]))
+        if self.config.scale_tokens:
+            tokens = F.normalize(tokens.float(), dim=-1) * math.sqrt(dim)
+        return tokens.to(dtype)
+
+    def _fuse(
+        self, name: str, x: Tensor, context: Tensor | None, context_mask: Tensor | None, present: Tensor
+    ) -> Tensor:
+        """Eq. 5 and 6, or 7 and 8: (B, T, D) -> (B, D), zeros where the clip lacks the modality."""
+        for layer in self.cross[name].children():
+            x = layer(x, context, context_mask=context_mask)
+        return torch.where(present[:, None], x.mean(dim=1), 0.0)  # AvgPool
+
+    def loss(self, features: MOVFeatures, labels: Tensor, targets: Tensor) -> Tensor:
+        """Eq. 9 with this model's alpha and tau. labels (p, D): base classes; targets (B,) int."""
+        c = self.config
+        return mov_loss(features.v_m, features.x_m, labels, targets, alpha=c.alpha, tau=c.tau, mask=features.mask)
+
+    def predict_base(self, features: MOVFeatures, labels: Tensor) -> Tensor:
+        """Eq. 10: labels (p, D) -> probabilities (B, p)."""
+        return predict_base(features.v_m, labels, tau=self.config.tau, x_m=features.x_m, mask=features.mask)
+
+    def predict_novel(self, features: MOVFeatures, labels: Tensor) -> Tensor:
+        """Eq. 11 and 12: labels (q, D) -> probabilities (B, q)."""
+        c = self.config
+        return predict_novel(
+            features.v, features.x_m, labels, beta=c.beta, tau_v=c.tau_v, tau_x=self._tau_x, mask=features.mask
+        )
+
+    def opinions(self, features: MOVFeatures, labels: Tensor, *, path: Literal["base", "novel"]) -> dict[str, Tensor]:
+        """What each modality says by itself: name -> (B, K), each a softmax, or zeros where the stream is missing.
+
+        "base": v_m, f_m and a_m at tau (the terms of eq. 9). "novel": v, f_m and a_m at their own (eq. 11).
+        """
+        if path == "base":
+            taus = dict.fromkeys(self.config.modalities, self.config.tau)
+        else:
+            taus = {"video": self.config.tau_v, **self._tau_x}
+        own = {"video": features.v_m if path == "base" else features.v, **features.x_m}
+        return {
+            name: torch.where(features.mask[:, i, None], probabilities(x, labels, tau=taus[name]), 0.0)
+            for i, (name, x) in enumerate(own.items())
+        }
+
+    @property
+    def _tau_x(self) -> dict[str, float]:
+        return {"flow": self.config.tau_f, "audio": self.config.tau_a}
+
+
+def similarity(features: Tensor, labels: Tensor) -> Tensor:
+    """sim of eq. 9 to 11, the cosine: (B, D), (K, D) -> (B, K) float32."""
+    return F.normalize(features.float(), dim=-1) @ F.normalize(labels.float(), dim=-1).T
+
+
+def probabilities(features: Tensor, labels: Tensor, *, tau: float) -> Tensor:
+    """softmax(sim / tau) over the labels: (B, D), (K, D) -> (B, K) float32."""
+    return (similarity(features, labels) / tau).softmax(dim=-1)
+
+
+def mov_loss(
+    v_m: Tensor,
+    x_m: Mapping[str, Tensor],
+    labels: Tensor,
+    targets: Tensor,
+    *,
+    alpha: float = 0.5,
+    tau: float = 0.01,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Eq. 9, mean over clips -> ().
+
+    Args:
+        v_m: (B, D). x_m: name -> (B, D); 1 - alpha is shared out equally. labels: (p, D). targets: (B,) int.
+        mask: (B, 1 + len(x_m)) bool, video first. The weights are renormalised over what a clip has; a clip that has
+            nothing does not count.
+    """
+    nll = [F.cross_entropy(similarity(x, labels) / tau, targets, reduction="none") for x in (v_m, *x_m.values())]
+    weights = _shares(alpha, len(x_m), mask, v_m)  # (B, M)
+    has_any = weights.sum(dim=1) > 0
+    return (torch.stack(nll, dim=1) * weights).sum() / has_any.sum().clamp_min(1)
+
+
+def predict_base(
+    v_m: Tensor,
+    labels: Tensor,
+    *,
+    tau: float = 0.01,
+    x_m: Mapping[str, Tensor] | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Eq. 10: v_m (B, D), base labels (p, D) -> probabilities (B, p).
+
+    Given x_m and mask (B, 1 + len(x_m)), a clip without video, for which the paper has no answer, gets the mean of
+    what its other streams say at the same tau. A clip with video is not touched by them.
+    """
+    p = probabilities(v_m, labels, tau=tau)
+    if not x_m or mask is None:
+        return p
+    others = torch.stack([probabilities(x, labels, tau=tau) for x in x_m.values()], dim=1)  # (B, M - 1, p)
+    there = mask[:, 1:, None].float()
+    mean = (others * there).sum(dim=1) / there.sum(dim=1).clamp_min(1)
+    return torch.where(mask[:, :1], p, mean)
+
+
+def predict_novel(
+    v: Tensor,
+    x_m: Mapping[str, Tensor],
+    labels: Tensor,
+    *,
+    beta: float = 0.25,
+    tau_v: float = 0.003,
+    tau_x: float | Mapping[str, float] = 0.01,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Eq. 11 and 12: novel labels (q, D) -> probabilities (B, q).
+
+    Args:
+        v: (B, D), frozen features, mean over time. x_m: name -> (B, D); beta is shared out equally.
+        tau_x: tau_f and tau_a, by name or one for all.
+        mask: (B, 1 + len(x_m)) bool, video first; the weights are renormalised over what a clip has.
+    """
+    tau = tau_x if isinstance(tau_x, Mapping) else dict.fromkeys(x_m, tau_x)
+    p = [probabilities(v, labels, tau=tau_v), *(probabilities(x, labels, tau=tau[n]) for n, x in x_m.items())]  # eq. 11
+    weights = _shares(1 - beta, len(x_m), mask, v)
+    return (torch.stack(p, dim=1) * weights[..., None]).sum(dim=1)  # eq. 12
+
+
+def _shares(video: float, num_others: int, mask: Tensor | None, like: Tensor) -> Tensor:
+    """(B, M): `video` for video, the rest equally for the others, renormalised over the mask; zeros for no stream.
+
+    Where all that is there has weight 0, it shares equally, the limit of small weights.
+    """
+    shares = [video, *[(1 - video) / max(1, num_others)] * num_others]
+    weights = torch.tensor(shares, device=like.device).expand(len(like), -1)
+    if mask is not None:
+        weights = torch.where((weights * mask).sum(dim=1, keepdim=True) > 0, weights, 1.0) * mask
+    return weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-12)
