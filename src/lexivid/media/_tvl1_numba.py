@@ -7,6 +7,7 @@ Where the time goes, and what is done about it:
 - The second picture and its gradient lie interleaved in fours, so that a row of the 4 x 4 taps is one vector.
 - `error_model="numpy"` lets divisions vectorise (otherwise each could raise); a plain 1.0 would promote to float64.
 """
+# mypy: disable-error-code="call-overload, call-arg, assignment"  (kernels are typed when they are compiled)
 
 from __future__ import annotations
 
@@ -19,8 +20,11 @@ from typing import Any
 import numba
 import numpy as np
 import torch
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
 
-from .tvl1 import GRADIENT_IS_ZERO, SCALE_STEP, Settings, pyramid_sizes
+from lexivid.media.tvl1 import GRADIENT_IS_ZERO, SCALE_STEP, Settings, pyramid_sizes
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -31,13 +35,14 @@ EDGE = 5  # zeros around the interleaved picture: taps outside count as nothing
 f4 = np.float32
 ZERO, HALF, ONE, TWO, THREE, FOUR = f4(0), f4(0.5), f4(1), f4(2), f4(3), f4(4)
 CUBIC = f4(-0.75)
+OUTSIDE = f4(-3)
 NO_GRADIENT = f4(GRADIENT_IS_ZERO)
 SHRINK = 1 / SCALE_STEP
 
 
 def _kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile on the first call, and keep the result on disk where a place for it can be written."""
-    options = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
     try:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no cache folder is writable
@@ -45,7 +50,7 @@ def _kernel(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @_kernel
-def _iterate(u1, u2, p11, p12, p21, p22, gx, gy, inverse, rho_c, inside, height, width, theta, bound, taut):  # type: ignore[no-untyped-def]
+def _iterate(u1, u2, p11, p12, p21, p22, gx, gy, inverse, rho_c, inside, height, width, theta, bound, taut):
     """One iteration over a whole level, in place (tvl1._iterate). Returns the squared change of u."""
     change = 0.0
     for y in range(height + 1):
@@ -91,7 +96,7 @@ def _iterate(u1, u2, p11, p12, p21, p22, gx, gy, inverse, rho_c, inside, height,
 
 
 @_kernel
-def _resize(source, height, width, target, new_height, new_width, step_y, step_x, gain):  # type: ignore[no-untyped-def]
+def _resize(source, height, width, target, new_height, new_width, step_y, step_x, gain):
     """Bilinear (tvl1._resize), times `gain`."""
     lefts = np.empty(new_width, np.int64)
     weights = np.empty(new_width, np.float32)
@@ -114,7 +119,7 @@ def _resize(source, height, width, target, new_height, new_width, step_y, step_x
 
 
 @_kernel
-def _interleave(image, height, width, fours):  # type: ignore[no-untyped-def]
+def _interleave(image, height, width, fours):
     """The picture and its central differences into `fours` (H + 2 EDGE, W + 2 EDGE, 4), zero around."""
     fours[:] = ZERO
     for y in range(height):
@@ -128,7 +133,7 @@ def _interleave(image, height, width, fours):  # type: ignore[no-untyped-def]
 
 
 @_kernel
-def _tap_weights(t):  # type: ignore[no-untyped-def]
+def _tap_weights(t):
     """Cubic convolution (Keys 1981) with a = -0.75: the four taps' weights at fraction t."""
     s, r = t + ONE, ONE - t
     w0 = ((CUBIC * s - f4(5) * CUBIC) * s + f4(8) * CUBIC) * s - FOUR * CUBIC
@@ -137,38 +142,73 @@ def _tap_weights(t):  # type: ignore[no-untyped-def]
     return w0, w1, w2, ONE - w0 - w1 - w2
 
 
+@intrinsic
+def _sample(typing, source, at, pitch, x0, x1, x2, x3, y0, y1, y2, y3, target, to):
+    """target[to : to + 4] = the four planes' weighted sums over 4 x 4 taps, the first of them at source[at].
+
+    In vectors of 16 (a row of taps) and of 4: LLVM does not find them by itself, and takes five times as long.
+    """
+    signature = types.void(source, types.intp, types.intp, *[types.float32] * 8, target, types.intp)
+    lane = ir.IntType(32)
+
+    def codegen(context, builder, _, arguments):
+        from_array, at, pitch, *weights, to_array, to = arguments
+
+        def lanes(indices):
+            return ir.Constant(ir.VectorType(lane, len(indices)), indices)
+
+        def pointer(array_type, array, index, count):
+            data = context.make_array(array_type)(context, builder, array).data
+            return builder.bitcast(builder.gep(data, [index]), ir.VectorType(ir.FloatType(), count).as_pointer())
+
+        def weighted_sum(vectors, weights):
+            total = None
+            for vector, weight in zip(vectors, weights, strict=True):
+                spread = builder.insert_element(ir.Constant(vector.type, ir.Undefined), weight, lane(0))
+                spread = builder.shuffle_vector(spread, spread, lanes([0] * vector.type.count))
+                product = builder.fmul(vector, spread, flags=("contract",))
+                total = product if total is None else builder.fadd(total, product, flags=("contract",))
+            return total
+
+        rows = []
+        for _row in range(4):
+            rows.append(builder.load(pointer(source, from_array, at, 16), align=4))
+            at = builder.add(at, pitch)
+        row = weighted_sum(rows, weights[4:])
+        cells = [builder.shuffle_vector(row, row, lanes([4 * k + plane for plane in range(4)])) for k in range(4)]
+        builder.store(weighted_sum(cells, weights[:4]), pointer(target, to_array, to, 4), align=4)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
 @_kernel
-def _warp(fours, image0, u1, u2, gx, gy, inverse, rho_c, height, width):  # type: ignore[no-untyped-def]
+def _warp(fours, image0, u1, u2, gx, gy, inverse, rho_c, height, width):
     """The warped gradient, 1 / |grad|^2 (zero where flat) and the residual's constant part (tvl1._warp, eq. 5)."""
     flat = fours.reshape(-1)
     pitch = fours.shape[1] * 4
     at = np.empty(width, np.int64)
     wx = np.empty((4, width), np.float32)
     wy = np.empty((4, width), np.float32)
-    column = np.empty(16, np.float32)
     out = np.empty(4 * width, np.float32)
     for y in range(height):
         for x in range(width):
-            px = min(max(f4(x) + u1[y, x], f4(-3)), f4(width + 2))  # beyond, all taps are zero anyway
-            py = min(max(f4(y) + u2[y, x], f4(-3)), f4(height + 2))
+            px = f4(x) + u1[y, x]
+            py = f4(y) + u2[y, x]
+            px = (
+                px if px >= OUTSIDE else OUTSIDE
+            )  # beyond, all taps are zero anyway; written so that NaN goes there too
+            py = py if py >= OUTSIDE else OUTSIDE
+            px = px if px <= f4(width + 2) else f4(width + 2)
+            py = py if py <= f4(height + 2) else f4(height + 2)
             ix = np.floor(px)
             iy = np.floor(py)
             wx[0, x], wx[1, x], wx[2, x], wx[3, x] = _tap_weights(px - ix)
             wy[0, x], wy[1, x], wy[2, x], wy[3, x] = _tap_weights(py - iy)
-            at[x] = (int(iy) + EDGE - 1) * pitch + (int(ix) + EDGE - 1) * 4
+            at[x] = (np.int32(iy) + EDGE - 1) * pitch + (np.int32(ix) + EDGE - 1) * 4
         for x in range(width):
-            w0, w1, w2, w3 = wy[0, x], wy[1, x], wy[2, x], wy[3, x]
-            row = at[x]
-            for k in range(16):  # four taps by four planes of each row are one vector
-                column[k] = (
-                    w0 * flat[row + k]
-                    + w1 * flat[row + pitch + k]
-                    + w2 * flat[row + 2 * pitch + k]
-                    + w3 * flat[row + 3 * pitch + k]
-                )
             w0, w1, w2, w3 = wx[0, x], wx[1, x], wx[2, x], wx[3, x]
-            for k in range(4):
-                out[4 * x + k] = w0 * column[k] + w1 * column[4 + k] + w2 * column[8 + k] + w3 * column[12 + k]
+            _sample(flat, at[x], pitch, w0, w1, w2, w3, wy[0, x], wy[1, x], wy[2, x], wy[3, x], out, 4 * x)
         for x in range(width):
             g = out[4 * x + 1]
             h = out[4 * x + 2]
@@ -180,7 +220,7 @@ def _warp(fours, image0, u1, u2, gx, gy, inverse, rho_c, height, width):  # type
 
 
 @_kernel
-def _median(source, target, height, width):  # type: ignore[no-untyped-def]
+def _median(source, target, height, width):
     """The exact 5 x 5 median (_median.median_5x5): columns are sorted once, then 58 comparisons select the 13th."""
     ranks = np.empty((5, width + 4), np.float32)
     last = height - 1
@@ -274,7 +314,7 @@ def _median(source, target, height, width):  # type: ignore[no-untyped-def]
 
 
 @_kernel
-def _flow_of_pair(image0, image1, sizes, flow, pool, s):  # type: ignore[no-untyped-def]
+def _flow_of_pair(image0, image1, sizes, flow, pool, s):
     """One pair of pictures (H, W) float32 -> flow (2, H, W). `pool`: working memory, its first byte on a cache line."""
     warps, inner_iterations, outer_iterations, tau, lam, theta, epsilon = s
     taut, bound, coupling = f4(tau / theta), f4(lam * theta), f4(theta)

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..errors import LexividError, MissingExtraError
-from ._median import median_5x5
+from lexivid.errors import LexividError, MissingExtraError
+from lexivid.media._median import median_5x5
 
 Method = Literal["auto", "numba", "triton", "torch"]
 
@@ -107,7 +107,9 @@ def _iterate(u: Tensor, p: Tensor, grad: Tensor, norm: Tensor, rho_c: Tensor, s:
     u_new = v + s.theta * _divergence(p)  # proposition 1, eq. 12
     gx, gy = _forward_gradient(u_new)
     taut = s.tau / s.theta
-    p_new = torch.stack((p[:, :, 0] + taut * gx, p[:, :, 1] + taut * gy), dim=2)  # the fixed point of eq. 13, eq. 14 ...
+    p_new = torch.stack(
+        (p[:, :, 0] + taut * gx, p[:, :, 1] + taut * gy), dim=2
+    )  # the fixed point of eq. 13, eq. 14 ...
     p_new = p_new / (1 + taut * torch.sqrt(gx * gx + gy * gy))[:, :, None]  # ... kept within |p| <= 1
     return u_new, p_new, (u_new - u).square().sum((1, 2, 3), dtype=torch.float64)
 
@@ -136,7 +138,7 @@ def _solve(u: Tensor, p: Tensor, grad: Tensor, rho_c: Tensor, s: Settings) -> tu
 
 def _tvl1_torch(first: Tensor, second: Tensor, s: Settings) -> Tensor:
     """The whole algorithm: grey (N, H, W) float32, 0..255 -> flow (N, 2, H, W)."""
-    sizes = pyramid_sizes(*first.shape[-2:], s.num_scales)
+    sizes = pyramid_sizes(first.shape[-2], first.shape[-1], s.num_scales)
     pyramid = [(first, second)]
     for size in sizes[1:]:
         shrink = (1 / SCALE_STEP, 1 / SCALE_STEP)  # exactly 1.25, not the ratio of the rounded sizes
@@ -204,7 +206,7 @@ def tvl1(
     """
     settings = Settings(warps, num_scales, inner_iterations, outer_iterations, tau, lam, theta, epsilon)
     _check_settings(settings, num_threads)
-    grey0, grey1 = _grey(first, "first", device), _grey(second, "second", device)
+    grey0, grey1 = rgb_to_grey(first, name="first", device=device), rgb_to_grey(second, name="second", device=device)
     if grey0.shape != grey1.shape:
         raise LexividError(f"the two pictures of a pair must match: first is {_shape(first)}, second {_shape(second)}")
     grey1 = grey1.to(grey0.device)
@@ -230,7 +232,7 @@ def tvl1(
 def _load(method: Literal["numba", "triton"]) -> ModuleType:
     """The module of kernels beside this one."""
     try:
-        return import_module(f"._tvl1_{method}", __package__)
+        return import_module(f"lexivid.media._tvl1_{method}")
     except ImportError as error:
         extra = "lexivid[flow]" if method == "numba" else "triton"
         raise MissingExtraError(
@@ -266,8 +268,14 @@ def _shape(pictures: np.ndarray | Tensor) -> str:
     return "x".join(str(side) for side in pictures.shape)
 
 
-def _grey(pictures: np.ndarray | Tensor, name: str, device: str | torch.device | None) -> Tensor:
-    """(N, H, W) or (N, H, W, 3), any accepted type -> (N, H, W) float32, contiguous; 8-bit RGB rounds as OpenCV does."""
+def rgb_to_grey(
+    pictures: np.ndarray | Tensor, *, name: str = "pictures", device: str | torch.device | None = None
+) -> Tensor:
+    """(N, H, W) grey or (N, H, W, 3) RGB -> (N, H, W) float32, 0..255; 8-bit RGB to whole numbers, as OpenCV rounds.
+
+    Raises:
+        LexividError: shape, type or values cannot be used; `name` is what the message calls them.
+    """
     if not isinstance(pictures, (np.ndarray, Tensor)):
         raise LexividError(f"{name} must be an array or a tensor, not {type(pictures).__name__}")
     if pictures.ndim not in (3, 4) or (pictures.ndim == 4 and pictures.shape[-1] != 3):
@@ -291,6 +299,8 @@ def _grey(pictures: np.ndarray | Tensor, name: str, device: str | torch.device |
     pictures = pictures.float()
     if not torch.isfinite(pictures).all():
         raise LexividError(f"{name} holds values that are not finite (NaN or infinity)")
+    if pictures.numel() and (pictures.min() < -255 or pictures.max() > 510):  # some overshoot of a resize is fine
+        raise LexividError(f"{name} holds values far outside 0..255: {pictures.min():g} to {pictures.max():g}")
     if pictures.ndim == 4:
         pictures = pictures @ pictures.new_tensor([0.299, 0.587, 0.114])
     return pictures.contiguous()
