@@ -143,7 +143,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     Raises:
         LexividError: the folder is missing or cannot be written.
     """
-    data = content.encode("utf-8") if isinstance(content, str) else content
+    data = content.encode("utf-8", "replace") if isinstance(content, str) else content
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lexivid import __version__
 from lexivid.inference import Prediction, Vocabulary
-from lexivid.output import clock
+from lexivid.output import clock, printable
 
 _THUMBNAIL_HEIGHT = 135
 # What the page names of its making.
@@ -74,8 +74,8 @@ def _card(prediction: Prediction, top_k: int) -> dict[str, Any]:
     best = {segment.labels[0].label for segment in prediction.segments or ()}
     return {
         "prediction": prediction,
-        "name": Path(prediction.path).name,
-        "folder": str(Path(prediction.path).parent),
+        "name": printable(Path(prediction.path).name),
+        "folder": printable(str(Path(prediction.path).parent)),
         "labels": prediction.top(top_k),
         "thumbnails": [(time_s, _data_url(frame)) for time_s, frame in prediction.thumbnails],
         "segments": [

@@ -1,0 +1,5 @@
+"""`python -m lexivid` is `lexivid`."""
+
+from lexivid.cli import main
+
+main()
