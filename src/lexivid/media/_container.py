@@ -2,7 +2,7 @@
 
 In: a path. Out: an open PyAV container and `MediaInfo`. FFmpeg never sees the path: it reads bytes through a file
 that this module opened, which is an ordinary file on this machine and nothing else, so no name is taken for an address,
-a pattern or a script. Only demuxers of `DEMUXERS` may read those bytes, each attempt of a demuxer to open something
+a pattern or a script. Only the demuxers listed below may read those bytes, each attempt of a demuxer to open something
 more is refused, and pictures above `MAX_PIXELS` are refused before memory is taken for them.
 """
 
@@ -13,7 +13,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,15 +32,16 @@ _BUFFER_BYTES = 1 << 16
 # Demuxers that read one self-contained file. Not here, on purpose: hls, dash, concat, sdp, rtsp, image2, tty, lavfi,
 # imf, vobsub and every other one that opens further files or addresses, or makes pictures out of text.
 DEMUXERS = (
-    "mov matroska avi mpegts mpeg mpegvideo flv live_flv ogg asf gif apng mxf gxf nut dv rm wtv ivf obu h264 hevc "
-    "vvc m4v h263 mjpeg vc1 yuv4mpegpipe av1 cavsvideo dirac pva nsv nuv swf vividas smk bink flic roq "
+    "mov matroska avi asf gif apng mxf gxf dv ivf obu h264 hevc vvc m4v h263 mjpeg vc1 mpegvideo yuv4mpegpipe av1 "
+    "cavsvideo dirac smk bink flic roq "
     "wav w64 aiff au caf mp3 flac aac ac3 eac3 ape amr amrnb amrwb dts dtshd tta wv mpc mpc8 tak truehd mlp "
-    "voc ape dsf oma"
+    "voc dsf oma"
 ).split()
+# The same, but their streams may appear only while FFmpeg looks for them, out of reach of the size limit that goes with
+# opening: no decoder runs there (ours has the limit).
+LATE_DEMUXERS = "mpegts mpeg flv live_flv ogg nut rm wtv pva nsv nuv swf vividas".split()
 # No index and no clock of their own: their length is found by reading them through.
 RAW_FORMATS = frozenset("h264 hevc vvc m4v h263 mpegvideo mjpeg vc1 obu av1 cavsvideo dirac dv".split())
-# Streams of these appear only while reading, out of reach of the size limit that is given when a file is opened.
-_LATE_FORMATS = frozenset("mpegts mpeg flv live_flv nuv pva nsv rm wtv swf ogg asf".split())
 
 
 @dataclass(frozen=True)
@@ -137,13 +138,12 @@ def _refuse(url: str, flags: int, options: dict[str, str]) -> None:
     raise PermissionError("a media file may not open another file or address")
 
 
-def _av_open(file: _PlainFile, options: dict[str, str]) -> InputContainer:
+def _av_open(file: _PlainFile, demuxers: Sequence[str], options: dict[str, str]) -> InputContainer:
     file.seek(0)
     file.deadline = time.monotonic() + OPEN_TIMEOUT_S
     base = {
-        "format_whitelist": ",".join(DEMUXERS),
+        "format_whitelist": ",".join(demuxers),
         "protocol_whitelist": "none",
-        "max_pixels": str(MAX_PIXELS),
         "enable_drefs": "0",
         "use_absolute_path": "0",
         "max_streams": "100",
@@ -172,13 +172,10 @@ def open_container(path: str | os.PathLike[str]) -> Iterator[InputContainer]:
     container: InputContainer | None = None
     try:
         try:
-            # First without any decoder, which only reads what is declared, then with.
-            container = _av_open(file, {"codec_whitelist": "none", "probesize": "1000000"})
-            _check_sizes(container, path)
-            if set(container.format.name.split(",")) & _LATE_FORMATS and not _sizes_known(container):
-                raise MediaError(f"{shown(path)} declares no size of its pictures; convert it with ffmpeg first")
-            container.close()
-            container = _av_open(file, {})
+            try:
+                container = _av_open(file, DEMUXERS, {"max_pixels": str(MAX_PIXELS)})
+            except ValueError:  # none of those (FFmpeg: invalid argument, invalid data)
+                container = _av_open(file, LATE_DEMUXERS, {"codec_whitelist": "none"})
             _check_sizes(container, path)
         except (av.error.FFmpegError, OSError, ValueError, RuntimeError) as error:
             if isinstance(error, MediaError):
@@ -199,11 +196,6 @@ def _check_sizes(container: InputContainer, path: str | os.PathLike[str]) -> Non
                 f"{shown(path)} declares pictures of {width} x {height}, more than the limit of {MAX_PIXELS:,} pixels; "
                 "scale it down with ffmpeg first"
             )
-
-
-def _sizes_known(container: InputContainer) -> bool:
-    streams = [s for s in container.streams.video if s.codec_context]
-    return all(s.width > 0 for s in streams)
 
 
 def _why_not(path: str | os.PathLike[str], file: _PlainFile, error: Exception) -> str:

@@ -18,6 +18,7 @@ from av.video.stream import VideoStream
 
 from lexivid.errors import MediaError
 from lexivid.media._container import (
+    LATE_DEMUXERS,
     MAX_PIXELS,
     RAW_FORMATS,
     codec_name,
@@ -37,6 +38,8 @@ _KEYED = frozenset(
     "wmv2 wmv3 vc1 msmpeg4v1 msmpeg4v2 msmpeg4v3 dvvideo ffv1 huffyuv ffvhuff utvideo rawvideo jpeg2000 cfhd rv10 rv20 "
     "rv30 rv40".split()
 )
+# Codecs whose frames may be shown in another order than they are stored, which AVI has no times for.
+_REORDERED = frozenset({"h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video", "vc1"})
 # Codecs whose disposable frames nothing refers to (in HEVC a higher temporal layer may).
 _SKIPPABLE = frozenset({"h264", "mpeg1video", "mpeg2video", "mpeg4"})
 
@@ -95,16 +98,23 @@ class Cursor:
             if other is not stream:
                 with suppress(AttributeError):  # PyAV before 17 reads them and drops them
                     other.discard = av.stream.Discard.all
-        context.options = {"max_pixels": str(MAX_PIXELS)}
-        context.thread_type = "AUTO"
-        context.thread_count = self._num_threads or min(os.cpu_count() or 1, 4)
         codec = codec_name(stream)
         formats = set(self.container.format.name.split(","))
+        context.options = {"max_pixels": str(MAX_PIXELS)}
+        if codec == "h264" and formats & set(LATE_DEMUXERS):
+            context.options["strict"] = "strict"  # no guess of the reordering was made: take what the standard allows
+        context.thread_count = self._num_threads or min(os.cpu_count() or 1, 4)
         self.step = max(round(1 / (frame_rate_of(stream) or 25.0) / self.base), 1)  # ticks of one frame, roughly
         self.counts = bool(formats & RAW_FORMATS)  # no clock in the file: frames are counted instead
+        # Where presentation times are missing or guessed, the order of decoding is the clock. With frame threads it is
+        # not: then a frame would carry another's time.
+        self.by_dts = ("avi" in formats and codec in _REORDERED) or (
+            bool(formats & set(LATE_DEMUXERS)) and codec in ("mpeg1video", "mpeg2video")
+        )
+        context.thread_type = "SLICE" if self.by_dts else "AUTO"
         self._keyed = codec in _KEYED and not self.counts
         self._indexed = bool(formats & {"mov", "avi"})  # the index of all key frames is at hand
-        self._can_skip = codec in _SKIPPABLE
+        self._can_skip = codec in _SKIPPABLE and not self.by_dts
         self._newest: int | None = None  # pts of the last frame that came out
         self._restart(at_start=True)
 
@@ -114,7 +124,7 @@ class Cursor:
         self._queue: deque[av.Packet] = deque()  # read, not yet given to the decoder
         self._queue_bytes = 0
         self._coming: list[int] = []  # sorted pts that packets announce, of frames not yet out
-        self._untimed = self.counts  # a packet came without pts: what is coming is not known
+        self._untimed = self.counts or self.by_dts  # a packet came without pts: what is coming is not known
         self._ready: list[VideoFrame] = []  # out of the decoder, after the one on show
         self._on_show: VideoFrame | None = None
         self._floor: int | None = None  # frames before it miss what they refer to
@@ -124,8 +134,8 @@ class Cursor:
         self._drained = False  # and the decoder no further frame
         self._at_start = at_start
 
-    def _go_to(self, target: int) -> None:
-        """Stand at a key frame at or before the target, or at the start of the file."""
+    def _go_to(self, target: int) -> int | None:
+        """Stand at a key frame at or before the target and give its time, or at the start of the file: None."""
         back = 0
         second = max(round(1 / self.base), 1)
         while self._keyed and target - back > pts_of(self.first):
@@ -135,14 +145,16 @@ class Cursor:
                 break
             self._restart(at_start=False)
             self._newest = None
-            while (packet := self._read()) is not None and not packet.is_keyframe:
+            while (packet := self._read()) is not None and not self._is_key(packet):
                 pass
-            if packet is not None and packet.pts is not None and packet.pts <= target:
+            at = self._time_of(packet) if packet is not None else None
+            if packet is not None and at is not None and at <= target:
                 self._enqueue(packet)
-                self._floor = packet.pts
-                return
+                self._floor = None if self.by_dts else at
+                return at
             back = max(2 * back, second)
         self._open()
+        return None
 
     def _gap_pays(self, target: int) -> bool:
         """Whether to seek forward to the target rather than read on."""
@@ -155,6 +167,13 @@ class Cursor:
         return True
 
     # ---- reading, decoding
+
+    def _is_key(self, packet: av.Packet) -> bool:
+        # The empty frames that MPEG-4 in AVI is padded with may be marked as key frames too.
+        return packet.is_keyframe and not (self.by_dts and packet.size < 16)
+
+    def _time_of(self, packet: av.Packet) -> int | None:
+        return packet.dts if self.by_dts else packet.pts
 
     def _read(self) -> av.Packet | None:
         """The next packet of the stream, or None at the end of what can be read."""
@@ -187,21 +206,21 @@ class Cursor:
             insort(self._coming, packet.pts)
 
     def _read_ahead(self, target: int, *, drop: bool) -> None:
-        """Read until no packet of a frame up to the target can be missing; drop what a later key frame makes needless."""
+        """Read until no packet of a frame up to the target is missing; drop what a later key frame makes needless."""
         while self._read_to is None or self._read_to <= target:
             if self._queue_bytes > _MAX_AHEAD_BYTES or (packet := self._read()) is None:
                 return
-            if drop and self._keyed and self._queue and packet.is_keyframe and packet.pts is not None:
-                newest = self._floor if self._floor is not None else packet.pts - 1
-                if newest < packet.pts <= target:
-                    self._queue.clear()
-                    self._queue_bytes = 0
-                    self._coming.clear()
-                    self._ready.clear()
-                    self._on_show = None
-                    self._untimed = False
-                    self._floor = packet.pts
-                    self._must_flush = True
+            at = self._time_of(packet) if self._is_key(packet) else None
+            if drop and self._keyed and self._queue and at is not None and at <= target:
+                self._queue.clear()
+                self._queue_bytes = 0
+                self._coming.clear()
+                self._ready.clear()
+                self._on_show = None
+                self._untimed = self.by_dts
+                self._floor = None if self.by_dts else at
+                self._must_flush = True
+                self._at_start = False
             self._enqueue(packet)
             if packet.pts is None and packet.dts is None:
                 return
@@ -253,9 +272,11 @@ class Cursor:
 
     def _take(self, frame: VideoFrame) -> None:
         """A frame that came out of the decoder."""
-        pts = frame.pts if frame.pts is not None else frame.dts
+        pts = frame.dts if self.by_dts or frame.pts is None else frame.pts
         if self.counts or pts is None:
             pts = 0 if self._newest is None else self._newest + self.step
+            if self.by_dts and self._read_to is not None:
+                pts = max(pts, self._read_to + self.step)  # from the decoder's store after the last packet
         elif self._untimed and self._newest is not None and pts <= self._newest:
             pts = self._newest + 1
         frame.pts = pts
@@ -303,8 +324,8 @@ class Cursor:
         if self._on_show is None or target < pts_of(self._on_show):
             self._go_to(target)
         elif self._gap_pays(target):
-            self._go_to(target)
-            if self._floor is None or (read_to is not None and self._floor <= read_to):
+            key = self._go_to(target)
+            if key is None or (read_to is not None and key <= read_to):
                 self._seek_gap_s *= 2  # the key frames are further apart than that: seeking was of no use
         frame = self._decode_to(target)
         back = max(round(1 / self.base), 1)

@@ -35,7 +35,7 @@ def orientation(frame: VideoFrame) -> tuple[int, bool]:
 
 
 def to_rgb(frame: VideoFrame, *, max_short_side: int | None = None) -> torch.Tensor:
-    """RGB (3, H, W) uint8, upright, not always contiguous; a shorter side above `max_short_side` is scaled down to it."""
+    """RGB (3, H, W) uint8, upright, perhaps not contiguous; a shorter side above `max_short_side` is scaled to it."""
     width, height = frame.width, frame.height
     if max_short_side is not None and min(width, height) > max_short_side:
         scale = max_short_side / min(width, height)

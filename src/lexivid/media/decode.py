@@ -237,6 +237,8 @@ def _describe_video(cursor: Cursor) -> MediaInfo:
         end_s = scan_end_s(cursor.path, stream.index)[1] * cursor.step * cursor.base
     elif end_s is None or end_s <= start_s:
         end_s = scan_end_s(cursor.path, stream.index)[0]
+    elif cursor.by_dts and stream.duration and "avi" in container.format.name:
+        end_s = start_s + stream.duration * cursor.base  # the first frame comes out late, and its time is not the start
     turns, _ = orientation(first)
     width, height = (first.height, first.width) if turns % 2 else (first.width, first.height)
     file_start_s = container.start_time / av.time_base if container.start_time is not None else start_s
