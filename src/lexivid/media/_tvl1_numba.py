@@ -7,7 +7,8 @@ Where the time goes, and what is done about it:
 - The second picture and its gradient lie interleaved in fours, so that a row of the 4 x 4 taps is one vector.
 - `error_model="numpy"` lets divisions vectorise (otherwise each could raise); a plain 1.0 would promote to float64.
 """
-# mypy: disable-error-code="call-overload, call-arg, assignment"  (kernels are typed when they are compiled)
+# Kernels get their types when they are compiled:
+# mypy: disable-error-code="call-overload, call-arg, assignment"
 
 from __future__ import annotations
 
