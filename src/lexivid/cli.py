@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from lexivid import __version__
-from lexivid.errors import LexividError
+from lexivid.errors import LexividError, MediaError
 
 if TYPE_CHECKING:
     from lexivid.inference import Classifier, Prediction, Vocabulary
@@ -360,12 +360,12 @@ def _status(message: str) -> Iterator[None]:
 
 
 def main() -> None:
-    """Entry point: user errors become one sentence and status 2; Ctrl-C status 130."""
+    """Entry point: user errors become one sentence and status 2 (1: a file is at fault); Ctrl-C status 130."""
     try:
         app()
     except LexividError as error:
         _say(f"error: {error}", "red")
-        sys.exit(2)
+        sys.exit(1 if isinstance(error, MediaError) else 2)
     except KeyboardInterrupt:
         _say("interrupted", "yellow")
         sys.exit(130)
