@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 import subprocess
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -67,3 +69,117 @@ def reference_waveform(path: Path, *, sample_rate_hz: int = 16000) -> np.ndarray
     command = [FFMPEG, "-v", "error", "-nostdin", "-i", str(path), "-vn", "-ac", "1", "-ar", str(sample_rate_hz)]
     raw = subprocess.run([*command, "-f", "s16le", "-"], capture_output=True, timeout=120, check=True).stdout
     return np.frombuffer(raw, np.int16).astype(np.float32) / 32768
+
+
+# ---- files that lie, byte by byte
+
+
+def png(width: int, height: int, *, animated: bool = False) -> bytes:
+    """A grey PNG that declares this size and holds next to nothing."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    if animated:
+        start += chunk(b"acTL", struct.pack(">II", 1, 0))
+        start += chunk(b"fcTL", struct.pack(">IIIIIHHBB", 0, width, height, 0, 0, 1, 25, 0, 0))
+    return start + chunk(b"IDAT", zlib.compress(bytes(100_000))) + chunk(b"IEND", b"")
+
+
+def gif(width: int, height: int) -> bytes:
+    """A GIF of one picture of this size, with next to no data."""
+    head = b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
+    return head + b"," + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\x02\x02\x4c\x01\x00;"
+
+
+def mp3_with_cover(path: Path, picture: bytes) -> Path:
+    """A second of sound with a cover picture (PNG)."""
+    ffmpeg("-f", "lavfi", "-i", "sine=duration=1", "-id3v2_version", "0", path)
+    body = b"\0image/png\0\3\0" + picture
+    frame = b"APIC" + struct.pack(">IH", len(body), 0) + body
+    size = bytes((len(frame) >> shift) & 127 for shift in (21, 14, 7, 0))
+    path.write_bytes(b"ID3\3\0\0" + size + frame + path.read_bytes())
+    return path
+
+
+def h264(width: int, height: int) -> bytes:
+    """A raw H.264 stream that declares this size (multiples of 16) and starts a key frame of it."""
+
+    def number(value: int) -> str:  # Exp-Golomb
+        digits = format(value + 1, "b")
+        return "0" * (len(digits) - 1) + digits
+
+    def unit(kind: int, bits: str) -> bytes:
+        bits += "1"
+        bits += "0" * (-len(bits) % 8)
+        raw = bytes([kind]) + int(bits, 2).to_bytes(len(bits) // 8, "big")
+        for zeros in (b"\0\0\0", b"\0\0\1", b"\0\0\2", b"\0\0\3"):
+            raw = raw.replace(zeros, b"\0\0\3" + zeros[2:])
+        return b"\0\0\0\1" + raw
+
+    sps = format(66, "08b") + "0" * 8 + format(51, "08b") + number(0) + number(0) + number(2) + number(1) + "0"
+    sps += number(width // 16 - 1) + number(height // 16 - 1) + "1" + "1" + "0" + "0"
+    pps = number(0) + number(0) + "0" + "0" + number(0) + number(0) + number(0) + "0" + "00" + number(0) * 3 + "000"
+    slice_ = number(0) + number(7) + number(0) + "0000" + number(0) + "00" + number(0)
+    macroblock = number(25) + "1" * 8  # I_PCM, cut off
+    picture = unit(0x65, slice_ + macroblock)
+    return unit(0x67, sps) + unit(0x68, pps) + picture + (unit(0x67, sps) + unit(0x68, pps) + picture) * 20
+
+
+def in_mpegts(stream: bytes) -> bytes:
+    """An MPEG transport stream that carries raw H.264."""
+
+    def packet(pid: int, start: bool, count: int, body: bytes) -> bytes:
+        head = bytes([0x47, (0x40 if start else 0) | pid >> 8, pid & 255])
+        room = 184 - len(body)
+        if room == 0:
+            return head + bytes([0x10 | count & 15]) + body
+        stuffing = bytes([room - 1]) + (b"\0" + b"\xff" * (room - 2) if room > 1 else b"")
+        return head + bytes([0x30 | count & 15]) + stuffing + body
+
+    def table(body: bytes) -> bytes:
+        crc = 0xFFFFFFFF
+        for byte in body:
+            crc ^= byte << 24
+            for _ in range(8):
+                crc = (crc << 1) ^ (0x04C11DB7 if crc & 0x80000000 else 0)
+            crc &= 0xFFFFFFFF
+        full = b"\0" + body + struct.pack(">I", crc)
+        return full + b"\xff" * (184 - len(full))
+
+    def stamp(flag: int, at: int) -> bytes:
+        return struct.pack(">BHH", flag << 4 | at >> 29 & 14 | 1, at >> 14 & 0xFFFE | 1, at << 1 & 0xFFFE | 1)
+
+    pat = table(b"\0\xb0\x0d\0\1\xc1\0\0\0\1\xf0\0")
+    pmt = table(b"\2\xb0\x12\0\1\xc1\0\0\xe1\0\xf0\0\x1b\xe1\0\xf0\0")
+    out = packet(0, True, 0, pat) + packet(0x1000, True, 0, pmt)
+    count = 0
+    for at in range(5):
+        pes = b"\0\0\1\xe0\0\0\x80\x80\5" + stamp(2, 90000 + 3600 * at) + stream
+        for place in range(0, len(pes), 184):
+            out += packet(0x100, place == 0, count, pes[place : place + 184])
+            count += 1
+    return out
+
+
+def with_external_data(path: Path, target: Path) -> Path:
+    """Turn a QuickTime file (index at its end) into one that says its samples are in another file."""
+    data = bytearray(path.read_bytes())
+    full = str(target).encode()
+    name = target.name.encode()
+    # size and version, volume name (28), file name (64), relative levels and types, then tagged paths
+    record = b"\0" * 10 + bytes([0]) + b"\0" * 27 + b"\0" * 12 + bytes([len(name)]) + name.ljust(63, b"\0")
+    record += b"\0" * 16 + struct.pack(">hh", 1, 1) + b"\0" * 16
+    record += struct.pack(">hH", 2, len(full)) + full + (b"\0" if len(full) % 2 else b"") + struct.pack(">hH", -1, 0)
+    entry = struct.pack(">I4sI", 12 + len(record), b"alis", 0) + record
+    at = data.index(b"dref") - 4
+    old = int.from_bytes(data[at : at + 4], "big")
+    new = struct.pack(">I4sII", 16 + len(entry), b"dref", 0, 1) + entry
+    grown = len(new) - old
+    for kind in (b"moov", b"trak", b"mdia", b"minf", b"dinf"):
+        box = data.rindex(kind, 0, at) - 4
+        data[box : box + 4] = (int.from_bytes(data[box : box + 4], "big") + grown).to_bytes(4, "big")
+    data[at : at + old] = new
+    path.write_bytes(bytes(data))
+    return path

@@ -198,6 +198,22 @@ def _check_sizes(container: InputContainer, path: str | os.PathLike[str]) -> Non
             )
 
 
+def check_declared_sizes(path: str | os.PathLike[str]) -> None:
+    """Look for pictures above the limit with all decoders off: what a parser or demuxer alone can tell.
+
+    Raises:
+        MediaError: there are some.
+    """
+    file = _PlainFile(os.fspath(path))
+    try:
+        with _av_open(file, [*DEMUXERS, *LATE_DEMUXERS], {"codec_whitelist": "none"}) as container:
+            _check_sizes(container, path)
+    except (av.error.FFmpegError, OSError):
+        pass  # it is told elsewhere why the file does not open
+    finally:
+        file.close()
+
+
 def _why_not(path: str | os.PathLike[str], file: _PlainFile, error: Exception) -> str:
     """One sentence on why FFmpeg would not open the file, from the file's own first bytes."""
     name = shown(path)
@@ -330,3 +346,15 @@ def scan_end_s(path: str, stream_index: int) -> tuple[float, int]:
                     at = packet.pts if packet.pts is not None else packet.dts
                     end_s = max(end_s, ((at or 0) + (packet.duration or 0)) * base)
     return end_s, count
+
+
+def reaches(path: str, end_s: float, *, skip: int) -> bool:
+    """Whether a stream other than number `skip` has packets at this time of the container's clock, or after it."""
+    with open_container(path) as container, suppress(av.error.FFmpegError):
+        container.seek(int((end_s - 2.0) * av.time_base))
+        for packet in container.demux():
+            if packet.size and packet.stream_index != skip and packet.pts is not None:
+                base = float(packet.time_base or 0)
+                if (packet.pts + (packet.duration or 0)) * base >= end_s:
+                    return True
+    return False

@@ -21,6 +21,7 @@ from lexivid.media._container import (
     LATE_DEMUXERS,
     MAX_PIXELS,
     RAW_FORMATS,
+    check_declared_sizes,
     codec_name,
     frame_rate_of,
     open_container,
@@ -31,6 +32,7 @@ from lexivid.media._container import (
 
 _SEEK_GAP_S = 5.0  # below this, reading on costs less than seeking
 _MAX_AHEAD_BYTES = 64 << 20  # of packets held before they are decoded
+_JUMP_S = 10.0  # a clock that goes back by more than this was set anew
 _MAX_READ_ERRORS = 50  # in a row, after which the file counts as ended
 # Codecs whose key frames stand alone wherever the container marks them. Others (GIF, ...) are decoded in order.
 _KEYED = frozenset(
@@ -58,12 +60,16 @@ class Cursor:
         self.last: VideoFrame | None = None
         self.lost: set[int] = set()
         self._num_threads = num_threads
+        self._holes: dict[int, int] = {}
+        self._num_gaps = 0
+        self._num_steady = 0
         self._seek_gap_s = _SEEK_GAP_S
         self._stack = ExitStack()
         try:
             self._open()
             first = self.next()
             if first is None:
+                check_declared_sizes(path)  # the likely reason, where it can be told
                 raise MediaError(
                     f"{shown(path)} declares video ({codec_name(self.stream)}) of which no frame can be decoded; "
                     "it seems cut off or damaged, so copy or download it again"
@@ -131,6 +137,7 @@ class Cursor:
         self._read_to: int | None = None  # how far the file was read
         self._must_flush = False
         self._no_more = False  # the file has no further packet
+        self._last_dts: int | None = None
         self._drained = False  # and the decoder no further frame
         self._at_start = at_start
 
@@ -192,10 +199,28 @@ class Cursor:
                 continue
             at = packet.dts if packet.dts is not None else packet.pts
             if at is not None:
+                if self._last_dts is not None:
+                    self._watch(at - self._last_dts, at)
+                self._last_dts = at
                 self._read_to = at if self._read_to is None else max(at, self._read_to)
             return packet
         self._no_more = True
         return None
+
+    def _watch(self, gap: int, at: int) -> None:
+        """Note packets that are missing from a file that otherwise has them at a steady pace."""
+        if gap <= 3 * self.step or gap * self.base < 0.25:
+            self._num_steady += 0.5 * self.step <= gap <= 1.5 * self.step
+        else:
+            self._holes[at] = gap
+        self._num_gaps += 1
+
+    @property
+    def holes(self) -> dict[int, int]:
+        """Where packets are missing: {tick at which they go on: ticks without}. Empty where the pace is not steady."""
+        if self.counts or self._num_steady < max(20, 0.98 * (self._num_gaps - len(self._holes))):
+            return {}
+        return self._holes
 
     def _enqueue(self, packet: av.Packet) -> None:
         self._queue.append(packet)
@@ -277,8 +302,8 @@ class Cursor:
             pts = 0 if self._newest is None else self._newest + self.step
             if self.by_dts and self._read_to is not None:
                 pts = max(pts, self._read_to + self.step)  # from the decoder's store after the last packet
-        elif self._untimed and self._newest is not None and pts <= self._newest:
-            pts = self._newest + 1
+        elif self._newest is not None and self._newest - _JUMP_S / self.base < pts <= self._newest:
+            return  # out of order, as damage leaves them
         frame.pts = pts
         self._newest = pts
         if self._floor is None or pts >= self._floor:

@@ -25,6 +25,7 @@ from lexivid.media._container import (
     open_container,
     pick_audio,
     pick_video,
+    reaches,
     scan_end_s,
     shown,
 )
@@ -61,7 +62,7 @@ class VideoReader:
     def __init__(self, path: str | os.PathLike[str], *, max_short_side: int | None, num_threads: int | None) -> None:
         self._max_short_side = max_short_side
         self._cursor = Cursor(os.fspath(path), num_threads=num_threads)
-        self._shorter_than_file = False
+        self._go_on: bool | None = None
         try:
             self.info = _describe_video(self._cursor)
         except BaseException:
@@ -90,15 +91,21 @@ class VideoReader:
     def warnings(self) -> list[str]:
         found = []
         declared, decodable = self.info.duration_s, self.decodable_s
-        if decodable < declared:
+        if decodable < declared and not self._other_streams_go_on():
             found.append(
                 f"only {decodable:.1f} of {declared:.1f} s could be decoded (the file seems cut off or damaged)"
             )
-        if lost := self._cursor.lost:
-            about_s = len(lost) * self._cursor.step * self._cursor.base
-            first_s, last_s = (max(self._seconds(pts), 0.0) for pts in (min(lost), max(lost)))
+        last = self._cursor.last
+        lost = {pts for pts in self._cursor.lost if last is None or pts <= pts_of(last)}  # the cut itself is told above
+        holes = self._cursor.holes
+        if lost or holes:
+            step = self._cursor.step
+            about_s = (len(lost) * step + sum(holes.values()) - len(holes) * step) * self._cursor.base
+            first_s = max(self._seconds(min([*lost, *(at - gap for at, gap in holes.items())])), 0.0)
+            last_s = max(self._seconds(max([*lost, *holes])), 0.0)
             found.append(
-                f"about {about_s:.1f} s between {first_s:.1f} and {last_s:.1f} s are damaged (of what was read)"
+                f"about {max(about_s, 0.1):.1f} s between {first_s:.1f} and {last_s:.1f} s are damaged or missing "
+                "(of what was read)"
             )
         return found
 
@@ -136,6 +143,16 @@ class VideoReader:
                 return
             yield at_s, to_rgb(frame, max_short_side=self._max_short_side).contiguous()
             frame = self._cursor.next()
+
+    def _other_streams_go_on(self) -> bool:
+        """Whether the file is whole, and its pictures just end before its sound (some declare one length only)."""
+        if self._go_on is None:
+            cursor = self._cursor
+            declares = bool(cursor.stream.duration)
+            start_s = pts_of(cursor.first) * cursor.base
+            end_s = start_s + self.info.duration_s
+            self._go_on = not declares and reaches(cursor.path, end_s - 1.0, skip=cursor.stream.index)
+        return self._go_on
 
     @property
     def _tolerance_s(self) -> float:

@@ -106,8 +106,9 @@ class Views:
         else:
             times = self._strided_s(duration_s, frame_rate)
         # To the middle of the frame on show; the small term keeps k / rate in frame k in spite of rounding.
-        times = (np.floor(times * frame_rate + 1e-6) + 0.5) / frame_rate
-        return np.clip(times, 0.0, np.nextafter(duration_s, 0.0))
+        last = max(np.ceil(duration_s * frame_rate - 1e-6) - 1, 0)
+        shown = np.clip(np.floor(times * frame_rate + 1e-6), 0, last)
+        return np.minimum((shown + 0.5) / frame_rate, np.nextafter(duration_s, 0.0))
 
     def _strided_s(self, duration_s: float, frame_rate: float) -> np.ndarray:
         """Times of clips with a stride, (num_clips, num_frames)."""
