@@ -1,0 +1,313 @@
+"""Labelled clips: from a folder, a CSV manifest or UCF101's own lists to `Dataset`.
+
+Nothing is opened here but lists. A file that a manifest names and that is not there stays in the data set: the loader
+counts it and says so. The entries of official lists that are not on disk are counted in `Dataset.missing`, because
+parts of such data sets are commonly used.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from lexivid.errors import LexividError
+from lexivid.media.files import VIDEO_SUFFIXES
+
+AUDIO_SUFFIXES = frozenset(
+    ".aac .ac3 .aif .aiff .amr .ape .au .caf .eac3 .flac .m4a .mka .mp3 .oga .ogg .opus .tta .wav .weba .wma "
+    ".wv".split()
+)
+MEDIA_SUFFIXES = VIDEO_SUFFIXES | AUDIO_SUFFIXES
+SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+Kind = Literal["auto", "csv", "folders", "ucf101"]
+
+_COLUMNS = ("path", "label", "labels", "split", "start_s", "end_s", "group")
+_UCF_GROUP = re.compile(r"^(v_.+_g\d+)_c\d+$")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One labelled piece of a file.
+
+    Args:
+        path: the file, video or sound.
+        labels: its classes, at least one.
+        split: "train", "val", "test", or what the manifest says.
+        start_s, end_s: which part, in seconds from the start of the file; end None: to its end.
+        group: clips of one group come from one recording, and must not be on both sides of a split. None: not known.
+    """
+
+    path: str
+    labels: tuple[str, ...]
+    split: str = "train"
+    start_s: float = 0.0
+    end_s: float | None = None
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Clips and the classes that they show.
+
+    Attributes:
+        name: for reports. clips: in a fixed order. classes: sorted, every label of the data set.
+        missing: entries of an official list that are not on disk (they are no clips here).
+    """
+
+    name: str
+    clips: tuple[Clip, ...]
+    classes: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+
+    def select(self, *, split: str | None = None, classes: Iterable[str] | None = None) -> Dataset:
+        """The clips of a split, and those all of whose labels are among `classes`, which become the data set's own.
+
+        Raises:
+            LexividError: a class that the data set does not have, or no clip is left.
+        """
+        chosen = self.classes if classes is None else tuple(classes)
+        if unknown := [name for name in chosen if name not in self.classes]:
+            raise LexividError(f"{self.name} has no class {unknown[0]!r}; it has {_some(self.classes)}")
+        kept = set(chosen)
+        clips = tuple(c for c in self.clips if (split is None or c.split == split) and kept.issuperset(c.labels))
+        if not clips:
+            splits = sorted({c.split for c in self.clips})
+            raise LexividError(f"{self.name} has no clips of split {split!r} and {_some(chosen)}; splits: {splits}")
+        return replace(self, clips=clips, classes=chosen)
+
+
+def read_dataset(
+    root: str | os.PathLike[str],
+    *,
+    kind: Kind = "auto",
+    list_number: int | None = None,
+    lists: str | os.PathLike[str] | None = None,
+    names: Mapping[str, str] | str | os.PathLike[str] | None = None,
+) -> Dataset:
+    """Read what clips there are.
+
+    Args:
+        root: a manifest (.csv), or a folder.
+        kind: "csv": columns path (relative to the manifest), label or labels (with ";" between them), and optionally
+            split (default "train"), start_s, end_s, group; a folder holds it as manifest.csv.
+            "folders": CLASS/FILE, or SPLIT/CLASS/FILE with splits named train, val and test; without them every
+            clip is "train" (`lexivid.data.splits` makes a test part).
+            "ucf101": CLASS/v_CLASS_gNN_cNN.* and the data set's trainlistNN.txt and testlistNN.txt. Without a train
+            list, what is not in the test list is "train", which is the same. Files may have another ending than
+            the lists say. HMDB51 and others: write a manifest.
+            "auto": by what is there.
+        list_number: which of UCF101's lists, 1 to 3; gives kind "ucf101" where that is "auto".
+        lists: the folder of UCF101's lists; None: `root`, its ucfTrainTestlist, or that beside it. A name may
+            have something before it (ucf101_testlist02.txt).
+        names: what classes are called, where folder names or labels are not words: a mapping, or a CSV file of two
+            columns. None: as `class_name` makes them of folder names; a manifest's labels stay as they are.
+
+    Raises:
+        LexividError: the folder or a list is missing, holds nothing, or a line of it cannot be read.
+    """
+    root = Path(root)
+    if not root.exists():
+        raise LexividError(f"data {str(root)!r} does not exist; check the path")
+    if kind == "auto":
+        kind = _kind_of(root, list_number, lists)
+    called = _read_names(names)
+    if kind == "csv":
+        return _read_manifest(root / "manifest.csv" if root.is_dir() else root, called)
+    if not root.is_dir():
+        raise LexividError(f"data {str(root)!r} is a file: kind {kind!r} needs a folder")
+    if kind == "folders":
+        return _read_folders(root, called)
+    if kind == "ucf101":
+        return _read_ucf101(root, 1 if list_number is None else list_number, lists, called)
+    raise LexividError(f"unknown kind of data {kind!r}: choose auto, csv, folders or ucf101")
+
+
+def class_name(folder: str) -> str:
+    """A folder's name as words: "HorseRace" -> "horse race", "playing_drums" -> "playing drums", "TV" stays."""
+    text = folder.replace("_", " ").strip()
+    if not any(c.isspace() for c in text):
+        text = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", text)
+    return " ".join(w if len(w) > 1 and w.isupper() else w.lower() for w in text.split())
+
+
+def _kind_of(root: Path, list_number: int | None, lists: str | os.PathLike[str] | None) -> Kind:
+    if root.is_file() or (root / "manifest.csv").is_file():
+        return "csv"
+    if list_number is not None or lists is not None or any(_list_files(root, None, "test", 1)):
+        return "ucf101"
+    return "folders"
+
+
+def _dataset(name: str, clips: list[Clip], looked_for: str, missing: Iterable[str] = ()) -> Dataset:
+    if not clips:
+        raise LexividError(f"{name}: no clips there ({looked_for})")
+    return Dataset(name, tuple(clips), tuple(sorted({label for c in clips for label in c.labels})), tuple(missing))
+
+
+def _read_names(names: Mapping[str, str] | str | os.PathLike[str] | None) -> Mapping[str, str]:
+    if names is None or isinstance(names, Mapping):
+        return names or {}
+    called = {}
+    for number, row in _rows(Path(names)):
+        if len(row) != 2 or not row[1].strip():
+            raise LexividError(f"{os.fspath(names)}, line {number}: two columns, folder and name, but got {row}")
+        called[row[0].strip()] = " ".join(row[1].split())
+    return called
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(line number, fields) of a CSV file; empty lines are left out."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.reader(stream, strict=True)
+            for row in reader:
+                if any(field.strip() for field in row):
+                    yield reader.line_num, row
+    except FileNotFoundError:
+        raise LexividError(f"{str(path)!r} does not exist; check the path") from None
+    except UnicodeDecodeError:
+        raise LexividError(f"{str(path)!r} is not UTF-8 text; save it as CSV in UTF-8") from None
+    except csv.Error as error:
+        raise LexividError(f"{str(path)!r} is not a CSV file: {error}") from None
+    except OSError as error:
+        raise LexividError(f"{str(path)!r} cannot be read: {error.strerror}") from None
+
+
+def _read_manifest(path: Path, called: Mapping[str, str]) -> Dataset:
+    rows = _rows(path)
+    _, header = next(rows, (0, []))
+    columns = [name.strip().lower() for name in header]
+    unknown = [name for name in columns if name not in _COLUMNS]
+    if (
+        "path" not in columns
+        or len({"label", "labels"} & set(columns)) != 1
+        or unknown
+        or len(set(columns)) < len(columns)
+    ):
+        raise LexividError(
+            f"{path}: its first line must name the columns path, label or labels, and optionally split, start_s, "
+            f"end_s, group; it reads {', '.join(header) or 'nothing'}"
+        )
+    clips = []
+    for number, row in rows:
+        where = f"{path}, line {number}"
+        if len(row) != len(columns):
+            raise LexividError(f"{where}: {len(row)} fields for {len(columns)} columns")
+        field = dict(zip(columns, (text.strip() for text in row), strict=True))
+        texts = field["labels"].split(";") if "labels" in field else [field["label"]]
+        labels = tuple(dict.fromkeys(called.get(t, t) for t in (" ".join(t.split()) for t in texts) if t))
+        if not field["path"] or not labels:
+            raise LexividError(f"{where}: no {'label' if field['path'] else 'path'}")
+        start_s = _seconds(field.get("start_s"), 0.0, where)
+        end_s = _seconds(field.get("end_s"), None, where)
+        assert start_s is not None
+        if end_s is not None and end_s <= start_s:
+            raise LexividError(f"{where}: ends at {end_s:g} s, which is not after its start at {start_s:g} s")
+        split = field.get("split") or "train"
+        clips.append(
+            Clip(
+                str(path.parent / field["path"]),
+                labels,
+                SPLIT_NAMES.get(split.lower(), split),
+                start_s,
+                end_s,
+                field.get("group") or None,
+            )
+        )
+    return _dataset(path.stem if path.stem != "manifest" else path.parent.name, clips, f"{path} lists none")
+
+
+def _seconds(text: str | None, default: float | None, where: str) -> float | None:
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise LexividError(f"{where}: {text!r} is no time in seconds")
+    return value
+
+
+def _read_folders(root: Path, called: Mapping[str, str]) -> Dataset:
+    folders = _folders(root)
+    clips = []
+    if folders and all(folder.name.lower() in SPLIT_NAMES for folder in folders):
+        for folder in folders:
+            clips += [
+                c for inner in _folders(folder) for c in _clips_of(inner, SPLIT_NAMES[folder.name.lower()], called)
+            ]
+    else:
+        clips = [c for folder in folders for c in _clips_of(folder, "train", called)]
+    return _dataset(root.name, clips, f"looked for {root}/CLASS/FILE and {root}/train/CLASS/FILE, video or sound")
+
+
+def _clips_of(folder: Path, split: str, called: Mapping[str, str]) -> list[Clip]:
+    label = called.get(folder.name) or class_name(folder.name)
+    return [Clip(str(file), (label,), split, group=_group_of(file)) for file in _files(folder)]
+
+
+def _group_of(file: Path) -> str | None:
+    """v_HorseRace_g08_c01 -> "v_HorseRace_g08": a group is of one class."""
+    found = _UCF_GROUP.match(file.stem)
+    return found[1] if found else None
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _files(folder: Path) -> list[Path]:
+    found = (Path(at) / name for at, _, names in os.walk(folder) for name in names if not name.startswith("."))
+    return sorted(path for path in found if path.suffix.lower() in MEDIA_SUFFIXES)
+
+
+def _list_files(root: Path, lists: str | os.PathLike[str] | None, part: str, number: int) -> list[Path]:
+    places = [root, root / "ucfTrainTestlist", root.parent / "ucfTrainTestlist"] if lists is None else [Path(lists)]
+    return [file for place in places for file in sorted(place.glob(f"*{part}list{number:02d}.txt"))]
+
+
+def _read_ucf101(root: Path, number: int, lists: str | os.PathLike[str] | None, called: Mapping[str, str]) -> Dataset:
+    test_lists = _list_files(root, lists, "test", number)
+    if not test_lists:
+        where = str(root / "ucfTrainTestlist") if lists is None else os.fspath(lists)
+        raise LexividError(f"no testlist{number:02d}.txt in {where}: say where UCF101's lists are (lists)")
+    listed = {"test": _read_list(test_lists[0])}
+    if train_lists := _list_files(root, lists, "train", number):
+        listed["train"] = _read_list(train_lists[0])
+    split_of = {entry: split for split, entries in listed.items() for entry in entries}
+    clips, seen = [], set()
+    for folder in _folders(root):
+        for file in _files(folder):
+            entry = f"{folder.name}/{file.stem}"
+            split = split_of.get(entry, "train" if "train" not in listed else None)
+            if split is None:
+                continue  # of neither list, such as part of another split
+            seen.add(entry)
+            label = called.get(folder.name) or class_name(folder.name)
+            clips.append(Clip(str(file), (label,), split, group=_group_of(file)))
+    missing = [entry for entry in split_of if entry not in seen]
+    return _dataset(f"{root.name} list {number}", clips, f"none of {test_lists[0].name}'s files in {root}", missing)
+
+
+def _read_list(path: Path) -> list[str]:
+    """ "Archery/v_Archery_g08_c01.avi 3" -> "Archery/v_Archery_g08_c01"."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise LexividError(f"list {str(path)!r} cannot be read: {error}") from None
+    entries = [re.sub(r"\s+\d+$", "", line.strip()) for line in lines if line.strip()]
+    if bad := [entry for entry in entries if entry.count("/") != 1]:
+        raise LexividError(f"list {str(path)!r} has lines CLASS/FILE, but also {bad[0][:80]!r}")
+    return [str(Path(entry).with_suffix("")) for entry in entries]
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
