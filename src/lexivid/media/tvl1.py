@@ -76,16 +76,29 @@ def _central_gradient(image: Tensor) -> Tensor:
     return torch.stack((p[:, 1:-1, 2:] - p[:, 1:-1, :-2], p[:, 2:, 1:-1] - p[:, :-2, 1:-1]), dim=1).mul(0.5)
 
 
+def _tap_weights(t: Tensor) -> list[Tensor]:
+    """Cubic convolution (Keys 1981) with a = -0.75: the weights of the taps at -1, 0, 1, 2 for fraction t."""
+    a, s, r = -0.75, t + 1, 1 - t
+    first = ((a * s - 5 * a) * s + 8 * a) * s - 4 * a
+    second, third = (((a + 2) * d - (a + 3)) * d * d + 1 for d in (t, r))
+    return [first, second, third, 1 - first - second - third]  # t = 0 gives 0, 1, 0, 0 exactly
+
+
 def _warp(planes: Tensor, u: Tensor) -> Tensor:
-    """planes (N, C, H, W) at x + u (N, 2, H, W): cubic convolution with a = -0.75, zero outside the picture."""
+    """planes (N, C, H, W) at x + u (N, 2, H, W): cubic convolution, zero outside the picture."""
     height, width = u.shape[-2:]
-    ys, xs = torch.arange(height, device=u.device), torch.arange(width, device=u.device)
-    x, y = xs + u[:, 0], ys[:, None] + u[:, 1]
-    # grid_sample wants -1..1: in float64, so that a flow of zero gives the picture itself, exactly. A side of one pixel
-    # has no extent there, so it is given a neighbour of zeros.
-    planes = F.pad(planes, (0, int(width == 1), 0, int(height == 1))).double()
-    grid = torch.stack((x.double() * 2 / max(width - 1, 1) - 1, y.double() * 2 / max(height - 1, 1) - 1), dim=-1)
-    return F.grid_sample(planes, grid, mode="bicubic", padding_mode="zeros", align_corners=True).float()
+    x = (torch.arange(width, device=u.device) + u[:, 0]).clamp(-3, width + 2)  # beyond, all taps are outside
+    y = (torch.arange(height, device=u.device)[:, None] + u[:, 1]).clamp(-3, height + 2)
+    left, top, edge = x.floor(), y.floor(), 5
+    padded = F.pad(planes, (edge, edge, edge, edge)).flatten(2)
+    pitch = width + 2 * edge
+    at = ((top.long() + edge - 1) * pitch + left.long() + edge - 1).flatten(1)[:, None].expand(-1, planes.shape[1], -1)
+    warped = torch.zeros_like(planes)
+    for j, weight_y in enumerate(_tap_weights(y - top)):
+        for i, weight_x in enumerate(_tap_weights(x - left)):
+            tap = padded.gather(2, at + (j * pitch + i)).view_as(planes)
+            warped += (weight_y * weight_x)[:, None] * tap
+    return warped
 
 
 def _forward_gradient(u: Tensor) -> tuple[Tensor, Tensor]:
