@@ -103,7 +103,7 @@ def mp3_with_cover(path: Path, picture: bytes) -> Path:
     return path
 
 
-def h264(width: int, height: int) -> bytes:
+def h264(width: int, height: int, *, num_pictures: int = 21) -> bytes:
     """A raw H.264 stream that declares this size (multiples of 16) and starts a key frame of it."""
 
     def number(value: int) -> str:  # Exp-Golomb
@@ -124,7 +124,7 @@ def h264(width: int, height: int) -> bytes:
     slice_ = number(0) + number(7) + number(0) + "0000" + number(0) + "00" + number(0)
     macroblock = number(25) + "1" * 8  # I_PCM, cut off
     picture = unit(0x65, slice_ + macroblock)
-    return unit(0x67, sps) + unit(0x68, pps) + picture + (unit(0x67, sps) + unit(0x68, pps) + picture) * 20
+    return (unit(0x67, sps) + unit(0x68, pps) + picture) * num_pictures
 
 
 def in_mpegts(stream: bytes) -> bytes:

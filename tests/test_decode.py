@@ -117,7 +117,7 @@ def test_ten_bit_frames_are_close_to_those_of_ffmpeg(name: str, files: Path) -> 
         _, frames = all_frames(reader)
     expected = torch.from_numpy(reference_frames(path)).permute(0, 3, 1, 2)
     assert frames.shape == expected.shape
-    assert (frames.int() - expected.int()).abs().float().mean() < 1
+    assert (frames.int() - expected.int()).abs().float().mean() < 2
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -337,12 +337,12 @@ def test_one_frame(files: Path) -> None:
 
 def test_large_frames_are_scaled_while_they_are_converted(files: Path) -> None:
     path = files / "large.mp4"
-    make_video(path, *X264, size="1280x720", rate="5", seconds=1)
+    make_video(path, "-vf", "format=gray", *X264, size="1280x720", rate="5", seconds=1)
     with open_video(path) as plain, open_video(path, max_short_side=90) as small:
         (_, _, full), (_, _, found) = next(plain.frames_at([0.5])), next(small.frames_at([0.5]))
     assert found.shape == (3, 90, 160)
     wanted = torch.nn.functional.interpolate(full[None].float(), (90, 160), mode="bicubic", antialias=True)[0]
-    assert (found.float() - wanted.clamp(0, 255)).abs().mean() < 3
+    assert (found.float() - wanted.clamp(0, 255)).abs().mean() < 2
     with open_video(path, max_short_side=800) as reader:
         assert next(reader.frames_at([0]))[2].shape == (3, 720, 1280)
 

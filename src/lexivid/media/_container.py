@@ -296,11 +296,17 @@ def pick_audio(container: InputContainer) -> av.AudioStream | None:
 
 
 def codec_name(stream: av.stream.Stream) -> str:
-    """The name of a stream's codec; for one that no decoder is there for, its four letters."""
+    """The name of a stream's codec; of one that has no decoder here, the four letters that the file gives it."""
     if stream.codec_context:
-        # "libdav1d" reads "av1"
-        return stream.codec_context.codec.canonical_name
-    return "unknown"
+        return stream.codec_context.codec.canonical_name  # "av1", where the decoder is "libdav1d"
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.INFO)  # FFmpeg tells it in a log line only
+    try:
+        described = stream.container.dumps_format()
+    finally:
+        av.logging.set_level(level)
+    found = re.search(rf"Stream #0:{stream.index}\b.*?: \w+: none(?: \((.{{4}}) /)?", described)
+    return found[1] if found and found[1] and found[1].isprintable() else "unknown"
 
 
 def frame_rate_of(stream: VideoStream) -> float:

@@ -32,6 +32,7 @@ from lexivid.media._container import (
 
 _SEEK_GAP_S = 5.0  # below this, reading on costs less than seeking
 _MAX_AHEAD_BYTES = 64 << 20  # of packets held before they are decoded
+_LARGE = 4096 * 2304  # pixels
 _JUMP_S = 10.0  # a clock that goes back by more than this was set anew
 _MAX_READ_ERRORS = 50  # in a row, after which the file counts as ended
 # Codecs whose key frames stand alone wherever the container marks them. Others (GIF, ...) are decoded in order.
@@ -117,7 +118,8 @@ class Cursor:
         self.by_dts = ("avi" in formats and codec in _REORDERED) or (
             bool(formats & set(LATE_DEMUXERS)) and codec in ("mpeg1video", "mpeg2video")
         )
-        context.thread_type = "SLICE" if self.by_dts else "AUTO"
+        large = stream.width * stream.height > _LARGE  # each thread of its own keeps a few pictures
+        context.thread_type = "SLICE" if self.by_dts or large else "AUTO"
         self._keyed = codec in _KEYED and not self.counts
         self._indexed = bool(formats & {"mov", "avi"})  # the index of all key frames is at hand
         self._can_skip = codec in _SKIPPABLE and not self.by_dts

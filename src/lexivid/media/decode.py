@@ -96,7 +96,7 @@ class VideoReader:
                 f"only {decodable:.1f} of {declared:.1f} s could be decoded (the file seems cut off or damaged)"
             )
         last = self._cursor.last
-        lost = {pts for pts in self._cursor.lost if last is None or pts <= pts_of(last)}  # the cut itself is told above
+        lost = {pts for pts in self._cursor.lost if last is None or pts < pts_of(last)}  # the cut itself is told above
         holes = self._cursor.holes
         if lost or holes:
             step = self._cursor.step

@@ -1,0 +1,466 @@
+"""Files that are damaged, hostile or no media at all: one clear sentence, nothing else opened, no memory taken."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import struct
+import subprocess
+import sys
+import threading
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from media_files import (
+    ffmpeg,
+    gif,
+    h264,
+    in_mpegts,
+    make_video,
+    mp3_with_cover,
+    needs_ffmpeg,
+    png,
+    reference_frames,
+    source,
+    with_external_data,
+)
+
+from lexivid.errors import MediaError
+from lexivid.media import Views, _container, open_video, probe, read_views, read_waveform
+
+X264 = ["-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p"]
+
+
+def why(path: object) -> str:
+    """The sentence with which a file is refused, the same from each entrance."""
+    with pytest.raises(MediaError) as error:
+        read_views(path, Views())  # type: ignore[arg-type]
+    message = str(error.value)
+    assert "\n" not in message
+    assert len(message) < 600
+    return message
+
+
+# ---- no media
+
+
+NOT_MEDIA = {
+    "empty.mp4": (b"", "is empty (0 bytes)"),
+    "text.mp4": ("Ein Text über Füße.\n".encode() * 20, "is a text file, not a media file"),
+    "page.mp4": (b"<!DOCTYPE html><html><body>404</body></html>", "is a text file"),
+    "zeros.mp4": (bytes(100_000), "is not a media file of a known kind"),
+    "noise.mp4": (np.random.default_rng(0).bytes(100_000), "is not a media file of a known kind"),
+    "picture.mp4": (png(64, 64), "is not a media file of a known kind"),
+    "one_byte.mkv": (b"\x1a", "is not a media file"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_MEDIA)
+def test_files_that_are_no_media(name: str, tmp_path: Path) -> None:
+    content, reason = NOT_MEDIA[name]
+    (tmp_path / name).write_bytes(content)
+    message = why(tmp_path / name)
+    assert reason in message
+    assert f"{name}'" in message
+    for read in (probe, read_waveform):
+        with pytest.raises(MediaError) as error:
+            read(tmp_path / name)
+        assert str(error.value) == message
+
+
+def test_paths_that_are_no_files(tmp_path: Path) -> None:
+    assert "does not exist; check the path" in why(tmp_path / "missing.mp4")
+    assert "is a folder" in why(tmp_path)
+    assert "does not exist" in why("")
+    assert "null byte" in why("a\0b.mp4")
+    assert "is a pipe or a device" in why("/dev/zero")
+    os.mkfifo(tmp_path / "pipe.mp4")
+    assert "is a pipe or a device" in why(tmp_path / "pipe.mp4")
+
+
+def test_a_file_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "closed.mp4").write_bytes(b"x")
+    monkeypatch.setattr(_container.os, "open", refuse)
+    assert "no permission" in why(tmp_path / "closed.mp4")
+
+
+ODD_NAMES = [
+    "http:x.mp4",
+    "concat:a|b.mp4",
+    "-",
+    "-i.mp4",
+    "a%03d.mp4",
+    "line\nbreak.mp4",
+    "pipe:0",
+    "data:x",
+    "ü漢字 .mp4",
+    "file:x.mp4",
+]
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_name_is_a_name_and_nothing_else(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_video(tmp_path / "plain.mp4", *X264, seconds=0.2)
+    monkeypatch.chdir(tmp_path)
+    assert "does not exist" in why(name)
+    (tmp_path / "plain.mp4").rename(tmp_path / name)
+    assert probe(name).video_codec == "h264"
+    assert probe(Path(name)).path == name
+
+
+def test_a_name_that_is_not_text(tmp_path: Path) -> None:
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff\n.mp4")
+    assert r"bad\udcff\n.mp4" in why(path)
+
+
+@needs_ffmpeg
+def test_sound_alone_is_no_video(tmp_path: Path) -> None:
+    ffmpeg("-f", "lavfi", "-i", "sine=duration=1", tmp_path / "a.wav")
+    assert "a.wav' has sound but no pictures" in why(tmp_path / "a.wav")
+    cover = mp3_with_cover(tmp_path / "a.mp3", png(64, 64))
+    with av.open(str(cover)) as container:
+        assert len(container.streams.video) == 1  # FFmpeg calls the cover a video stream
+    assert "a.mp3' has sound but no pictures" in why(cover)
+    assert probe(cover).has_video is False
+    assert len(read_waveform(cover)) > 15000
+
+
+@needs_ffmpeg
+def test_a_codec_that_nobody_knows(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "a.avi", "-c:v", "mjpeg", seconds=0.4)
+    path.write_bytes(path.read_bytes().replace(b"MJPG", b"QQQQ"))
+    message = why(path)
+    assert "cannot decode" in message
+    assert "QQQQ" in message
+
+
+# ---- cut and damaged
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        ("a.mp4", [*X264, "-movflags", "+faststart"]),
+        ("a.mkv", X264),
+        ("a.webm", ["-c:v", "libvpx", "-deadline", "realtime", "-cpu-used", "8", "-g", "12"]),
+        ("a.flv", X264),
+        ("a.avi", ["-c:v", "mpeg4"]),
+    ],
+)
+def test_a_file_cut_in_the_middle_gives_what_decodes(name: str, codec: list[str], tmp_path: Path) -> None:
+    path = make_video(tmp_path / name, *codec, "-t", "10", seconds=10)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.52)])
+    left = len(reference_frames(path)) / 25
+    sampled = read_views(path, Views())
+    (warning,) = sampled.warnings
+    words = warning.split()
+    assert warning.startswith("only ")
+    assert warning.endswith("s could be decoded (the file seems cut off or damaged)")
+    assert float(words[1]) == pytest.approx(left, abs=0.25)
+    assert len(np.unique(sampled.times_s)) == 16
+    assert np.abs(sampled.times_s - Views().times_s(left, 25.0)).max() < 0.25
+
+
+@needs_ffmpeg
+def test_the_second_plan_decodes_only_what_the_first_did_not(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "a.mp4", *X264, "-movflags", "+faststart", "-g", "25", seconds=10)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    calls = []
+    sampled = read_views(path, Views(), transform=lambda f: calls.append(1) or f)
+    assert len(calls) <= 16 + 8 + 1
+    assert torch.equal(sampled.frames[0, -1], torch.from_numpy(frame_at(path, sampled.times_s[0, -1])))
+
+
+def frame_at(path: Path, at_s: float) -> np.ndarray:
+    return reference_frames(path)[round(at_s * 25)].transpose(2, 0, 1)
+
+
+@needs_ffmpeg
+def test_a_file_cut_before_its_index(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "a.mp4", *X264, seconds=2)
+    path.write_bytes(path.read_bytes()[:20_000])
+    assert "a.mp4' is cut off before its index (no moov atom)" in why(path)
+
+
+@needs_ffmpeg
+def test_a_file_that_ends_with_its_index(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "a.mp4", *X264, "-movflags", "+faststart", seconds=2)
+    data = path.read_bytes()
+    path.write_bytes(data[: data.index(b"mdat") + 8])
+    assert "declares video (h264) of which no frame can be decoded; it seems cut off" in why(path)
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        ("a.mp4", X264),
+        ("a.mkv", X264),
+        ("a.ts", X264),
+        ("a.webm", ["-c:v", "libvpx", "-deadline", "realtime", "-cpu-used", "8", "-g", "25"]),
+    ],
+)
+def test_a_file_damaged_in_the_middle_goes_on_after_it(name: str, codec: list[str], tmp_path: Path) -> None:
+    path = make_video(tmp_path / name, *codec, seconds=10)
+    data = bytearray(path.read_bytes())
+    start, end = int(len(data) * 0.4), int(len(data) * 0.5)
+    data[start:end] = np.random.default_rng(0).bytes(end - start)
+    path.write_bytes(data)
+    sampled = read_views(path, Views(num_frames=100))
+    (warning,) = sampled.warnings
+    found = [float(word) for word in warning.split() if word.replace(".", "").isdigit()]
+    missing, first, last = found
+    assert 0.7 < missing < 2.0
+    assert 2.5 < first < last < 6.5
+    assert "are damaged or missing" in warning
+    assert sampled.times_s[0, -1] > 9.8
+    assert (np.diff(sampled.times_s) >= 0).all()
+
+
+# ---- other files and addresses
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[str, list[str]]]:
+    """An address on this machine, and the requests that it got."""
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}", asked
+        running.shutdown()
+
+
+BAIT = {
+    "hls_file.mp4": "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{canary}\n#EXT-X-ENDLIST\n",
+    "hls_address.mp4": "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{address}/a.ts\n#EXT-X-ENDLIST\n",
+    "hls.m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{canary}\n#EXT-X-ENDLIST\n",
+    "concat_file.mp4": "ffconcat version 1.0\nfile '{canary}'\n",
+    "concat_address.mp4": "ffconcat version 1.0\nfile '{address}/a.ts'\n",
+    "sdp.mp4": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 9 RTP/AVP 96\na=rtpmap:96 H264/90000\n",  # noqa: E501
+    "dash.mp4": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" '
+    'mediaPresentationDuration="PT10S" profiles="urn:mpeg:dash:profile:isoff-main:2011"><Period><AdaptationSet>'
+    '<Representation id="1" bandwidth="1"><BaseURL>{address}/a.mp4</BaseURL></Representation></AdaptationSet>'
+    "</Period></MPD>",
+    "redirect.asf": "[Reference]\nRef1={address}/a.asf\n",
+    "vobsub.mp4": "# VobSub index file, v7\ntimestamp: 00:00:00:000, filepos: 00000000\n",
+    "playlist.mp4": "[playlist]\nFile1={address}/a.mp4\n",
+}
+NAMED = {"hls": "an HLS playlist", "con": "a concat script", "sdp": "an SDP description", "das": "a DASH manifest"}
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("name", BAIT)
+def test_nothing_else_is_opened(name: str, tmp_path: Path, server: tuple[str, list[str]]) -> None:
+    address, asked = server
+    canary = make_video(tmp_path / "canary.ts", *X264, seconds=0.4)
+    (tmp_path / name).write_text(BAIT[name].format(canary=canary, address=address))
+    opened: list[str] = []
+    real, original = _container._refuse, os.open
+
+    def spy(url: str, flags: int, options: dict[str, str]) -> None:
+        opened.append(url)
+        real(url, flags, options)
+
+    def count(path: str, *args: int) -> int:
+        opened.append(path)
+        return original(path, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_container, "_refuse", spy)
+        patch.setattr(_container.os, "open", count)
+        # The last access of the canary says whether anyone read it, however it was opened.
+        os.utime(canary, (0, 0))
+        message = why(tmp_path / name)
+        read = canary.stat().st_atime
+    assert set(opened) == {str(tmp_path / name)}
+    assert read == 0
+    assert asked == []
+    assert NAMED.get(name[:3], "") in message
+
+
+@needs_ffmpeg
+def test_the_bait_works_without_the_lists(tmp_path: Path, server: tuple[str, list[str]]) -> None:
+    """The control for the test above: FFmpeg as it comes does open the file and the address."""
+    address, asked = server
+    canary = make_video(tmp_path / "canary.ts", *X264, seconds=0.4)
+    for name in ("hls.m3u8", "concat_file.mp4"):
+        (tmp_path / name).write_text(BAIT[name].format(canary=canary, address=address))
+        loose = {"protocol_whitelist": "file,crypto,data", "allowed_extensions": "ALL", "safe": "0"}
+        with av.open(str(tmp_path / name), options=loose) as container:
+            assert next(container.decode(video=0)).width == 128
+    (tmp_path / "a.m3u8").write_text(BAIT["hls_address.mp4"].format(canary=canary, address=address))
+    with pytest.raises(av.error.FFmpegError):
+        av.open(str(tmp_path / "a.m3u8"), options={"protocol_whitelist": "file,http,tcp", "allowed_extensions": "ALL"})
+    assert asked
+
+
+@needs_ffmpeg
+def test_quicktime_references_stay_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = ["-c:v", "rawvideo", "-pix_fmt", "yuv420p"]
+    canary = make_video(tmp_path / "canary.mov", *raw, seconds=0.4)
+    path = with_external_data(make_video(tmp_path / "a.mov", *raw, seconds=0.4), canary)
+    asked: list[str] = []
+    monkeypatch.setattr(_container, "_refuse", lambda url, flags, options: asked.append(url))
+    why(path)
+    assert asked == []
+
+    def control(url: str, flags: int, options: dict[str, str]) -> None:
+        asked.append(url)
+        raise PermissionError
+
+    with path.open("rb") as file, pytest.raises(PermissionError):
+        av.open(file, io_open=control, options={"enable_drefs": "1", "use_absolute_path": "1"})
+    assert asked == [str(canary)]
+
+
+def test_every_demuxer_on_the_list_exists_and_none_opens_others() -> None:
+    known = set()
+    for name in av.formats_available:
+        try:
+            known.update(av.ContainerFormat(name, "r").name.split(","))
+        except ValueError:
+            continue
+    listed = {*_container.DEMUXERS, *_container.LATE_DEMUXERS}
+    assert listed <= known
+    forbidden = (
+        "hls applehttp dash webm_dash_manifest concat sdp rtsp rtp image2 image2pipe tty lavfi imf vobsub sap data"
+    )
+    assert listed.isdisjoint(forbidden.split())
+
+
+# ---- hostile sizes
+
+
+MEASURE = """
+import json, resource, sys
+from lexivid.errors import MediaError
+from lexivid.media import Views, read_views
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before, message = peak(), None
+try: read_views(sys.argv[1], Views(), max_short_side=256)
+except MediaError as error: message = str(error)
+print(json.dumps([message, peak() - before, peak()]))
+"""
+
+
+def measured(path: Path) -> tuple[str | None, float, float]:
+    """(the error of `read_views` in a process of its own; MiB that it took; MiB of the whole process)."""
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(path)], capture_output=True, text=True, timeout=300, check=True
+    )
+    assert run.stderr == ""  # FFmpeg says nothing there
+    message, grown, total = json.loads(run.stdout)
+    return message, grown, total
+
+
+def resized(data: bytes, old: bytes, new: bytes) -> bytes:
+    assert old in data
+    return data.replace(old, new)
+
+
+def hostile(name: str, folder: Path) -> Path:
+    path, size = folder / name, (30_000, 30_000)
+    if name.endswith(".gif"):
+        path.write_bytes(gif(*size))
+    elif name.endswith(".h264"):
+        path.write_bytes(h264(16384, 16384))
+    elif name.endswith(".ts"):
+        path.write_bytes(in_mpegts(h264(16384, 16384)))
+    elif name.endswith(".mp3"):
+        mp3_with_cover(path, png(*size))
+    elif name.endswith(".apng"):
+        data = bytearray(make_video(path, "-f", "apng", seconds=0.2).read_bytes())
+        data[16:24] = struct.pack(">II", *size)
+        data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+        path.write_bytes(data)
+    elif name.endswith(".avi"):
+        data = make_video(path, "-c:v", "png", size="320x256", seconds=0.2).read_bytes()
+        path.write_bytes(resized(data, struct.pack(">II", 320, 256), struct.pack(">II", *size)))
+    elif name.endswith(".mkv"):
+        data = make_video(path, "-c:v", "rawvideo", "-pix_fmt", "yuv420p", size="320x256", seconds=0.2).read_bytes()
+        path.write_bytes(resized(data, b"\xb0\x82\x01\x40\xba\x82\x01\x00", b"\xb0\x82\x75\x30\xba\x82\x75\x30"))
+    else:
+        data = bytearray(make_video(path, "-c:v", "mpeg2video", size="320x256", seconds=0.5).read_bytes())
+        at = 0
+        while (at := data.find(b"\0\0\1", at)) >= 0:
+            if data[at + 3] == 0xB3:
+                data[at + 4 : at + 7] = b"\xff\xff\xff"
+            elif data[at + 3] == 0xB5 and data[at + 4] >> 4 == 1:
+                data[at + 5] |= 1
+                data[at + 6] |= 0xE0
+            at += 4
+        path.write_bytes(data)
+    return path
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("name", ["a.gif", "a.h264", "a.ts", "a.mp3", "a.apng", "a.avi", "a.mkv", "a.mpg"])
+def test_hostile_sizes_take_no_memory(name: str, tmp_path: Path) -> None:
+    message, grown, _ = measured(hostile(name, tmp_path))
+    assert message
+    if name in ("a.gif", "a.mkv", "a.mpg"):
+        assert "more than the limit of 67,108,864 pixels" in message
+    assert grown < 100
+
+
+def test_the_hostile_streams_are_sound_but_for_their_size(tmp_path: Path) -> None:
+    """The control: the same bytes at a modest size decode, so it is the size that is refused."""
+    for name, data in (("a.h264", h264(320, 240)), ("a.ts", in_mpegts(h264(320, 240))), ("a.gif", gif(320, 240))):
+        (tmp_path / name).write_bytes(data)
+        assert read_views(tmp_path / name, Views(num_frames=1)).frames.shape == (1, 1, 3, 240, 320)
+
+
+@pytest.mark.slow
+def test_8k_is_accepted(tmp_path: Path) -> None:
+    (tmp_path / "a.h264").write_bytes(h264(7680, 4320, num_pictures=4))
+    message, grown, _ = measured(tmp_path / "a.h264")
+    assert message is None
+    assert grown < 600
+
+
+@needs_ffmpeg
+def test_a_size_that_changes_on_the_way(tmp_path: Path) -> None:
+    parts = [make_video(tmp_path / f"{size}.ts", *X264, size=size, seconds=1) for size in ("128x96", "64x48")]
+    path = tmp_path / "both.h264"
+    for part, name in zip(parts, ("a.h264", "b.h264"), strict=True):
+        ffmpeg("-i", part, "-c", "copy", tmp_path / name)
+    path.write_bytes((tmp_path / "a.h264").read_bytes() + (tmp_path / "b.h264").read_bytes())
+    assert "changes its picture size on the way ((3, 48, 64), (3, 96, 128)): pass a transform" in why(path)
+    assert read_views(path, Views(), transform=lambda f: f[:, :8, :8]).frames.shape == (1, 16, 3, 8, 8)
+    # ... to one above the limit
+    path.write_bytes((tmp_path / "a.h264").read_bytes() + h264(16384, 16384))
+    with open_video(path) as reader:
+        assert {tuple(frame.shape) for _, frame in reader.frames_between()} == {(3, 96, 128)}
+
+
+@needs_ffmpeg
+@pytest.mark.slow
+def test_an_hour_stays_small(tmp_path: Path) -> None:
+    path = tmp_path / "hour.mp4"
+    ffmpeg(
+        *source(size="320x240", rate="5", seconds=3600), *X264[:2], "-preset", "ultrafast", "-pix_fmt", "yuv420p", path
+    )
+    message, grown, total = measured(path)
+    assert message is None
+    assert grown < 100
+    assert total < 600
