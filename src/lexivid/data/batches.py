@@ -9,14 +9,15 @@ Shapes: b clips in a batch, M modalities.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.context import BaseContext
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 STREAMS = ("video", "flow", "audio")
-_PRELOADED = ["torch", "lexivid.data.loading"]  # once, by the server from which workers are forked
+_PRELOADED = ["__main__", "numpy.random", "torch", "lexivid.data.loading"]  # once, by the server that forks workers
 
 
 class Samples(Protocol):
@@ -109,13 +110,8 @@ def load_batches(
 ) -> Iterator[Batch]:
     """The batches of the listed clips, in order, prepared by worker processes (one torch thread each).
 
-    Workers are forked from a server that has imported this package, not from this process, whose threads they would
-    inherit in an unknown state; so a script that trains needs `if __name__ == "__main__":`.
+    With workers, a script that calls this needs `if __name__ == "__main__":` (see `worker_context`).
     """
-    context = None
-    if num_workers:
-        context = get_context("forkserver")
-        context.set_forkserver_preload(_PRELOADED)
     loader: torch.utils.data.DataLoader[Any] = torch.utils.data.DataLoader(
         samples,  # type: ignore[arg-type]
         batch_sampler=list(lists),  # type: ignore[arg-type]
@@ -124,10 +120,20 @@ def load_batches(
         worker_init_fn=_one_thread,
         pin_memory=pin_memory,
         prefetch_factor=2 if num_workers else None,
-        multiprocessing_context=context,
+        multiprocessing_context=worker_context() if num_workers else None,
         generator=torch.Generator().manual_seed(0),  # the loader draws a seed for its workers: leave the global one be
     )
     return iter(loader)
+
+
+def worker_context() -> BaseContext:
+    """How workers start: forked, in hundredths of a second, from a server process that has imported this package, and
+    not from this process, whose threads they would inherit in an unknown state. The server imports the main script."""
+    if "forkserver" not in get_all_start_methods():  # Windows
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    return context
 
 
 def _one_thread(_: int) -> None:

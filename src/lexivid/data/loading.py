@@ -138,7 +138,8 @@ class ClipSamples(torch.utils.data.Dataset[Sample]):
     the label's place in `classes`; "index" int; "path" str; "warnings" tuple of str. Testing: video and flow
     (V, T, 3, S, S), V = crops x clips with the clips running fastest; audio (V_a, 3, F, 100 audio_s).
 
-    A clip that is missing, broken, or has none of the streams is {"failed": reason, "path", "index"}.
+    A clip that is missing, broken, or has none of the streams is {"failed": reason, "path", "index"}, the last with
+    "empty": True.
 
     Args:
         clips: with one label each.
@@ -193,7 +194,7 @@ class ClipSamples(torch.utils.data.Dataset[Sample]):
             return {**known, "failed": f"{clip.path}: unexpected failure ({type(error).__name__}: {error})"}
         mask = torch.tensor([made.get(name) is not None for name in self.spec.modalities])
         if not mask.any():
-            return {**known, "failed": f"{clip.path!r} has none of: {', '.join(self.spec.reads)}"}
+            return {**known, "failed": f"{clip.path!r} has none of: {', '.join(self.spec.reads)}", "empty": True}
         return {**dict.fromkeys(MODALITIES), **made, **known, "mask": mask, "target": self.targets[index]}
 
     def _generator(self, index: int, what: str) -> torch.Generator:

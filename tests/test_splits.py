@@ -1,0 +1,154 @@
+"""data/splits.py: seeded, stored, disjoint; groups stay whole; nothing depends on the order of clips."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lexivid.data.dataset import Clip
+from lexivid.data.splits import ClassSplit, complementary_splits, hold_out, split_classes, split_in_order
+from lexivid.errors import LexividError
+
+NAMES = [f"class {i}" for i in range(10)]
+
+
+def test_split_is_seeded_and_does_not_depend_on_order() -> None:
+    one = split_classes(NAMES, num_base=4, seed=3, source="test")
+    assert split_classes(reversed(NAMES), num_base=4, seed=3, source="test") == one
+    assert len(one.base) == 4
+    assert sorted(one.classes) == NAMES
+    assert len({split_classes(NAMES, seed=s).base for s in range(20)}) > 15
+    # Stored with results: a change of this draw would silently change what a seed means.
+    assert one.base == ("class 1", "class 2", "class 3", "class 9")
+
+
+def test_split_sizes() -> None:
+    assert len(split_classes(NAMES, fraction=0.26).base) == 3
+    assert split_classes(NAMES, num_base=10).novel == ()
+    for count in (0, 11):
+        with pytest.raises(LexividError, match="choose 1 to 10"):
+            split_classes(NAMES, num_base=count)
+
+
+def test_save_and_load(tmp_path: Path) -> None:
+    split = split_classes([*NAMES, "跳舞"], seed=1, source="ten and one")
+    split.save(tmp_path / "split.json")
+    assert ClassSplit.load(tmp_path / "split.json") == split
+    (tmp_path / "split.json").write_text('{"base": ["a"], "novel": []}')
+    assert ClassSplit.load(tmp_path / "split.json") == ClassSplit(("a",), ())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "must be JSON with"),
+        ('{"base": ["a"]}', "must be JSON with"),
+        ('{"base": ["a"], "novel": [], "extra": 1}', "must be JSON with"),
+        ('{"base": "abc", "novel": []}', "lists of names"),
+        ('{"base": [1], "novel": []}', "strings"),
+        ('{"base": [], "novel": ["a"]}', "no base"),
+        ('{"base": ["a", "b"], "novel": ["b"]}', "'b' stands twice"),
+    ],
+)
+def test_load_errors(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "split.json").write_text(text)
+    with pytest.raises(LexividError, match=message):
+        ClassSplit.load(tmp_path / "split.json")
+
+
+def test_load_missing(tmp_path: Path) -> None:
+    with pytest.raises(LexividError, match="does not exist"):
+        ClassSplit.load(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(("num_classes", "num_pairs"), [(6, 3), (6, 10), (2, 1), (50, 5)])
+def test_complementary(num_classes: int, num_pairs: int) -> None:
+    names = [f"c{i:02d}" for i in range(num_classes)]
+    splits = complementary_splits(names, num_pairs=num_pairs, seed=2)
+    assert splits == complementary_splits(reversed(names), num_pairs=num_pairs, seed=2)
+    assert len({split.base for split in splits}) == len(splits) == 2 * num_pairs  # all different
+    for first, second in zip(splits[::2], splits[1::2], strict=True):
+        assert (first.base, first.novel) == (second.novel, second.base)
+        assert sorted(first.classes) == names
+    for name in names:
+        assert sum(name in split.base for split in splits) == num_pairs
+
+
+def test_complementary_errors() -> None:
+    with pytest.raises(LexividError, match="even number"):
+        complementary_splits(NAMES[:5], num_pairs=1)
+    with pytest.raises(LexividError, match="3 different halvings"):
+        complementary_splits(NAMES[:4], num_pairs=4)
+
+
+def _clips(groups: dict[str, list[int]]) -> list[Clip]:
+    """{"a": [3, 2]}: class a has a group of three clips and one of two."""
+    return [
+        Clip(f"/{label}/{g}/{i}.mp4", (label,), group=f"{label} {g}")
+        for label, sizes in groups.items()
+        for g, size in enumerate(sizes)
+        for i in range(size)
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from("abcd"), st.lists(st.integers(1, 5), min_size=1, max_size=8), min_size=1),
+    st.floats(0.01, 0.9),
+    st.integers(0, 5),
+)
+def test_hold_out_properties(groups: dict[str, list[int]], fraction: float, seed: int) -> None:
+    clips = _clips(groups)
+    kept, out = hold_out(clips, fraction=fraction, seed=seed)
+    assert sorted(map(repr, kept + out)) == sorted(map(repr, clips))
+    assert not {c.group for c in kept} & {c.group for c in out}
+    for label, sizes in groups.items():
+        gone = sum(c.labels[0] == label for c in out)
+        assert gone < sum(sizes)
+        assert (gone > 0) == (len(sizes) > 1)
+        if gone:  # no further from the share than one group
+            assert abs(gone - fraction * sum(sizes)) <= max(sizes)
+    shuffled = random.Random(seed).sample(clips, len(clips))
+    assert sorted(map(repr, hold_out(shuffled, fraction=fraction, seed=seed)[1])) == sorted(map(repr, out))
+
+
+def test_hold_out_single_clips() -> None:
+    clips = _clips({"a": [20], "b": [20]})
+    assert hold_out(clips, fraction=0.2)[1] == []  # one group cannot be divided
+    _, out = hold_out(clips, fraction=0.2, by="clip")
+    assert [sum(c.labels[0] == label for c in out) for label in "ab"] == [4, 4]
+    assert hold_out(clips, fraction=0.2, seed=1, by="clip")[1] != out
+    without = [Clip(c.path, c.labels) for c in clips]
+    assert [c.path for c in hold_out(without, fraction=0.2)[1]] == [c.path for c in out]  # no group: one of its own
+    assert hold_out(clips, fraction=0) == (clips, [])
+    with pytest.raises(LexividError, match=r"1\.0"):
+        hold_out(clips, fraction=1.0)
+
+
+def test_hold_out_group_of_two_classes() -> None:
+    """A recording that shows two classes is on one side."""
+    clips = [Clip(f"/{i}.mp4", ("ab"[i % 2],), group=f"g{i // 4}") for i in range(40)]
+    kept, out = hold_out(clips, fraction=0.3)
+    assert out
+    assert not {c.group for c in kept} & {c.group for c in out}
+
+
+def test_split_in_order() -> None:
+    clips = [Clip(f"/{label}/{i:02d}.ogg", (label,)) for i in reversed(range(8)) for label in "ab"]
+    done = split_in_order([*clips, Clip("/c/0.ogg", ("c",), "test")], test_fraction=0.25)
+    assert [c.path for c in done[:-1]] == [c.path for c in clips]
+    assert {c.path for c in done if c.split == "test"} == {"/a/06.ogg", "/a/07.ogg", "/b/06.ogg", "/b/07.ogg"}
+    assert done[-1].split == "train"
+
+
+def test_a_split_is_written_whole(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "split.json"
+    split_classes(NAMES).save(path)
+    assert [p.name for p in path.parent.iterdir()] == ["split.json"]
+    assert set(json.loads(path.read_text())) == {"base", "novel", "seed", "source"}
