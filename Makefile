@@ -33,7 +33,7 @@ $(VENV)/.demo: pyproject.toml $(VENV)/.venv
 	touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.venv
-	$(BIN)/python -m pip install --quiet -e '.[lite,demo,flow,dis,dev]'
+	$(BIN)/python -m pip install --quiet -e '.[lite,demo,flow,dis,train,dev]'
 	touch $@ $(VENV)/.demo
 
 clean:

@@ -1,0 +1,67 @@
+"""Run every command of the README, as a new user would type it, in a scratch folder that holds clips.
+
+```sh blocks run line by line, ```python blocks as scripts. A block whose preceding line is an HTML comment
+`<!-- ci: expect STATUS reason -->` must end with that status (a model that is not here, without a network);
+`<!-- ci: skip reason -->` is named and not run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BLOCK = re.compile(r"(?:<!-- ci: (?P<rule>expect|skip) (?P<detail>[^>]*?) -->\n)?```(?P<kind>sh|python)\n(?P<body>.*?)```", re.S)
+
+
+def clips(folder: Path) -> None:
+    """The names that the README uses, made of the demonstration clips."""
+    sys.path.insert(0, str(ROOT / "src"))
+    from lexivid.demo import find_clips
+
+    first, second = find_clips()
+    (folder / "footage").mkdir()
+    shutil.copy(first, folder / "holiday.mp4")
+    shutil.copy(first, folder / "footage" / "bikes.mp4")
+    shutil.copy(second, folder / "footage" / "rabbit.mp4")
+    (folder / "labels.txt").write_text("bicycles in a city\na rabbit in a meadow\nplaying drums\n")
+
+
+def main() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    environment = os.environ | {"PATH": f"{ROOT / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+    failures = 0
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        clips(scratch)
+        for found in BLOCK.finditer(text):
+            if found["rule"] == "skip":
+                print(f"--- not run ({found['detail']}):\n{found['body']}", flush=True)
+                continue
+            expected = int(found["detail"].split()[0]) if found["rule"] == "expect" else 0
+            body = found["body"]
+            commands = [[sys.executable, "-c", body]] if found["kind"] == "python" else []
+            if found["kind"] == "sh":
+                lines = re.sub(r"\\\n\s*", " ", body).splitlines()
+                commands = [["bash", "-euc", line] for line in lines if line.strip() and not line.startswith("#")]
+            for command in commands:
+                shown = command[-1].strip()
+                print(f"--- {shown}", flush=True)
+                where = ROOT if shown.startswith(("make", "python benchmarks")) else scratch
+                started = time.monotonic()
+                status = subprocess.run(command, cwd=where, env=environment, stdin=subprocess.DEVNULL).returncode
+                print(f"    status {status}, {time.monotonic() - started:.1f} s", flush=True)
+                if status != expected:
+                    print(f"FAILED: status {status}, expected {expected}", flush=True)
+                    failures += 1
+    sys.exit(1 if failures else 0)
+
+
+if __name__ == "__main__":
+    main()
