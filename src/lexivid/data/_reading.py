@@ -30,6 +30,7 @@ from lexivid.media.views import Views
 MAX_SOUND_S = 600.0
 _PART_S = 10.0  # of a longer sound, parts of this length
 _MIN_SAMPLES = 400  # one window of 25 ms
+_SILENT = 1 / 32768  # one step of a 16-bit sample
 Pictures = dict[str, Tensor]  # "frames" (T, 3, h, w) uint8, "flow" (T, 2, h, w) uint8: where asked and there
 
 
@@ -210,7 +211,8 @@ def _stack(pictures: list[Tensor], path: str) -> Tensor:
 
 
 def read_log_mel(info: MediaInfo, *, start_s: float, end_s: float | None) -> Tensor | None:
-    """The log-mel spectrogram (F, S) float32, not normalised; None where there are less than 25 ms of sound.
+    """The log-mel spectrogram (F, S) float32, not normalised; None where there are less than 25 ms of sound, or nothing
+    but zeros: files without sound often carry a silent stream, and a model would be asked what silence shows.
 
     Of more than ten minutes: as many seconds in parts of 10 s that are spread evenly.
 
@@ -228,6 +230,8 @@ def read_log_mel(info: MediaInfo, *, start_s: float, end_s: float | None) -> Ten
     if parts[0][1] <= 0:
         return None
     waves = [read_waveform(info.path, start_s=at_s, duration_s=s, sample_rate_hz=SAMPLE_RATE_HZ) for at_s, s in parts]
+    if all(not len(wave) or float(wave.abs().max()) < _SILENT for wave in waves):
+        return None
     spectrograms = [log_mel(wave) for wave in waves if len(wave) >= _MIN_SAMPLES]
     return torch.cat(spectrograms, dim=1) if spectrograms else None
 
