@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from flow_scenes import MOTIONS, distance, moved, opencv_tvl1, real_pairs  # noqa: E402
 
 from lexivid.media import _tvl1_numba  # noqa: E402
-from lexivid.media import tvl1 as module
+from lexivid.media import tvl1 as module  # noqa: E402
 from lexivid.media.tvl1 import tvl1  # noqa: E402
 
 SIZES = ((224, 224), (256, 340))

@@ -68,11 +68,14 @@ def writer_for(out: str, facts: dict[str, Any], to_picture: ToPicture) -> Iterat
         else:
             writer = _Arrays(Path(folder) / "flow.npz", facts)
         try:
-            yield writer
-            writer.finish()
-        finally:
-            writer.close()
-        writer.path.replace(target)  # a folder may take the place of an empty folder
+            try:
+                yield writer
+                writer.finish()
+            finally:
+                writer.close()
+            writer.path.replace(target)  # a folder may take the place of an empty folder
+        except OSError as error:
+            raise LexividError(f"{out} cannot be written: {error.strerror or error}") from error
 
 
 class _Pictures:

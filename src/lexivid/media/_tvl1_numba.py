@@ -185,7 +185,7 @@ def _sample(typing, source, at, pitch, x0, x1, x2, x3, y0, y1, y2, y3, target, t
 
 @_kernel
 def _warp(fours, image0, u1, u2, gx, gy, inverse, rho_c, height, width):
-    """The warped gradient, 1 / |grad|^2 (zero where flat) and the residual's constant part (tvl1._warp, eq. 5)."""
+    """The warped gradient, 1 / |grad|^2 (zero where flat) and the residual's constant part (tvl1._warp)."""
     flat = fours.reshape(-1)
     pitch = fours.shape[1] * 4
     at = np.empty(width, np.int64)

@@ -47,7 +47,7 @@ def _primal(
     u, p, grad, rho_c, live, before, now, running, height, width, limit, theta, bound,
     TILES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """u of one iteration, in place (propositions 1 and 3), and this tile's part of its squared change."""
+    """u of one iteration, in place (formulas 2, 3, 4 of `tvl1.py`), and this tile's part of its squared change."""
     tile = tl.program_id(0)
     num_tiles = tl.num_programs(0)
     pair = tl.load(live + tl.program_id(1)).to(tl.int64)
@@ -89,7 +89,7 @@ def _primal(
 
 @triton.jit
 def _dual(u, p, live, before, height, width, limit, taut, TILES: tl.constexpr, BLOCK: tl.constexpr):
-    """p of one iteration, in place (eq. 13 and 14), from the new u."""
+    """p of one iteration, in place (formula 5), from the new u."""
     tile = tl.program_id(0)
     pair = tl.load(live + tl.program_id(1)).to(tl.int64)
     if _still_running(before, pair, tl.num_programs(0), limit, TILES):
@@ -124,7 +124,7 @@ def _tap_weight(k: tl.constexpr, t):
 
 @triton.jit
 def _warp(planes, image0, u, grad, rho_c, height, width, BLOCK: tl.constexpr):
-    """Picture and gradient at x + u, and the residual's constant part (tvl1._warp, eq. 5)."""
+    """Picture and gradient at x + u, and the residual's constant part (tvl1._warp)."""
     pair = tl.program_id(1).to(tl.int64)
     size = height * width
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)

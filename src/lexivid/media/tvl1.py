@@ -1,8 +1,16 @@
 """TV-L1 optical flow (Zach, Pock, Bischof: "A Duality Based Approach for Realtime TV-L1 Optical Flow", DAGM 2007).
 
 In: N pairs of pictures (N, H, W) or (N, H, W, 3). Out: (N, 2, H, W) float32 pixels, horizontal (right +) then vertical
-(down +). The flow u minimises   E(u) = sum |grad u1| + |grad u2| + lambda |I1(x + u) - I0(x)|   (eq. 3 with the robust
-data term), solved from coarse to fine, the picture I1 linearised around the last flow u0 at each of several warps.
+(down +). The paper's method, its formulas numbered for this file:
+
+    (1)  minimise over u:   sum |grad u1| + |grad u2| + lambda |rho(u)|
+    (2)  rho(u) = I1(x + u0) + grad I1(x + u0) . (u - u0) - I0(x): the picture I1 linearised around the last flow u0
+    (3)  split by v near u: v = u + d, where d = grad I1 . clamp(-rho(u) / |grad I1|^2, -lambda theta, +lambda theta)
+         (the three cases of the paper's thresholding step in one)
+    (4)  then, for that v:  u = v + theta div p
+    (5)  with the dual p:   p = (p + tau/theta grad u) / (1 + tau/theta |grad u|), once an iteration (Chambolle 2004)
+
+from coarse to fine, with several warps (new u0) at each scale.
 Every detail follows OpenCV's DualTVL1OpticalFlow (contrib 5.0), whose flow the field's results are built on.
 
 This file: the call and the algorithm in plain PyTorch, to be read and always there. Beside it the same numbers, faster:
@@ -113,17 +121,15 @@ def _divergence(p: Tensor) -> Tensor:
 
 
 def _iterate(u: Tensor, p: Tensor, grad: Tensor, norm: Tensor, rho_c: Tensor, s: Settings) -> tuple[Tensor, ...]:
-    """One round of the alternating minimisation (section 2.2): new u, new p, and the squared change of u (N,)."""
-    rho = rho_c + (grad * u).sum(1)  # the residual rho(u), eq. 10
-    step = torch.clamp(-rho / norm, -s.lam * s.theta, s.lam * s.theta)  # proposition 3: thresholding, eq. 16 and 17 ...
-    v = u + grad * torch.where(norm > GRADIENT_IS_ZERO, step, 0)[:, None]  # ... in one line: v = u + TH(u)
-    u_new = v + s.theta * _divergence(p)  # proposition 1, eq. 12
-    gx, gy = _forward_gradient(u_new)
+    """One iteration: new u (N, 2, H, W), new p (N, 2, 2, H, W), and the squared change of u (N,)."""
+    rho = rho_c + (grad * u).sum(1)  # (2)
+    step = torch.clamp(-rho / norm, -s.lam * s.theta, s.lam * s.theta)
+    v = u + grad * torch.where(norm > GRADIENT_IS_ZERO, step, 0)[:, None]  # (3)
+    u_new = v + s.theta * _divergence(p)  # (4)
     taut = s.tau / s.theta
-    p_new = torch.stack(
-        (p[:, :, 0] + taut * gx, p[:, :, 1] + taut * gy), dim=2
-    )  # the fixed point of eq. 13, eq. 14 ...
-    p_new = p_new / (1 + taut * torch.sqrt(gx * gx + gy * gy))[:, :, None]  # ... kept within |p| <= 1
+    gx, gy = _forward_gradient(u_new)
+    p_new = torch.stack((p[:, :, 0] + taut * gx, p[:, :, 1] + taut * gy), dim=2)
+    p_new = p_new / (1 + taut * torch.sqrt(gx * gx + gy * gy))[:, :, None]  # (5)
     return u_new, p_new, (u_new - u).square().sum((1, 2, 3), dtype=torch.float64)
 
 
@@ -167,7 +173,7 @@ def _tvl1_torch(first: Tensor, second: Tensor, s: Settings) -> Tensor:
         for _ in range(s.warps):
             warped = _warp(planes, u)  # the gradient is warped too; it is not the warped picture's gradient
             grad = warped[:, 1:]
-            rho_c = warped[:, 0] - (grad * u).sum(1) - image0  # the linearised residual's constant part, eq. 5
+            rho_c = warped[:, 0] - (grad * u).sum(1) - image0  # what (2) holds of u0
             u, p = _solve(u, p, grad, rho_c, s)
     return u
 
