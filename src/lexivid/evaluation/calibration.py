@@ -1,0 +1,215 @@
+"""One scale for base and novel classes, for when nobody says which a clip is of (ours; MOV leaves it open).
+
+MOV has two paths: eq. 10 knows the base classes well and forgets the rest, eq. 11 and 12 keep the open vocabulary. Over
+a mixed vocabulary each path is asked about all labels, base labels take their score from the first, the others from
+the second plus an offset:
+
+    s_k = log p_base(k)             k a base class of the model
+    s_k = log p_novel(k) + offset   k any other label              p = softmax(s)
+
+With one and the same path on both sides this is calibrated stacking (Chao et al., 2016). The offset is what balances
+the harmonic mean on base clips alone: some base classes play novel ones.
+
+    fit_held_out      nothing is trained again: held-out clips of the trained model; random halves of its base classes
+                      play novel and are scored by the novel path. Right as far as that path is frozen, and too small
+                      an offset as far as it was trained on the classes that only play novel.
+    fit_classes_out   honest for any model, for the price of training again: for every fold the model is trained without
+                      some base classes, which then are novel to it.
+
+Novel classes and their clips are never used. In: log probabilities. Out: `Calibration`, small JSON.
+Shapes: n clips, K labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lexivid.errors import LexividError
+from lexivid.evaluation.metrics import harmonic_mean
+
+FLOOR = 1e-12  # of a probability, before the logarithm
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a checkpoint stores.
+
+    Args:
+        offset: added to the novel path's log probabilities of labels that are not base classes.
+        method: "held-out", "classes-out", or "none".
+        num_clips: clips it was fitted on, of base classes all. num_folds: vocabularies.
+        base, novel, harmonic_mean: on those clips at this offset, pseudo-novel ones for novel.
+        before: harmonic mean there at offset 0.
+    """
+
+    offset: float = 0.0
+    method: str = "none"
+    num_clips: int = 0
+    num_folds: int = 0
+    base: float | None = None
+    novel: float | None = None
+    harmonic_mean: float | None = None
+    before: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any] | None) -> Calibration:
+        """The reverse of `to_dict`; None or {} is no calibration. Unknown keys are ignored.
+
+        Raises:
+            LexividError: the offset is no finite number.
+        """
+        known = {field.name for field in fields(cls)}
+        found = cls(**{key: value for key, value in (values or {}).items() if key in known})
+        if not isinstance(found.offset, int | float) or not np.isfinite(found.offset):
+            raise LexividError(f"a calibration's offset must be a number; got {found.offset!r}")
+        return found
+
+
+class Fold(NamedTuple):
+    """Clips of base classes, some of which play novel.
+
+    Attributes:
+        base_path, novel_path: probabilities (n, K) of eq. 10 and of eq. 12, each over all K labels.
+        targets: (n,) int. is_base: (K,) bool, false for the labels that play novel.
+    """
+
+    base_path: np.ndarray
+    novel_path: np.ndarray
+    targets: np.ndarray
+    is_base: np.ndarray
+
+
+def combine(base_path: np.ndarray, novel_path: np.ndarray, is_base: np.ndarray, *, offset: float) -> np.ndarray:
+    """Both paths' probabilities over the same K labels -> one distribution: (..., K), (..., K), (K,) bool -> (..., K).
+
+    Where all labels are base classes, or none is, the offset plays no part.
+    """
+    scores = _splice(base_path, novel_path, is_base, offset)
+    scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return scores / scores.sum(axis=-1, keepdims=True)
+
+
+def best_offset(folds: Sequence[Fold]) -> tuple[float, float]:
+    """The offset with the highest harmonic mean, averaged over folds, and that mean.
+
+    Exact: a clip's answer changes at one offset at most, so the curve is constant between those; of the best
+    stretch the middle is taken, of several the widest.
+
+    Raises:
+        LexividError: a fold has no base or no novel clips, or no clip of one side is ever right.
+    """
+    if not folds:
+        raise LexividError("no folds to calibrate on")
+    limits = [_limits(fold) for fold in folds]
+    known = np.unique(np.concatenate([limit[np.isfinite(limit)] for pair in limits for limit in pair]))
+    if not len(known):
+        raise LexividError("no clip that calibration could use is ever classified right: train longer")
+    ends = np.concatenate([[known[0] - 2.0], known, [known[-1] + 2.0]])
+    middles = (ends[:-1] + ends[1:]) / 2
+    curve = np.zeros(len(middles))
+    for base_limit, novel_limit in limits:
+        # base clips are right below their limit, novel ones above
+        base = 1 - np.searchsorted(np.sort(base_limit), middles, side="right") / len(base_limit)
+        novel = np.searchsorted(np.sort(novel_limit), middles, side="left") / len(novel_limit)
+        curve += np.divide(2 * base * novel, base + novel, out=np.zeros(len(middles)), where=base + novel > 0)
+    curve /= len(limits)
+    best = np.flatnonzero(curve >= curve.max() - 1e-12)
+    runs = np.split(best, np.flatnonzero(np.diff(best) > 1) + 1)
+    run = max(runs, key=lambda r: ends[r[-1] + 1] - ends[r[0]])
+    return float((ends[run[0]] + ends[run[-1] + 1]) / 2), float(curve.max())
+
+
+def accuracies(fold: Fold, *, offset: float) -> tuple[float, float]:
+    """Accuracy of base and of (pseudo-)novel clips over the whole vocabulary."""
+    said = _splice(fold.base_path, fold.novel_path, fold.is_base, offset).argmax(axis=1)
+    right, base_clip = said == fold.targets, fold.is_base[fold.targets]
+    return float(right[base_clip].mean()), float(right[~base_clip].mean())
+
+
+def fit_classes_out(folds: Sequence[Fold], *, method: str = "classes-out") -> Calibration:
+    """From models that were each trained without the classes which their fold says are novel.
+
+    Raises:
+        LexividError: as `best_offset`.
+    """
+    offset, mean = best_offset(folds)
+    sides = np.array([accuracies(fold, offset=offset) for fold in folds])
+    before = float(np.mean([harmonic_mean(*accuracies(fold, offset=0.0)) for fold in folds]))
+    base, novel = sides.mean(axis=0).tolist()
+    return Calibration(offset, method, sum(len(f.targets) for f in folds), len(folds), base, novel, mean, before)
+
+
+def fit_held_out(
+    base_path: np.ndarray,
+    novel_path: np.ndarray,
+    targets: np.ndarray,
+    *,
+    num_folds: int = 20,
+    seed: int = 0,
+) -> Calibration:
+    """From held-out clips of base classes alone, scored by the trained model itself.
+
+    Args:
+        base_path, novel_path: probabilities (n, p) over the p base classes; targets (n,) int.
+        num_folds: random halves of the base classes that play novel, each followed by its complement.
+
+    Raises:
+        LexividError: fewer than two base classes with clips, or as `best_offset`.
+    """
+    base, novel = np.asarray(base_path, dtype=np.float64), np.asarray(novel_path, dtype=np.float64)
+    targets, num_classes = np.asarray(targets), base.shape[1]
+    seen = np.unique(targets)
+    if len(seen) < 2:
+        raise LexividError("calibration needs held-out clips of at least two base classes")
+    rng = np.random.default_rng(seed)
+    folds = []
+    for _ in range(max(1, num_folds // 2)):
+        half = np.isin(np.arange(num_classes), rng.permutation(seen)[: len(seen) // 2])
+        folds += [Fold(base, novel, targets, is_base) for is_base in (half, ~half)]
+    fitted = fit_classes_out(folds, method="held-out")
+    return Calibration(**(fitted.to_dict() | {"num_clips": len(targets)}))
+
+
+def class_folds(classes: Sequence[str], *, num_folds: int = 2, seed: int = 0) -> list[tuple[str, ...]]:
+    """The base classes cut into parts of about equal size, each of which is left out of one training.
+
+    Raises:
+        LexividError: fewer classes than leave two to train on.
+    """
+    if num_folds < 2 or len(classes) - -(-len(classes) // num_folds) < 2:
+        raise LexividError(f"{len(classes)} base classes cannot be left out in {num_folds} folds: two must stay")
+    order = np.random.default_rng(seed).permutation(len(classes))
+    return [tuple(classes[i] for i in sorted(order[fold::num_folds])) for fold in range(num_folds)]
+
+
+def _splice(base_path: np.ndarray, novel_path: np.ndarray, is_base: np.ndarray, offset: float) -> np.ndarray:
+    base_path, novel_path = np.asarray(base_path, dtype=np.float64), np.asarray(novel_path, dtype=np.float64)
+    if base_path.shape != novel_path.shape or is_base.shape != base_path.shape[-1:]:
+        raise LexividError(
+            f"both paths must score the same labels; got {base_path.shape}, {novel_path.shape} and {is_base.shape}"
+        )
+    base, novel = np.log(np.maximum(base_path, FLOOR)), np.log(np.maximum(novel_path, FLOOR))
+    return np.where(is_base, base, novel + offset)
+
+
+def _limits(fold: Fold) -> tuple[np.ndarray, np.ndarray]:
+    """Base clips: the offset up to which they are right, -inf for never. Novel: from which on, inf for never."""
+    scores = _splice(fold.base_path, fold.novel_path, fold.is_base, 0.0)
+    clip = np.arange(len(scores))
+    own = scores[clip, fold.targets]
+    on_base_side = fold.is_base[fold.targets]
+    if on_base_side.all() or not on_base_side.any():
+        raise LexividError("calibration needs clips of classes on both sides")
+    best_base = np.where(fold.is_base, scores, -np.inf).max(axis=1)
+    best_novel = np.where(fold.is_base, -np.inf, scores).max(axis=1)
+    base_limit = np.where(own >= best_base, own - best_novel, -np.inf)[on_base_side]
+    novel_limit = np.where(own >= best_novel, best_base - own, np.inf)[~on_base_side]
+    return base_limit, novel_limit

@@ -1,0 +1,183 @@
+"""Protocols: from collected features to a result that says how it was made.
+
+    base-novel    MOV, section 4: base clips among the base classes by eq. 10, novel clips among the novel classes by
+                  eq. 11 and 12, and their harmonic mean.
+    generalized   all classes together (appendix C), without saying which side a clip is of: by the novel path for all
+                  labels ("all-novel"), by the base path for all ("all-base"), and by both with a fitted offset
+                  ("calibrated", see `lexivid.evaluation.calibration`).
+    calibrate     fits that offset on held-out base clips and stores it with the run.
+
+Distractors are names that no clip is of, added to every vocabulary: six classes of UCF101 among all 101 names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from lexivid.data.splits import ClassSplit
+from lexivid.errors import LexividError
+from lexivid.evaluation import calibration as cal
+from lexivid.evaluation import metrics
+from lexivid.evaluation.collected import Collected, opinion, score
+from lexivid.output import write_atomically
+
+PROTOCOLS = ("base-novel", "generalized", "calibrate")
+Embed = Callable[[Sequence[str]], Tensor]
+"""Names -> label vectors (K, D)."""
+
+
+def base_novel(
+    collected: Collected, split: ClassSplit, embed: Embed, *, distractors: Sequence[str] = (), details: bool = True
+) -> dict[str, Any]:
+    """Base, novel and harmonic mean, each with an interval over groups; per class and per stream.
+
+    Args:
+        split: base and novel classes; clips of other classes do not count. A side without clips is left out.
+        embed: names -> vectors.
+        distractors: see the module.
+        details: also per-class accuracy, confusion and each stream by itself.
+
+    Raises:
+        LexividError: no clip is of any of the split's classes.
+    """
+    result: dict[str, Any] = {}
+    correct: list[np.ndarray] = []
+    is_base: list[np.ndarray] = []
+    groups: list[str] = []
+    for side, own in (("base", split.base), ("novel", split.novel)):
+        part, targets, names = _side(collected, own, distractors)
+        if not len(part):
+            continue
+        vectors = embed(names)
+        p = score(part, vectors, path="base" if side == "base" else "novel")
+        result[side] = _accuracies(p, targets, part, names, own, details=details)
+        if details:
+            result[side]["by_stream"] = _by_stream(part, vectors, targets, side)
+        found = metrics.hits(p, targets)
+        correct.append(found)
+        is_base.append(np.full(len(found), side == "base"))
+        groups += part.groups
+    if not correct:
+        raise LexividError("no clip is of any class of the split: check its names against the data's classes")
+    if len(correct) == 2:
+        interval = metrics.bootstrap_harmonic_mean(np.concatenate(correct), np.concatenate(is_base), groups)
+        result["harmonic_mean"] = interval.to_dict()
+    return result
+
+
+def generalized(
+    collected: Collected,
+    split: ClassSplit,
+    embed: Embed,
+    *,
+    calibration: cal.Calibration | Mapping[str, Any] | None = None,
+    distractors: Sequence[str] = (),
+) -> dict[str, Any]:
+    """All classes at once, by three rules: "all-novel", "all-base" and, with an offset, "calibrated".
+
+    Returns:
+        rule -> base, novel (each accuracy, top5, interval) and harmonic_mean. Without a calibration the third rule is
+        "uncalibrated": both paths joined at offset 0.
+    """
+    part, targets, names = _side(collected, split.classes, distractors)
+    if not len(part):
+        raise LexividError("no clip is of any class of the split: check its names against the data's classes")
+    vectors = embed(names)
+    paths = {path: score(part, vectors, path=path) for path in ("base", "novel")}  # type: ignore[arg-type]
+    fitted = calibration if isinstance(calibration, cal.Calibration) else cal.Calibration.from_dict(calibration)
+    known = set(split.base) | set(collected.base_classes)
+    is_base = np.array([name in known for name in names])
+    third = "uncalibrated" if fitted.method == "none" else "calibrated"
+    rules = {
+        "all-novel": paths["novel"],
+        "all-base": paths["base"],
+        third: cal.combine(paths["base"], paths["novel"], is_base, offset=fitted.offset),
+    }
+    on_base_side = np.isin(targets, np.arange(len(split.base)))
+    groups = np.array(part.groups)
+    result: dict[str, Any] = {"calibration": fitted.to_dict()}
+    for rule, p in rules.items():
+        found, five = metrics.hits(p, targets), metrics.hits(p, targets, k=min(5, p.shape[1]))
+        row: dict[str, Any] = {}
+        for side, mine in (("base", on_base_side), ("novel", ~on_base_side)):
+            if mine.any():
+                interval = metrics.bootstrap_mean(found[mine], groups[mine])
+                row[side] = {"accuracy": interval.to_dict(), "top5": float(five[mine].mean()), "clips": int(mine.sum())}
+        if len(row) == 2:
+            row["harmonic_mean"] = metrics.bootstrap_harmonic_mean(found, on_base_side, groups).to_dict()
+        result[rule] = row
+    return result
+
+
+def calibrate(collected: Collected, embed: Embed, *, num_folds: int = 20, seed: int = 0) -> cal.Calibration:
+    """Fit the offset on held-out clips of the model's base classes (`calibration.fit_held_out`).
+
+    Raises:
+        LexividError: the model has no base classes, or too few clips are of them.
+    """
+    if not collected.base_classes:
+        raise LexividError("this model was not trained on base classes: there is nothing to calibrate")
+    part, targets, names = _side(collected, collected.base_classes, ())
+    vectors = embed(names)
+    base, novel = (score(part, vectors, path=path) for path in ("base", "novel"))  # type: ignore[arg-type]
+    return cal.fit_held_out(base, novel, targets, num_folds=num_folds, seed=seed)
+
+
+def write_result(result: Mapping[str, Any], folder: str | Path) -> Path:
+    """Write `<protocol>.json` into a folder -> its path."""
+    path = Path(folder) / f"{result['protocol']}.json"
+    write_atomically(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    return path
+
+
+def _side(
+    collected: Collected, own: Sequence[str], distractors: Sequence[str]
+) -> tuple[Collected, np.ndarray, list[str]]:
+    """Clips of the classes `own`, their targets (n,) among the names, and the names: own first, then distractors."""
+    names = list(dict.fromkeys((*own, *distractors)))
+    place = {name: i for i, name in enumerate(own)}
+    targets = np.array([place.get(collected.classes[t], -1) for t in collected.targets], dtype=np.int64)
+    return collected.select(targets >= 0), targets[targets >= 0], names
+
+
+def _accuracies(
+    p: np.ndarray, targets: np.ndarray, part: Collected, names: Sequence[str], own: Sequence[str], *, details: bool
+) -> dict[str, Any]:
+    found = metrics.hits(p, targets)
+    row: dict[str, Any] = {
+        "accuracy": metrics.bootstrap_mean(found, part.groups).to_dict(),
+        "top5": metrics.top_k_accuracy(p, targets, k=min(5, p.shape[1])),
+        "clips": len(targets),
+        "names": len(names),
+    }
+    recall = metrics.per_class_accuracy(targets, found, num_classes=len(own))
+    row["mean_class_accuracy"] = float(np.nanmean(recall))
+    if details:
+        row["per_class"] = {n: None if np.isnan(r) else float(r) for n, r in zip(own, recall, strict=True)}
+        table = metrics.confusion(targets, p.argmax(axis=1), num_classes=len(names))
+        row["confusion"] = {  # what was said of each class, most often first; only what was said
+            names[i]: {names[j]: int(table[i, j]) for j in np.argsort(-table[i], kind="stable")[:5] if table[i, j]}
+            for i in range(len(own))
+        }
+    return row
+
+
+def _by_stream(part: Collected, vectors: Tensor, targets: np.ndarray, side: str) -> dict[str, float]:
+    """Each stream's own accuracy, over the clips that have it."""
+    s = part.settings
+    result = {}
+    for place, modality in enumerate(part.modalities):
+        has = part.mask[:, place]
+        if not has.any():
+            continue
+        name = modality if modality != "video" else "v_m" if side == "base" else "v"
+        tau = s["tau"] if side == "base" else s["tau_v"] if modality == "video" else s["tau_x"][modality]
+        p = opinion(part.select(has), vectors, name=name, tau=tau)
+        result[modality] = metrics.top_k_accuracy(p, targets[has])
+    return result

@@ -1,0 +1,225 @@
+"""`lexivid evaluate`: a run of `lexivid train` or a backbone by name, a data folder, a protocol -> one result file.
+
+The result says how it was made: protocol, prompts, frames, views, split, decoder, clips asked, clips failed, version.
+A clip that cannot be read is counted and listed, never replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lexivid.data.clip_cache import ClipCache
+from lexivid.data.dataset import Clip, read_dataset
+from lexivid.data.loading import ClipSamples, SampleSpec
+from lexivid.data.splits import ClassSplit
+from lexivid.errors import LexividError
+from lexivid.evaluation import protocols
+from lexivid.evaluation.collected import collect
+from lexivid.labels import LabelBank, load_templates
+from lexivid.media.views import Views
+
+
+def evaluate(
+    model: str | Path,
+    data: str | Path,
+    *,
+    protocol: str = "base-novel",
+    out: str | Path | None = None,
+    views: Views | None = None,
+    num_audio_views: int | None = None,
+    split: str | Path | ClassSplit | None = None,
+    part: str | None = "test",
+    kind: str = "auto",
+    list_number: int | None = None,
+    lists: str | Path | None = None,
+    names: str | Path | None = None,
+    distractors: Sequence[str] = (),
+    templates: str | None = None,
+    device: str = "auto",
+    num_workers: int = 2,
+    cache: bool = True,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Measure a model.
+
+    Args:
+        model: a run folder of `lexivid train`, or what `lexivid.load` takes.
+        data: see `lexivid.data.dataset.read_dataset`, with kind, list_number, lists and names.
+        protocol: see `lexivid.evaluation.protocols`.
+        out: a folder for `<protocol>.json` and the collected features; None: nothing is written.
+        views: None: 16 frames over the whole file for a backbone; as it was trained for a run.
+        num_audio_views: None: as many as `views` has.
+        split: base and novel classes, a JSON file; None: the run's own, or else all classes as novel ones.
+        part: which clips of the data ("test"); where it has none of that name, all of them, which the result says.
+        distractors: more names in every vocabulary.
+        templates: sentences around labels; None: the run's, or what suits the backbone.
+
+    Raises:
+        LexividError: the model, the data, the split or the protocol cannot be used.
+    """
+    from lexivid import __version__
+    from lexivid.backbones import load_backbone
+    from lexivid.models.trained import TrainedModel, is_trained_model, update_calibration
+
+    if protocol not in protocols.PROTOCOLS:
+        raise LexividError(f"unknown protocol {protocol!r}: choose {', '.join(protocols.PROTOCOLS)}")
+    dataset = read_dataset(data, kind=kind, list_number=list_number, lists=lists, names=names)  # type: ignore[arg-type]
+    trained = TrainedModel.from_pretrained(model, device=device) if is_trained_model(model) else None
+    if trained is None and protocol == "calibrate":
+        raise LexividError("only a run of `lexivid train` can be calibrated")
+    backbone = trained.backbone if trained else load_backbone(str(model), device=device)
+    chosen = _class_split(split, Path(model) if trained else None, dataset.classes, trained)
+    if protocol == "calibrate":
+        assert trained is not None
+        clips, which = _held_out(Path(model), data), "held out of training"
+    else:
+        clips, which = _clips(dataset.clips, part, set(chosen.classes))
+    spec = _spec(trained, backbone, views, num_audio_views)
+    samples = ClipSamples(clips, spec, classes=dataset.classes, cache=ClipCache() if cache else None)
+    sentences = load_templates(templates or (trained.templates if trained else backbone.default_templates))
+    bank = LabelBank(backbone)
+
+    def embed(labels: Sequence[str]) -> Tensor:
+        return bank.embed(labels, sentences)
+
+    collected = collect(
+        trained or backbone,
+        samples,
+        classes=dataset.classes,
+        num_clips=spec.num_clips,
+        num_workers=num_workers,
+        paths=[clip.path for clip in clips],
+        groups=[clip.group for clip in clips],
+        on_progress=on_progress,
+    )
+    result: dict[str, Any] = {
+        "protocol": protocol,
+        "model": str(model),
+        "backbone": backbone.name,
+        "backbone_fingerprint": backbone.fingerprint,
+        "modalities": list(trained.inputs if trained else ("video",)),
+        "prompts": {"name": sentences.name, "templates": list(sentences.templates)},
+        "frames": spec.num_frames,
+        "stride": spec.stride,
+        "stride_rate": spec.stride_rate,
+        "views": {"clips": spec.num_clips, "crops": spec.num_crops, "audio": spec.num_audio_views},
+        "flow": spec.flow if "flow" in spec.reads else None,
+        "data": dataset.name,
+        "clips": which,
+        "split": asdict(chosen),
+        "distractors": len(distractors),
+        "decoder": _decoder(),
+        "clips_asked": len(clips),
+        "clips_failed": len(collected.failures),
+        "failures": [list(pair) for pair in collected.failures],
+        "entries_missing": len(dataset.missing),
+        "settings": collected.settings,
+        "version": __version__,
+    }
+    if protocol == "calibrate":
+        assert trained is not None
+        fitted = protocols.calibrate(collected, embed)
+        update_calibration(model, fitted.to_dict())
+        result["results"] = fitted.to_dict()
+    elif protocol == "generalized":
+        stored = trained.calibration if trained else None
+        result["results"] = protocols.generalized(collected, chosen, embed, calibration=stored, distractors=distractors)
+    else:
+        result["results"] = protocols.base_novel(collected, chosen, embed, distractors=distractors)
+    if out is not None:
+        collected.facts = {key: value for key, value in result.items() if key != "results"}
+        collected.save(Path(out) / f"{protocol}-features.npz")
+        protocols.write_result(result, out)
+    return result
+
+
+def summary(result: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The lines of a small table, in per cent: (rule, base, novel, harmonic mean)."""
+
+    def percent(cell: dict[str, Any] | None) -> str:
+        if not cell:
+            return "-"
+        return f"{100 * cell['value']:.1f} [{100 * cell['low']:.1f}, {100 * cell['high']:.1f}]"
+
+    found = result["results"]
+    rows = {result["protocol"]: found} if result["protocol"] == "base-novel" else found
+    if result["protocol"] == "calibrate":
+        return [("offset", f"{found['offset']:.3f}", "", "")]
+    return [
+        (rule, *(percent((row.get(side) or {}).get("accuracy")) for side in ("base", "novel")),
+         percent(row.get("harmonic_mean")))
+        for rule, row in rows.items()
+        if rule != "calibration"
+    ]  # fmt: skip
+
+
+def _class_split(
+    split: str | Path | ClassSplit | None, run: Path | None, classes: Sequence[str], trained: Any
+) -> ClassSplit:
+    if isinstance(split, ClassSplit):
+        return split
+    if split is not None:
+        return ClassSplit.load(split)
+    if run is not None and (run / "split.json").is_file():
+        return ClassSplit.load(run / "split.json")
+    if trained is not None:
+        rest = tuple(name for name in classes if name not in trained.base_classes)
+        return ClassSplit(trained.base_classes, rest, None, "base classes of the model, the data's others")
+    return ClassSplit(tuple(classes), (), None, "all classes; the model was trained on none of them")
+
+
+def _clips(clips: Sequence[Clip], part: str | None, classes: set[str]) -> tuple[list[Clip], str]:
+    """The clips to measure, and how the result calls them."""
+    own = [clip for clip in clips if clip.labels[0] in classes]
+    chosen = [clip for clip in own if part is None or clip.split == part]
+    if chosen:
+        return chosen, part or "all"
+    if not own:
+        raise LexividError("no clip is of any class of the split: check its names against the data's classes")
+    return own, f"all (none of split {part!r})"
+
+
+def _held_out(run: Path, data: str | Path) -> list[Clip]:
+    """Those base clips that training kept back."""
+    from lexivid.training.clips import select_clips
+    from lexivid.training.recipe import load_recipe
+
+    _, held_out, _ = select_clips(load_recipe(run / "recipe.yaml"), data)
+    if not held_out:
+        raise LexividError("this run kept no clips back: train with data.held_out above 0 to calibrate")
+    return list(held_out)
+
+
+def _spec(trained: Any, backbone: Any, views: Views | None, num_audio_views: int | None) -> SampleSpec:
+    sampling = trained.sampling if trained else {}
+    if views is None:
+        views = Views(
+            num_frames=sampling.get("num_frames", 16),
+            stride=sampling.get("stride"),
+            stride_rate=sampling.get("stride_rate", 30.0),
+        )
+    known = {key: sampling[key] for key in ("flow", "flow_size", "audio_s") if key in sampling}
+    return SampleSpec(
+        images=backbone.images,
+        modalities=trained.mov.config.modalities if trained else ("video",),
+        inputs=trained.inputs if trained else None,
+        train=False,
+        num_frames=views.num_frames,
+        stride=views.stride,
+        stride_rate=views.stride_rate,
+        num_clips=views.num_clips,
+        num_crops=views.num_crops,
+        num_audio_views=num_audio_views or views.num_clips * views.num_crops,
+        **known,
+    )
+
+
+def _decoder() -> str:
+    from lexivid.data._reading import decoder_version
+
+    return decoder_version()
