@@ -150,17 +150,24 @@ def imagenet_classes() -> list[tuple[str, str, str, str]]:
     return [(synset, lemmas, definition, seen_with) for synset, lemmas, definition, seen_with in rows]
 
 
-def class_vectors(encode: Encode, *, context_weight: float = CONTEXT_WEIGHT) -> Tensor:
-    """M (C, D), unit length: name and definition, plus context_weight times the phrases of what it is seen with."""
+def class_meanings(encode: Encode) -> Tensor:
+    """(C, D), unit length: for each class the mean of its name's and its definition's vector."""
     classes = imagenet_classes()
     names = encode([lemmas.split(", ")[0] for _, lemmas, _, _ in classes])
-    definitions = encode([definition for _, _, definition, _ in classes])
-    phrases = [seen_with.split("; ") for *_, seen_with in classes]
+    return F.normalize(names + encode([definition for _, _, definition, _ in classes]), dim=-1)
+
+
+def class_contexts(encode: Encode) -> Tensor:
+    """(C, D), unit length: for each class the mean of the phrases that say what it is seen with."""
+    phrases = [seen_with.split("; ") for *_, seen_with in imagenet_classes()]
     known = {phrase: row for row, phrase in enumerate(sorted({phrase for group in phrases for phrase in group}))}
-    phrase_vectors = encode(list(known))
-    contexts = torch.stack([phrase_vectors[[known[phrase] for phrase in group]].mean(0) for group in phrases])
-    meaning = F.normalize(names + definitions, dim=-1)
-    return F.normalize(meaning + context_weight * F.normalize(contexts, dim=-1), dim=-1)
+    vectors = encode(list(known))
+    return F.normalize(torch.stack([vectors[[known[phrase] for phrase in group]].mean(0) for group in phrases]), dim=-1)
+
+
+def class_vectors(encode: Encode) -> Tensor:
+    """M (C, D), unit length: meanings plus CONTEXT_WEIGHT times contexts."""
+    return F.normalize(class_meanings(encode) + CONTEXT_WEIGHT * class_contexts(encode), dim=-1)
 
 
 def _classes_key(text_digest: str) -> str:
