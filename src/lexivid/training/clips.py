@@ -1,0 +1,194 @@
+"""A folder of labelled clips -> what a run trains on: which classes are base, which clips are held out, how each is
+looked at, and the frozen tower's features where the recipe wants them cached."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lexivid.backbones.preprocess import ImageProcessing
+from lexivid.data._reading import decoder_version
+from lexivid.data.batches import Samples
+from lexivid.data.clip_cache import ClipCache, content_id
+from lexivid.data.dataset import Clip, read_dataset
+from lexivid.data.loading import ClipSamples, SampleSpec
+from lexivid.data.splits import ClassSplit, hold_out, split_classes
+from lexivid.errors import LexividError, MediaError
+from lexivid.models.mov import MOV
+from lexivid.models.trained import tower_fingerprint
+from lexivid.training.features import CachedVideo, FeatureStore, cache_features
+from lexivid.training.log import OnProgress
+from lexivid.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+class TrainingClips(NamedTuple):
+    """What a run trains on. `open_clips` makes it from a folder; whoever has clips of another kind makes their own.
+
+    Attributes:
+        train, held_out: targets are indices into `base_classes`; held-out clips choose and calibrate.
+        base_classes: names as the text encoder shall read them.
+        split: content of split.json, or None.
+        failures: path -> reason of clips that could not be read when features were cached.
+    """
+
+    train: Samples
+    held_out: Samples | None
+    base_classes: tuple[str, ...]
+    split: ClassSplit | None = None
+    failures: Mapping[str, str] = {}
+
+
+def select_clips(recipe: Recipe, data: str | Path) -> tuple[list[Clip], list[Clip], ClassSplit]:
+    """(training clips, held-out clips, class split): both of base classes and of the training part alone.
+
+    Raises:
+        LexividError: the data or the split cannot be read, or no clip is left.
+    """
+    settings = recipe.data
+    dataset = read_dataset(
+        data, kind=settings.kind, list_number=settings.list_number, lists=settings.lists, names=settings.names
+    )
+    if settings.class_split is not None:
+        split = ClassSplit.load(settings.class_split)
+    elif settings.base_fraction is not None:
+        split = split_classes(
+            dataset.classes, fraction=settings.base_fraction, seed=settings.split_seed, source=dataset.name
+        )
+    else:
+        split = ClassSplit(dataset.classes, (), None, dataset.name)
+    base = dataset.select(split="train", classes=split.base)
+    if empty := set(split.base) - {clip.labels[0] for clip in base.clips}:
+        raise LexividError(f"base class {min(empty)!r} has no training clips in {str(data)!r}")
+    kept, out = hold_out(base.clips, fraction=settings.held_out, seed=settings.split_seed)
+    return kept, out, split
+
+
+def sample_spec(recipe: Recipe, images: ImageProcessing, *, train: bool) -> SampleSpec:
+    """How a clip is looked at: one augmented look, or one plain view."""
+    data = recipe.data
+    inputs = tuple(name for name in recipe.inputs if name != "flow" or data.flow_from == "flow")
+    return SampleSpec(
+        images=images, modalities=recipe.model.modalities, inputs=inputs, train=train,
+        num_frames=data.num_frames, stride=data.stride, stride_rate=data.stride_rate, num_windows=data.num_windows,
+        work_size=round(images.crop_size * 8 / 7), flow=data.flow, flow_size=data.flow_size, audio_s=data.audio_s,
+        crop_scale=data.crop_scale, mirror=data.mirror, colour=data.colour,
+        spec_time=data.spec_time, spec_mel=data.spec_mel,
+    )  # fmt: skip
+
+
+def open_clips(
+    recipe: Recipe,
+    data: str | Path,
+    mov: MOV,
+    images: ImageProcessing,
+    *,
+    accelerator: Accelerator | None = None,
+    on_progress: OnProgress | None = None,
+) -> TrainingClips:
+    """The clips of a data folder as the recipe wants them.
+
+    Raises:
+        LexividError: see `select_clips`.
+    """
+    train, held_out, split = select_clips(recipe, data)
+    opened: list[Samples] = []
+    failures: dict[str, str] = {}
+    for clips, is_training in ((train, True), (held_out, False)):
+        samples: Samples = _samples(recipe, clips, images, split.base, train=is_training)
+        if recipe.data.cache_video_features and clips:
+            cached, failed = _with_cached_features(
+                recipe, clips, images, split.base, mov, train=is_training, accelerator=accelerator,
+                on_progress=on_progress,
+            )  # fmt: skip
+            samples, failures = cached, failures | failed
+        opened.append(samples)
+    return TrainingClips(opened[0], opened[1] if held_out else None, split.base, split, failures)
+
+
+def _samples(
+    recipe: Recipe, clips: Sequence[Clip], images: ImageProcessing, classes: Sequence[str], *, train: bool,
+    inputs: tuple[str, ...] | None = None,
+) -> Samples:  # fmt: skip
+    spec = sample_spec(recipe, images, train=train)
+    spec = spec if inputs is None else replace(spec, inputs=inputs)
+    cache = ClipCache() if recipe.data.cache_clips else None
+    samples = ClipSamples(clips, spec, classes=classes, cache=cache, seed=recipe.training.seed)
+    return samples if train else OneView(samples)
+
+
+def _with_cached_features(
+    recipe: Recipe, clips: Sequence[Clip], images: ImageProcessing, classes: Sequence[str], mov: MOV, *, train: bool,
+    accelerator: Accelerator | None, on_progress: OnProgress | None,
+) -> tuple[CachedVideo, dict[str, str]]:  # fmt: skip
+    spec = sample_spec(recipe, images, train=train)
+    # Sound changes nothing about pictures, and flow only shares their draw: runs that differ in them share features.
+    apart = ("modalities", "inputs", "flow", "flow_size", "audio_s", "spec_time", "spec_mel", "num_audio_views")
+    look = {key: value for key, value in asdict(spec).items() if key not in apart}
+    look |= {"tower": tower_fingerprint(mov), "seed": recipe.training.seed if train else None}
+    look |= {"decoder": decoder_version()}
+    part = {
+        name: _samples(recipe, clips, images, classes, train=train, inputs=(name,))
+        for name in spec.reads
+        if name != "video"
+    }
+    place = {name: i for i, name in enumerate(classes)}
+    cached = CachedVideo(
+        [(clip.path, _identity(clip), place[clip.labels[0]]) for clip in clips],
+        FeatureStore(),
+        look,
+        num_looks=recipe.data.cache_video_features if train else 1,
+        num_modalities=len(recipe.model.modalities),
+        flow=part.get("flow"),
+        sound=part.get("audio"),
+    )
+    device = next(mov.towers["video"].parameters()).device
+
+    @torch.no_grad()
+    def encode(pictures: Tensor) -> Tensor:
+        return mov.towers["video"](images.normalise(pictures.to(device))).float()
+
+    full = _samples(recipe, clips, images, classes, train=train, inputs=("video",))
+    failures = cache_features(
+        cached, full, encode, width=mov.config.embedding_dim, num_workers=recipe.data.num_workers,
+        rank=accelerator.process_index if accelerator else 0, world=accelerator.num_processes if accelerator else 1,
+        on_progress=on_progress,
+    )  # fmt: skip
+    if accelerator:
+        accelerator.wait_for_everyone()
+    return cached, failures
+
+
+def _identity(clip: Clip) -> str:
+    try:
+        content = content_id(clip.path)
+    except MediaError:
+        content = f"missing {clip.path}"  # it will be reported when it is read
+    return f"{content} {clip.start_s!r} {clip.end_s!r}"
+
+
+class OneView:
+    """Test samples with a single view, without its axis: the shapes of training."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Nothing is random."""
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        sample = dict(self.samples[index])
+        for name in ("video", "flow", "audio"):
+            if sample.get(name) is not None:
+                sample[name] = sample[name][0]
+        return sample

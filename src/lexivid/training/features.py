@@ -1,0 +1,194 @@
+"""The frozen video tower's features, computed once for K augmented looks at each clip and kept on disk.
+
+The tower is frozen (MOV, section 3.3), so what it makes of a given look at a clip never changes: with K looks, an
+epoch e takes look e mod K, and neither decodes nor encodes pictures. Flow is drawn as of look e mod K too, so that it
+shows the same moment through the same crop; sound, which has no crop to share, is drawn anew in every epoch.
+
+One file a clip and look: (T, D) float32 under a key of the clip's content, the way it is looked at, and the tower's
+weights; (0, D) for a file without pictures. Files appear whole (written elsewhere, then renamed); what cannot be read
+counts as missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lexivid.cache import cache_dir
+from lexivid.data.batches import Samples, load_batches
+from lexivid.training.log import OnProgress, Progress, Rate
+
+Sample = Mapping[str, Any]
+
+
+class FeatureStore:
+    """Features (T, D) by key, a file each.
+
+    Args:
+        folder: None: `lexivid.cache.cache_dir()` / "features".
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder or cache_dir() / "features"
+
+    def path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+    def read(self, key: str) -> Tensor | None:
+        """None where there is none, or it is damaged."""
+        try:
+            return load_file(self.path(key))["video"]
+        except (OSError, SafetensorError, KeyError):
+            return None
+
+    def write(self, key: str, features: Tensor) -> None:
+        """Whole or not at all; with several processes the last one wins, with the same content."""
+        path = self.path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
+        os.close(handle)
+        try:
+            save_file({"video": features.detach().float().cpu().contiguous()}, temporary)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+class CachedVideo:
+    """Samples whose video is (T, D) features from the store; the other streams come from samples without video.
+
+    Args:
+        clips: (path, identity, target) of each clip; identity says what its content is.
+        store: of the features.
+        look: everything that decides how a clip is looked at, with the tower's fingerprint.
+        num_looks: K.
+        num_modalities: M.
+        flow: the same clips, flow alone, drawn as of the look. sound: sound alone, drawn as of the epoch.
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[tuple[str, str, int]],
+        store: FeatureStore,
+        look: Mapping[str, Any],
+        *,
+        num_looks: int,
+        num_modalities: int,
+        flow: Samples | None = None,
+        sound: Samples | None = None,
+    ) -> None:
+        self.clips, self.store, self.look = list(clips), store, dict(look)
+        self.num_looks, self.num_modalities, self.flow, self.sound = num_looks, num_modalities, flow, sound
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Look `epoch` mod K."""
+        self.epoch = epoch % self.num_looks
+        if self.flow is not None:
+            self.flow.set_epoch(self.epoch)
+        if self.sound is not None:
+            self.sound.set_epoch(epoch)
+
+    def key(self, index: int, look: int) -> str:
+        """The name of a file in the store. (The index counts: it seeds the augmentation.)"""
+        text = json.dumps([self.clips[index][1], index, look, self.look], sort_keys=True, default=str)
+        return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
+
+    def __getitem__(self, index: int) -> Sample:
+        path, _, target = self.clips[index]
+        known = {"index": index, "path": path}
+        features = self.store.read(self.key(index, self.epoch))
+        if features is None:
+            return {**known, "failed": f"{path}: its pictures could not be read when their features were computed"}
+        mask = torch.zeros(self.num_modalities, dtype=torch.bool)
+        made: dict[str, Any] = {"video": features if len(features) else None, "flow": None, "audio": None}
+        mask[0] = len(features) > 0
+        for name, samples in (("flow", self.flow), ("audio", self.sound)):
+            if samples is not None:
+                part = samples[index]
+                if part.get("failed") is None:
+                    made[name] = part[name]
+                    mask |= part["mask"]
+                elif not part.get("empty"):
+                    return part
+        if not mask.any():
+            return {**known, "failed": f"{path!r} has none of the streams that are trained on", "empty": True}
+        return {**known, **made, "mask": mask, "target": target}
+
+
+def cache_features(
+    cached: CachedVideo,
+    full: Samples,
+    encode: Callable[[Tensor], Tensor],
+    *,
+    width: int,
+    num_workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    on_progress: OnProgress | None = None,
+) -> dict[str, str]:
+    """Compute what the store lacks -> path -> reason of clips whose pictures cannot be read.
+
+    Each clip goes through the tower by itself, so that its features do not depend on which others were missing:
+    a run that was killed while it computed them continues bit for bit.
+
+    Args:
+        full: samples of the same clips with video alone, (T, 3, S, S) uint8.
+        encode: (T, 3, S, S) uint8 -> (T, D): the frozen tower. width: D.
+        rank, world: which share of the clips this process computes.
+    """
+    missing = {
+        look: [i for i in range(rank, len(cached), world) if not cached.store.path(cached.key(i, look)).exists()]
+        for look in range(cached.num_looks)
+    }
+    total = sum(len(indices) for indices in missing.values())
+    failures: dict[str, str] = {}
+    rate, done = Rate(total), 0
+    for look, indices in missing.items():
+        if not indices:
+            continue
+        full.set_epoch(look)
+        for batch in load_batches(_EmptyIsFine(full), [[i] for i in indices], num_workers=num_workers):
+            failures |= dict(batch.failures)
+            for place, index in enumerate(batch.indices.tolist()):
+                has_pictures = "video" in batch.streams
+                features = encode(batch.streams["video"][place]) if has_pictures else torch.zeros(0, width)
+                cached.store.write(cached.key(index, look), features)
+            done += 1
+            speed, left_s = rate.update(done, 1)
+            if on_progress:
+                on_progress(Progress("caching features", done, total, look + 1, clips_per_s=speed, eta_s=left_s))
+    return failures
+
+
+class _EmptyIsFine:
+    """A file without pictures is no failure here: it has none to encode."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.samples.set_epoch(epoch)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.samples[index]
+        if not sample.get("empty"):
+            return sample
+        return {"index": index, "path": sample["path"], "mask": torch.zeros(1, dtype=torch.bool), "target": 0}

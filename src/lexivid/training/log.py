@@ -1,0 +1,105 @@
+"""What a run says while it goes: log.jsonl (one line a step or evaluation), TensorBoard, and a callback."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is; handed to `on_progress` after every step.
+
+    Attributes:
+        phase: "caching features", "training" or "evaluating".
+        step, total: of the phase; steps of the optimiser in training.
+        epoch: counted from 1. loss: of the last step. lr: of the fusion blocks.
+        clips_per_s: over the last steps, on all processes. eta_s: seconds left at that rate; None while unknown.
+        metrics: of the last evaluation.
+    """
+
+    phase: str
+    step: int
+    total: int
+    epoch: int = 0
+    loss: float | None = None
+    lr: float | None = None
+    clips_per_s: float | None = None
+    eta_s: float | None = None
+    metrics: dict[str, float] | None = None
+
+
+OnProgress = Callable[[Progress], None]
+
+
+class Rate:
+    """Clips per second and time left, from the last 20 steps (the first step, which warms up, apart)."""
+
+    def __init__(self, total_steps: int) -> None:
+        self.total_steps = total_steps
+        self.marks: list[tuple[float, int, int]] = []  # time, step, clips so far
+        self.clips = 0
+
+    def update(self, step: int, clips: int) -> tuple[float | None, float | None]:
+        """Steps done and the clips of this one -> (clips per second, seconds left)."""
+        self.clips += clips
+        self.marks = [*self.marks[-20:], (time.monotonic(), step, self.clips)]
+        (start, first, before), (now, last, after) = self.marks[0], self.marks[-1]
+        if last == first or now <= start:
+            return None, None
+        return (after - before) / (now - start), (self.total_steps - step) * (now - start) / (last - first)
+
+
+class RunLog:
+    """log.jsonl and TensorBoard's file of a run. On resume, lines at or beyond the resumed step are dropped.
+
+    Args:
+        folder: the run's. start_step: steps done already. active: only the first process writes.
+    """
+
+    def __init__(self, folder: Path, *, start_step: int, active: bool) -> None:
+        self.stream = self.board = None
+        if not active:
+            return
+        path = folder / "log.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if start_step and path.exists() else []
+        kept = [line for line in lines if _step_of(line) <= start_step]
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(".log.jsonl.tmp")
+        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        temporary.replace(path)
+        self.stream = path.open("a", encoding="utf-8")
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            return  # tensorboard is part of the extra; without it log.jsonl remains
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1 if start_step else None)
+
+    def write(self, step: int, **values: float | int | None) -> None:
+        """One line; numbers also go to TensorBoard under their names ("held_out.accuracy" -> held_out/accuracy)."""
+        if self.stream is None:
+            return
+        rounded: dict[str, Any] = {k: v for k, v in values.items() if v is not None}
+        self.stream.write(json.dumps({"step": step, **rounded}) + "\n")
+        self.stream.flush()
+        if self.board is not None:
+            for name, value in rounded.items():
+                self.board.add_scalar(name.replace(".", "/"), value, step)
+
+    def close(self) -> None:
+        """Flush both."""
+        if self.stream is not None:
+            self.stream.close()
+        if self.board is not None:
+            self.board.close()
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # cut off by a kill

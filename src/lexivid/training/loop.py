@@ -1,0 +1,321 @@
+"""The loop: batches -> eq. 9 -> AdamW, with checkpoints from which a killed run continues bit for bit.
+
+Nothing random outlives a step: the order of the clips comes from (seed, epoch), what is drawn for a clip from
+(seed, epoch, clip), what a layer draws from (seed, step). So a checkpoint is weights, the optimiser's moments and a
+step number, and no state of any generator.
+
+The gradient of a step is that of the mean of eq. 9 over all clips of the global batch, however they are spread over
+processes and micro-batches, and however many of them could not be read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lexivid.backbones.preprocess import ImageProcessing
+from lexivid.data.batches import Batch, Samples, load_batches
+from lexivid.errors import LexividError
+from lexivid.models.mov import MOV, MOVFeatures, mov_loss, predict_base, probabilities
+from lexivid.training.batches import Plan, even_batches, micro_batches
+from lexivid.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from lexivid.training.distributed import gather_state, is_sharded, load_trained, make_accelerator, restore_state
+from lexivid.training.log import OnProgress, Progress, Rate, RunLog
+from lexivid.training.recipe import Recipe
+from lexivid.training.schedule import half_cosine, make_optimizer, set_lr
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@dataclass
+class FitState:
+    """What a checkpoint's state.json holds; `failures`: path -> reason of clips that could not be read."""
+
+    step: int = 0
+    best: dict[str, float] | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+class FitResult(NamedTuple):
+    """The state after the last step, and the weights that the recipe exports (all but the frozen tower's)."""
+
+    state: FitState
+    weights: dict[str, Tensor]
+
+
+def fit(
+    model: MOV,
+    labels: Tensor,
+    samples: Samples,
+    recipe: Recipe,
+    out: Path,
+    *,
+    images: ImageProcessing,
+    held_out: Samples | None = None,
+    resume: bool = False,
+    accelerator: Accelerator | None = None,
+    device: str = "auto",
+    on_progress: OnProgress | None = None,
+) -> FitResult:
+    """Train `model` in place; afterwards it holds the weights that `recipe.training.export` names.
+
+    (Under FSDP its parameters stay sharded: use the weights that are returned.)
+
+    Args:
+        labels: (p, D), the vectors of the base classes; a sample's target is a row of it.
+        samples, held_out: see `lexivid.data.batches.Samples`.
+        out: the run folder: checkpoints/, log.jsonl, tensorboard/.
+        images: how the backbone normalises pictures.
+        resume: go on from the newest checkpoint in `out`, if there is one.
+
+    Raises:
+        LexividError: no clip could be read in a whole epoch, the loss is not a number, or the folder cannot be written.
+    """
+    settings = recipe.training
+    accelerator = accelerator or make_accelerator(settings, device=device)
+    rank, world = accelerator.process_index, accelerator.num_processes
+    if not len(samples):
+        raise LexividError("no clips to train on")
+    try:
+        plan = Plan.of(len(samples), batch_size=settings.batch_size, micro_batch=settings.micro_batch, world=world)
+    except ValueError as error:
+        raise LexividError(f"{error}: raise training.batch_size") from None
+    model.to(accelerator.device)
+    optimizer = make_optimizer(model, settings)
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    labels = labels.to(accelerator.device)
+    checkpoints = out / "checkpoints"
+    state = FitState()
+    if resume and (found := list_checkpoints(checkpoints, "step")):
+        checkpoint = load_checkpoint(found[-1])
+        restore_state(accelerator, wrapped, optimizer, checkpoint)
+        state = FitState(**checkpoint.state)
+    total = settings.epochs * plan.num_steps
+    step_of_batch = Step(wrapped, labels, recipe, images, accelerator)
+    log = RunLog(out, start_step=state.step, active=accelerator.is_main_process)
+    rate = Rate(total)
+
+    def save(kind: str = "step") -> None:
+        weights, moments = gather_state(accelerator, wrapped, optimizer)
+        if accelerator.is_main_process:
+            save_checkpoint(
+                checkpoints, kind, step=state.step, model=weights, state={**vars(state)},
+                optimizer=moments if kind == "step" else None, keep=settings.keep_checkpoints if kind == "step" else 1,
+            )  # fmt: skip
+        accelerator.wait_for_everyone()
+
+    try:
+        for epoch in range(state.step // max(1, plan.num_steps), settings.epochs):
+            samples.set_epoch(epoch)
+            first = state.step - epoch * plan.num_steps
+            lists = micro_batches(
+                len(samples), plan, seed=settings.seed, epoch=epoch, rank=rank, world=world, start_step=first
+            )
+            batches = load_batches(
+                samples, lists, num_workers=recipe.data.num_workers, pin_memory=accelerator.device.type == "cuda"
+            )
+            wrapped.train()
+            for parts in _chunks(batches, plan.accumulate):
+                factor = half_cosine(state.step, total, warmup_steps=settings.warmup_steps)
+                set_lr(optimizer, factor)
+                torch.manual_seed((settings.seed * 1_000_003 + state.step) * 1_009 + rank)
+                loss, num_clips, norm = step_of_batch(parts, optimizer, clip_norm=settings.clip_norm)
+                state.step += 1
+                state.failures |= dict(itertools.chain.from_iterable(part.failures for part in parts))
+                speed, left_s = rate.update(state.step, num_clips)
+                lr = settings.lr * factor
+                log.write(state.step, loss=loss, lr=lr, grad_norm=norm, clips=num_clips, clips_per_s=speed)
+                if on_progress and accelerator.is_main_process:
+                    on_progress(
+                        Progress("training", state.step, total, epoch + 1, loss, lr, speed, left_s, state.metrics)
+                    )
+                ends_epoch = state.step == (epoch + 1) * plan.num_steps
+                if state.step % settings.checkpoint_every == 0 and not ends_epoch:
+                    save()
+            is_last = epoch + 1 == settings.epochs
+            state.failures = _merged(state.failures, accelerator)
+            if len(state.failures) >= len(samples):
+                path, reason = next(iter(state.failures.items()))
+                raise LexividError(f"none of the {len(samples)} clips can be read; the first: {path}: {reason}")
+            if held_out is not None and len(held_out) and (is_last or (epoch + 1) % settings.evaluate_every == 0):
+                state.metrics = step_of_batch.evaluate(held_out, epoch=epoch)
+                log.write(state.step, **{f"held_out.{name}": value for name, value in state.metrics.items()})
+                if _is_better(state.metrics, state.best):
+                    state.best = {**state.metrics, "step": state.step}
+                    save("best")
+            save()
+        if settings.epochs == 0:
+            save()
+    finally:
+        log.close()
+    weights = gather_state(accelerator, wrapped, optimizer)[0]
+    if settings.export == "best" and (best := list_checkpoints(checkpoints, "best")):
+        weights = load_checkpoint(best[-1]).model
+    weights = {name: value.detach().clone() for name, value in weights.items()}
+    accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # takes autocast off the model again
+    if not is_sharded(accelerator):
+        load_trained(model, weights)
+    model.eval()
+    return FitResult(state, weights)
+
+
+class Step:
+    """One step of the optimiser on one process, and the look at held-out clips."""
+
+    def __init__(
+        self, model: Any, labels: Tensor, recipe: Recipe, images: ImageProcessing, accelerator: Accelerator
+    ) -> None:
+        self.model, self.labels, self.recipe, self.images, self.accelerator = model, labels, recipe, images, accelerator
+        self.config = accelerator.unwrap_model(model).config
+
+    def __call__(
+        self, parts: list[Batch], optimizer: torch.optim.Optimizer, *, clip_norm: float | None
+    ) -> tuple[float, int, float]:
+        """Micro-batches of this process -> (mean loss, clips, gradient norm) of the global batch.
+
+        Raises:
+            LexividError: the loss is not a finite number.
+        """
+        accelerator = self.accelerator
+        num_clips = self._sum(sum(float(part.mask.any(dim=1).sum()) for part in parts))
+        total = torch.zeros((), dtype=torch.float64)
+        for place, part in enumerate(parts):
+            last = place == len(parts) - 1
+            with contextlib.nullcontext() if last else accelerator.no_sync(self.model):
+                loss = self.loss(part)  # the sum over the clips of this part
+                # DDP and FSDP average over processes, so that this is the mean over the global batch.
+                accelerator.backward(loss * accelerator.num_processes / max(num_clips, 1.0))
+            total += loss.detach().double().cpu()
+        mean = self._sum(float(total)) / max(num_clips, 1.0)
+        if not torch.isfinite(torch.tensor(mean)):
+            raise LexividError(
+                f"the loss became {mean}: lower training.lr or set training.clip_norm; the last checkpoint is sound"
+            )
+        norm = accelerator.clip_grad_norm_(self.model.parameters(), clip_norm or float("inf"))
+        optimizer.step()
+        optimizer.zero_grad()
+        return mean, round(num_clips), float(norm)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Eq. 9, summed over the clips of a micro-batch."""
+        batch = self._never_empty(batch)
+        mixed = self._mix(batch) if self.recipe.training.mixup else None
+        features, targets = self.features(batch, mixed), batch.targets.to(self.labels.device)
+        loss = self._objective(features, targets)
+        if mixed is not None:
+            loss = mixed[0] * loss + (1 - mixed[0]) * self._objective(features, targets[mixed[1]])
+        return loss * features.mask.any(dim=1).sum()
+
+    def _objective(self, features: MOVFeatures, targets: Tensor) -> Tensor:
+        c = self.config
+        return mov_loss(features.v_m, features.x_m, self.labels, targets, alpha=c.alpha, tau=c.tau, mask=features.mask)
+
+    def features(self, batch: Batch, mixed: tuple[float, Tensor] | None = None) -> MOVFeatures:
+        """The model's view of a batch: pictures normalised, inputs that the recipe leaves out masked."""
+        batch = batch.to(self.labels.device)
+        streams = {name: self._input(name, x) for name, x in batch.streams.items() if name in self.recipe.inputs}
+        mask = batch.mask.clone()
+        for place, name in enumerate(self.config.modalities):
+            if name not in self.recipe.inputs:
+                mask[:, place] = False
+        if self.recipe.data.flow_from != "flow" and "video" in streams:  # the controls
+            streams["flow"] = streams["video"]
+            if self.recipe.data.flow_from == "frozen" and streams["flow"].ndim > 3:
+                pictures = streams["flow"]
+                frozen = self.accelerator.unwrap_model(self.model).towers["video"]
+                streams["flow"] = streams["video"] = frozen(pictures.flatten(0, 1)).unflatten(0, pictures.shape[:2])
+            flow, video = (self.config.modalities.index(name) for name in ("flow", "video"))
+            mask[:, flow] = mask[:, video]
+        if mixed is not None and "audio" in streams:
+            streams["audio"] = mixed[0] * streams["audio"] + (1 - mixed[0]) * streams["audio"][mixed[1]]
+        if not streams:  # clips without any of the streams: one token of nothing
+            shape = (len(mask), 1, self.config.embedding_dim)
+            streams["video"] = torch.zeros(shape, device=mask.device)
+        with self.accelerator.autocast():
+            return self.model(**streams, mask=mask)
+
+    def _input(self, name: str, x: Tensor) -> Tensor:
+        return self.images.normalise(x) if x.dtype == torch.uint8 and name != "audio" else x.float()
+
+    def _mix(self, batch: Batch) -> tuple[float, Tensor]:
+        shape = torch.tensor(self.recipe.training.mixup)
+        weight = float(torch.distributions.Beta(shape, shape).sample())
+        return max(weight, 1 - weight), torch.randperm(len(batch.mask)).to(self.labels.device)
+
+    def _never_empty(self, batch: Batch) -> Batch:
+        """A batch of which nothing could be read becomes one masked clip: every process must take part in a step."""
+        if len(batch.mask):
+            return batch
+        mask = torch.zeros(1, len(self.config.modalities), dtype=torch.bool)
+        zero = torch.zeros(1, dtype=torch.int64)
+        return Batch({}, mask, zero, zero, batch.failures)
+
+    def _sum(self, value: float) -> float:
+        """Over all processes."""
+        if self.accelerator.num_processes == 1:
+            return value
+        tensor = torch.tensor(value, dtype=torch.float64, device=self.labels.device)
+        return float(self.accelerator.reduce(tensor, reduction="sum"))
+
+    @torch.no_grad()
+    def evaluate(self, samples: Samples, *, epoch: int, batch_size: int = 16) -> dict[str, float]:
+        """Held-out base clips: accuracy among the base classes by eq. 10 (or the mean of all streams), loss, count."""
+        samples.set_epoch(epoch)
+        self.model.eval()
+        accelerator = self.accelerator
+        lists = even_batches(len(samples), batch_size, rank=accelerator.process_index, world=accelerator.num_processes)
+        table = torch.full((len(samples), 2), -1.0, dtype=torch.float64)  # right, loss; -1: not seen
+        for batch in load_batches(samples, lists, num_workers=self.recipe.data.num_workers):
+            whole = self._never_empty(batch)
+            features = self.features(whole)
+            scores = base_probabilities(features, self.labels, tau=self.config.tau, how=self.recipe.model.base_score)
+            targets = whole.targets.to(scores.device)
+            right = (scores.argmax(dim=-1) == targets).double()
+            loss = F.nll_loss(scores.clamp_min(1e-12).log(), targets, reduction="none").double()
+            if len(batch.mask):
+                table[whole.indices] = torch.stack([right, loss], dim=1).cpu()
+        if accelerator.num_processes > 1:  # every clip was seen by one process; the others hold -1
+            every = accelerator.gather(table.to(self.labels.device)[None])
+            table = every.amax(dim=0).cpu()
+        self.model.train()
+        seen = table[table[:, 1] >= 0]
+        if not len(seen):
+            return {"accuracy": 0.0, "loss": float("inf"), "clips": 0.0}
+        return {"accuracy": float(seen[:, 0].mean()), "loss": float(seen[:, 1].mean()), "clips": float(len(seen))}
+
+
+def base_probabilities(features: MOVFeatures, labels: Tensor, *, tau: float, how: str = "v_m") -> Tensor:
+    """Base classes (B, p): eq. 10, or the "mean" of what v_m, f_m and a_m say (score fusion, table 5)."""
+    if how == "v_m":
+        return predict_base(features.v_m, labels, tau=tau, x_m=features.x_m, mask=features.mask)
+    each = [probabilities(x, labels, tau=tau) for x in (features.v_m, *features.x_m.values())]
+    there = features.mask[..., None].float()
+    return (torch.stack(each, dim=1) * there).sum(dim=1) / there.sum(dim=1).clamp_min(1)
+
+
+def _merged(failures: dict[str, str], accelerator: Accelerator) -> dict[str, str]:
+    """Of all processes."""
+    if accelerator.num_processes == 1:
+        return failures
+    from accelerate.utils import gather_object
+
+    return dict(sorted(gather_object(list(failures.items()))))
+
+
+def _is_better(new: dict[str, float], best: dict[str, float] | None) -> bool:
+    return best is None or (new["accuracy"], -new["loss"]) > (best["accuracy"], -best["loss"])
+
+
+def _chunks(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
+    while parts := list(itertools.islice(batches, size)):
+        yield parts

@@ -1,0 +1,189 @@
+"""`train`: a recipe and labelled clips -> a run folder that `lexivid.load` reads.
+
+config.json, model.safetensors   the model (see lexivid.models.trained); written when training has ended
+backbone/                        only with self_contained
+recipe.yaml, split.json          what was asked, with every default; which classes are base and novel
+train.json                       what came out: held-out accuracy, clips asked and failed, time, versions
+log.jsonl, tensorboard/          every step
+checkpoints/                     for `resume`; can be deleted afterwards
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from lexivid.backbones import Backbone, load_backbone
+from lexivid.errors import LexividError
+from lexivid.labels import LabelBank, check_labels, load_templates
+from lexivid.models.mov import MOV, MOVConfig
+from lexivid.models.trained import TrainedModel, save_backbone, write_weights
+from lexivid.output import write_atomically
+from lexivid.training.clips import TrainingClips, open_clips
+from lexivid.training.distributed import load_trained, make_accelerator, trained_state
+from lexivid.training.log import OnProgress
+from lexivid.training.loop import FitState, fit
+from lexivid.training.recipe import Recipe, load_recipe
+
+
+class TrainingResult(NamedTuple):
+    """The run folder, held-out metrics after the last step, and path -> reason of clips that could not be read."""
+
+    out: Path
+    metrics: dict[str, float]
+    failures: dict[str, str]
+    summary: dict[str, Any]
+
+
+def train(
+    recipe: str | Path | Recipe,
+    data: str | Path | TrainingClips,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    set: Iterable[str] | Mapping[str, Any] = (),
+    self_contained: bool = False,
+    device: str = "auto",
+    backbone: Backbone | None = None,
+    on_progress: OnProgress | None = None,
+) -> TrainingResult:
+    """Train a model.
+
+    Args:
+        recipe: the name of one ("lite-mov"), a YAML file, or a `Recipe`.
+        data: a folder of clips (see `lexivid.data.dataset.read_dataset`), or clips that are open already.
+        out: the run folder: new or empty, unless `resume`.
+        resume: go on where an earlier call of the same recipe stopped, however it was stopped; from the start where
+            it had not come to a checkpoint, and at once back where it had ended.
+        set: settings on top of the recipe: "training.lr=3e-4" strings, or a mapping of dotted keys.
+        self_contained: the run folder also holds the backbone.
+        device: "auto", "cpu", "cuda".
+        backbone: if it is loaded already.
+
+    Raises:
+        LexividError: the recipe, the data or the folder cannot be used.
+        ModelError: the backbone cannot.
+        MissingExtraError: packages of the extra `train` are missing.
+    """
+    recipe = recipe.with_settings(set) if isinstance(recipe, Recipe) else load_recipe(recipe, set)
+    out = Path(out)
+    _check_folder(out, recipe, resume=resume)
+    started = time.monotonic()
+    accelerator = make_accelerator(recipe.training, device=device)
+    if backbone is None:
+        backbone = load_backbone(recipe.model.backbone, device=accelerator.device, dtype="float32")
+    config = MOVConfig.for_backbone(backbone, **recipe.model.mov_settings())
+    torch.manual_seed(recipe.training.seed)  # the fusion blocks' first weights
+    mov = MOV.from_backbone(backbone, config)
+    if recipe.model.init_from:
+        _start_from(mov, Path(recipe.model.init_from))
+    mov.to(accelerator.device)
+    if accelerator.is_main_process:
+        out.mkdir(parents=True, exist_ok=True)
+        if self_contained:
+            save_backbone(backbone, out / "backbone")
+        write_atomically(out / "recipe.yaml", recipe.to_yaml())
+    accelerator.wait_for_everyone()
+    if not isinstance(data, TrainingClips):
+        data = open_clips(recipe, data, mov, backbone.images, accelerator=accelerator, on_progress=on_progress)
+    if accelerator.is_main_process and data.split is not None:
+        data.split.save(out / "split.json")
+    templates = recipe.model.templates or backbone.default_templates
+    names, _ = check_labels(data.base_classes)
+    if tuple(names) != tuple(data.base_classes):
+        raise LexividError(f"the base classes must be different, clean names; got {list(data.base_classes)[:10]} ...")
+    with torch.no_grad():
+        labels = LabelBank(backbone).embed(names, load_templates(templates)).clone()
+    result = fit(
+        mov, labels, data.train, recipe, out, images=backbone.images, held_out=data.held_out, resume=resume,
+        accelerator=accelerator, on_progress=on_progress,
+    )  # fmt: skip
+    result.state.failures.update(data.failures)
+    summary = _summary(recipe, result.state, data, time.monotonic() - started, accelerator.num_processes)
+    if accelerator.is_main_process:
+        write_weights(out / "model.safetensors", result.weights)
+        write_atomically(out / "train.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+        sampling = {key: value for key, value in asdict(recipe.data).items() if key in SAMPLING}
+        model = TrainedModel(backbone, mov, tuple(names), templates, recipe.inputs, recipe.model.base_score, sampling)
+        write_atomically(out / "config.json", json.dumps(model.to_config(), indent=2, ensure_ascii=False) + "\n")
+    accelerator.wait_for_everyone()
+    return TrainingResult(out, result.state.metrics, result.state.failures, summary)
+
+
+SAMPLING = ("num_frames", "stride", "stride_rate", "flow", "flow_size", "audio_s")
+"""What inference must know about how clips were looked at."""
+
+# May differ between a run and its resumption: they do not change what is computed, but for `epochs`, by which a
+# finished run would be another.
+_FREE = (
+    "data.num_workers", "data.cache_clips", "training.checkpoint_every", "training.keep_checkpoints",
+    "training.micro_batch", "name", "about",
+)  # fmt: skip
+
+
+def _check_folder(out: Path, recipe: Recipe, *, resume: bool) -> None:
+    if out.is_file():
+        raise LexividError(f"{str(out)!r} is a file; name a folder for the run")
+    path = out / "recipe.yaml"
+    if not resume:
+        if (out / "checkpoints").exists() or (out / "config.json").exists():
+            raise LexividError(f"{str(out)!r} holds a run already: go on with --resume, or name another folder")
+        return
+    if path.is_file():
+        before, now = (_flat(r.to_dict()) for r in (load_recipe(path), recipe))
+        for key in now:
+            if key not in _FREE and now[key] != before[key]:
+                raise LexividError(
+                    f"--resume: {key} is {now[key]!r}, but the run in {str(out)!r} was started with {before[key]!r}"
+                )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _start_from(mov: torch.nn.Module, folder: Path) -> None:
+    """Weights of another run, as far as names and shapes agree."""
+    from safetensors.torch import load_file
+
+    try:
+        found = load_file(folder / "model.safetensors")
+    except (OSError, ValueError) as error:
+        raise LexividError(f"model.init_from: {str(folder)!r} holds no trained model ({error})") from None
+    own = trained_state(mov)
+    shared = {key: value for key, value in found.items() if key in own and own[key].shape == value.shape}
+    if not shared:
+        raise LexividError(f"model.init_from: no weights of {str(folder)!r} fit this model")
+    load_trained(mov, own | shared)
+
+
+def _summary(recipe: Recipe, state: FitState, data: TrainingClips, seconds: float, world: int) -> dict[str, Any]:
+    from lexivid import __version__
+
+    return {
+        "recipe": recipe.name,
+        "steps": state.step,
+        "held_out": state.metrics,
+        "best_held_out": state.best,
+        "exported": recipe.training.export,
+        "base_classes": len(data.base_classes),
+        "clips": len(data.train),
+        "clips_held_out": len(data.held_out) if data.held_out is not None else 0,
+        "clips_failed": len(state.failures),
+        "failures": state.failures,
+        "seconds_of_last_call": round(seconds, 1),
+        "processes": world,
+        "lexivid": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
