@@ -5,7 +5,8 @@
 DIR holds clips/ (44 clips, MANIFEST.tsv, clips/labels.txt with 42 labels), ucf6/ (six classes of UCF101) and
 labels/ucf101_names.txt. The protocol is the product's: 16 frames spread over the file, centre crop, mean of unit
 vectors, cosine with the labels' vectors. Every clip counts: one that fails to decode would be counted wrong.
-The ablations change one thing each, on the same logits; the template set stays.
+The ablations change one thing each, on the same logits. `lite_ideas.json`, beside this file, is the log of every idea
+that was tried while the recipe was made; it is copied into the result.
 """
 
 from __future__ import annotations
@@ -221,9 +222,10 @@ def main() -> None:
                     "note": "decode and network: mean of a clip; the machine may have been shared"},
         "ablations": ablations(bench, backbone, templates),
         "per_clip": per_clip,
+        "ideas_tried": json.loads(Path(__file__).with_name("lite_ideas.json").read_text()),
     }  # fmt: skip
     args.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps({k: v for k, v in result.items() if k != "per_clip"}, indent=1))
+    print(json.dumps({k: v for k, v in result.items() if k not in ("per_clip", "ideas_tried")}, indent=1))
 
 
 if __name__ == "__main__":
