@@ -315,6 +315,96 @@ def _run(
         raise typer.Exit(1)
 
 
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe by name (lite-mov, ...) or a YAML file.", show_default=False)],
+    data: Annotated[Path, typer.Option(help="Folder or manifest of labelled clips.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for the run.", show_default=False)],
+    set: Annotated[list[str] | None, typer.Option(help="KEY=VALUE on top of the recipe. Repeatable.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in this folder stopped.")] = False,
+    cache_video_features: Annotated[
+        int | None, typer.Option(min=0, help="Keep the frozen tower's features of so many looks at each clip.")
+    ] = None,
+    self_contained: Annotated[
+        bool, typer.Option("--self-contained", help="Hold the backbone in the folder too.")
+    ] = False,
+    device: Device = "auto",
+) -> None:
+    """Train a model on your own labelled clips.
+
+    lexivid train lite-mov --data clips/ --out run/
+    """
+    from lexivid import training
+
+    settings = [*(set or [])]
+    if cache_video_features is not None:
+        settings.append(f"data.cache_video_features={cache_video_features}")
+    with _progress("training") as bar:
+        task = bar.add_task("starting", total=None)
+
+        def show(now: training.Progress) -> None:
+            bar.update(task, completed=now.step, total=now.total, description=now.describe())
+
+        result = training.train(
+            recipe, data, out, set=settings, resume=resume, self_contained=self_contained, device=device,
+            on_progress=show,
+        )  # fmt: skip
+    if not result.is_main_process:
+        return
+    for path, reason in result.failures.items():
+        _say(f"failed: {path}: {reason}", "red")
+    _print(result.describe() + "\n")
+    if result.failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(help='A run of `lexivid train`, "lite", or a CLIP model.', show_default=False)
+    ],
+    data: Annotated[Path, typer.Option(help="Folder or manifest of labelled clips.", show_default=False)],
+    protocol: Annotated[str, typer.Option(help="base-novel, generalized or calibrate.")] = "base-novel",
+    out: Annotated[Path | None, typer.Option(help="Folder for the result (JSON) and the features.")] = None,
+    views: ViewsOption = "spread",
+    frames: Annotated[int | None, typer.Option(min=1, max=4096, help="Frames per clip. Default: as trained.")] = None,
+    stride: Stride = None,
+    stride_rate: StrideRate = "30",
+    split: Annotated[Path | None, typer.Option(help="JSON with base and novel classes. Default: the run's.")] = None,
+    part: Annotated[str, typer.Option(help="Which clips of the data.")] = "test",
+    list_number: Annotated[int | None, typer.Option(help="Which of UCF101's lists, 1 to 3.")] = None,
+    lists: Annotated[Path | None, typer.Option(help="Folder of UCF101's lists.")] = None,
+    distractors: Annotated[Path | None, typer.Option(help="A text file with more names for every vocabulary.")] = None,
+    templates: Templates = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that decode.")] = 2,
+    device: Device = "auto",
+) -> None:
+    """Measure a model on labelled clips, by a protocol that the result file names."""
+    from lexivid.evaluation import runs
+    from lexivid.labels import read_labels_file
+    from lexivid.media.views import Views
+
+    chosen = None
+    if frames is not None or stride is not None or views != "spread":
+        chosen = Views.parse(views, num_frames=frames or 16, stride=stride, stride_rate=_rate(stride_rate))
+    with _progress("evaluating") as progress:
+        task = progress.add_task("evaluating", total=None)
+        result = runs.evaluate(
+            model, data, protocol=protocol, out=out, views=chosen, split=split, part=part, list_number=list_number,
+            lists=lists, distractors=read_labels_file(distractors) if distractors else (), templates=templates,
+            num_workers=workers, device=device,
+            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )  # fmt: skip
+    for line in runs.summary(result):
+        _print("  ".join(cell.ljust(20) for cell in line).rstrip() + "\n")
+    for path, reason in result["failures"]:
+        _say(f"failed: {reason or path}", "red")
+    if out:
+        _say(f"written: {out / (protocol + '.json')}")
+    if result["failures"]:
+        raise typer.Exit(1)
+
+
 @app.callback(invoke_without_command=True)
 def _version(
     version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,

@@ -52,6 +52,8 @@ class SampleSpec:
         work_size: training: short side of the frames that are kept, before random crops, pixels.
         flow: algorithm. flow_size: short side of the frames that flow is computed from, pixels; None: as the backbone
             resizes its pictures. Motion is in pixels of that size. Smaller ones are not enlarged before.
+        flow_crop: side of a crop of flow, pixels; None: as the backbone crops its pictures. A tower that is trained
+            on flow from the start can look at less: its cost is the square of this.
         audio_s: length of a crop of sound in seconds.
         crop_scale: smallest share of the picture's area in a random crop. mirror, colour: see
             `sample_clip_augmentation`. spec_time, spec_mel: SpecAugment's longest masks, steps of 10 ms and mel bins.
@@ -74,6 +76,7 @@ class SampleSpec:
     work_size: int = 256
     flow: Algorithm = "tvl1"
     flow_size: int | None = None
+    flow_crop: int | None = None
     audio_s: float = 8.0
     crop_scale: float = 0.08
     mirror: bool = True
@@ -92,7 +95,7 @@ class SampleSpec:
             raise LexividError(f"unknown flow algorithm {self.flow!r}: choose {', '.join(get_args(Algorithm))}")
         Views(self.num_frames, self.num_clips, self.num_crops, self.stride, self.stride_rate)  # checks
         least = {"num_audio_views": 1, "work_size": 16, "spec_time": 0, "spec_mel": 0, "colour": 0}
-        least |= {"num_windows": 1, "flow_size": 16}
+        least |= {"num_windows": 1, "flow_size": 16, "flow_crop": 16}
         for name, low in least.items():
             if (value := getattr(self, name)) is not None and value < low:
                 raise LexividError(f"{name} is {value}, and must be at least {low}")
@@ -223,7 +226,7 @@ class ClipSamples(torch.utils.data.Dataset[Sample]):
             if frames is not None:
                 made["video"] = look.frames(frames[0], size, interpolation=spec.images.interpolation)
             if motion is not None:
-                made["flow"] = look.flow(_with_third(motion[0]), size)
+                made["flow"] = look.flow(_with_third(motion[0]), spec.flow_crop or size)
         if sound is not None:
             draws = self._generator(index, "sound")
             crop = random_window(_three(sound), generator=draws, num_steps=spec.audio_steps)
@@ -244,9 +247,15 @@ def test_views(parts: Mapping[str, Tensor], spec: SampleSpec) -> dict[str, Tenso
     if (frames := parts.get("frames")) is not None:
         made["video"] = _crops(frames, spec.images, spec.num_crops)
     if (motion := parts.get("flow")) is not None:
-        bilinear = replace(spec.images, interpolation="bilinear")  # as in training: bicubic overshoots at edges
+        side = spec.flow_crop or spec.images.crop_size
+        bilinear = replace(  # as in training: bicubic overshoots at edges
+            spec.images,
+            interpolation="bilinear",
+            crop_size=side,
+            resize_to=round(spec.images.resize_to * side / spec.images.crop_size),
+        )
         pictures = [bilinear.resize(_with_third(pair), keep_aspect=spec.num_crops > 1) for pair in motion.flatten(0, 1)]
-        made["flow"] = _crops(torch.stack(pictures).unflatten(0, motion.shape[:2]), spec.images, spec.num_crops)
+        made["flow"] = _crops(torch.stack(pictures).unflatten(0, motion.shape[:2]), bilinear, spec.num_crops)
     if (sound := parts.get("log_mel")) is not None:
         made["audio"] = views_of(_three(sound), num_views=spec.num_audio_views, num_steps=spec.audio_steps)
     return made

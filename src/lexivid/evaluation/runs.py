@@ -150,7 +150,7 @@ def summary(result: dict[str, Any]) -> list[tuple[str, ...]]:
     rows = {result["protocol"]: found} if result["protocol"] == "base-novel" else found
     if result["protocol"] == "calibrate":
         return [("offset", f"{found['offset']:.3f}", "", "")]
-    return [
+    return [("per cent [95 %]", "base", "novel", "harmonic mean")] + [
         (rule, *(percent((row.get(side) or {}).get("accuracy")) for side in ("base", "novel")),
          percent(row.get("harmonic_mean")))
         for rule, row in rows.items()
@@ -203,7 +203,7 @@ def _spec(trained: Any, backbone: Any, views: Views | None, num_audio_views: int
             stride=sampling.get("stride"),
             stride_rate=sampling.get("stride_rate", 30.0),
         )
-    known = {key: sampling[key] for key in ("flow", "flow_size", "audio_s") if key in sampling}
+    known = {key: sampling[key] for key in ("flow", "flow_size", "flow_crop", "audio_s") if key in sampling}
     return SampleSpec(
         images=backbone.images,
         modalities=trained.mov.config.modalities if trained else ("video",),

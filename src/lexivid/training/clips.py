@@ -78,7 +78,8 @@ def sample_spec(recipe: Recipe, images: ImageProcessing, *, train: bool) -> Samp
     return SampleSpec(
         images=images, modalities=recipe.model.modalities, inputs=inputs, train=train,
         num_frames=data.num_frames, stride=data.stride, stride_rate=data.stride_rate, num_windows=data.num_windows,
-        work_size=round(images.crop_size * 8 / 7), flow=data.flow, flow_size=data.flow_size, audio_s=data.audio_s,
+        work_size=round(images.crop_size * 8 / 7), flow=data.flow, flow_size=data.flow_size, flow_crop=data.flow_crop,
+        audio_s=data.audio_s,
         crop_scale=data.crop_scale, mirror=data.mirror, colour=data.colour,
         spec_time=data.spec_time, spec_mel=data.spec_mel,
     )  # fmt: skip
@@ -130,7 +131,17 @@ def _with_cached_features(
 ) -> tuple[CachedVideo, dict[str, str]]:  # fmt: skip
     spec = sample_spec(recipe, images, train=train)
     # Sound changes nothing about pictures, and flow only shares their draw: runs that differ in them share features.
-    apart = ("modalities", "inputs", "flow", "flow_size", "audio_s", "spec_time", "spec_mel", "num_audio_views")
+    apart = (
+        "modalities",
+        "inputs",
+        "flow",
+        "flow_size",
+        "flow_crop",
+        "audio_s",
+        "spec_time",
+        "spec_mel",
+        "num_audio_views",
+    )
     look = {key: value for key, value in asdict(spec).items() if key not in apart}
     look |= {"tower": tower_fingerprint(mov), "seed": recipe.training.seed if train else None}
     look |= {"decoder": decoder_version()}

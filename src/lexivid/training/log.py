@@ -32,6 +32,17 @@ class Progress:
     eta_s: float | None = None
     metrics: dict[str, float] | None = None
 
+    def describe(self) -> str:
+        """A few words for a progress bar."""
+        words = [f"{self.phase}, epoch {self.epoch}" if self.phase == "training" else self.phase]
+        if self.loss is not None:
+            words.append(f"loss {self.loss:.3f}")
+        if self.metrics:
+            words.append(f"held-out {self.metrics['accuracy']:.1%}")
+        if self.clips_per_s is not None:
+            words.append(f"{self.clips_per_s:.1f} clips/s")
+        return ", ".join(words)
+
 
 OnProgress = Callable[[Progress], None]
 

@@ -40,6 +40,15 @@ class TrainingResult(NamedTuple):
     metrics: dict[str, float]
     failures: dict[str, str]
     summary: dict[str, Any]
+    is_main_process: bool = True
+
+    def describe(self) -> str:
+        """A line for people."""
+        s = self.summary
+        words = [f"{self.out}: {s['clips']} clips of {s['base_classes']} base classes, {s['steps']} steps"]
+        if self.metrics:
+            words.append(f"held-out accuracy {self.metrics['accuracy']:.1%} ({s['clips_held_out']} clips)")
+        return ", ".join(words)
 
 
 def train(
@@ -114,10 +123,10 @@ def train(
         model = TrainedModel(backbone, mov, tuple(names), templates, recipe.inputs, recipe.model.base_score, sampling)
         write_atomically(out / "config.json", json.dumps(model.to_config(), indent=2, ensure_ascii=False) + "\n")
     accelerator.wait_for_everyone()
-    return TrainingResult(out, result.state.metrics, result.state.failures, summary)
+    return TrainingResult(out, result.state.metrics, result.state.failures, summary, accelerator.is_main_process)
 
 
-SAMPLING = ("num_frames", "stride", "stride_rate", "flow", "flow_size", "audio_s")
+SAMPLING = ("num_frames", "stride", "stride_rate", "flow", "flow_size", "flow_crop", "audio_s")
 """What inference must know about how clips were looked at."""
 
 # May differ between a run and its resumption: they do not change what is computed, but for `epochs`, by which a
