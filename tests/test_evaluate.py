@@ -1,0 +1,108 @@
+"""`lexivid evaluate` from a folder of files to a result file, with a tiny CLIP and with a trained model."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from media_files import make_video, needs_ffmpeg
+from typer.testing import CliRunner
+
+from lexivid.backbones import load_backbone
+from lexivid.cli import app
+from lexivid.data.splits import ClassSplit
+from lexivid.errors import LexividError
+from lexivid.evaluation import runs
+from lexivid.evaluation.collected import Collected
+from lexivid.inference import Classifier
+from lexivid.media.views import Views
+from lexivid.models.mov import MOV, MOVConfig
+from lexivid.models.trained import TrainedModel
+
+pytestmark = needs_ffmpeg
+CLASSES = ("red ball", "running dog", "still lake")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    for number, name in enumerate(CLASSES):
+        for clip in range(2):
+            path = root / "test" / name.replace(" ", "_") / f"{clip}.mp4"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            rate = str(10 + 5 * number + clip)
+            make_video(path, "-c:v", "libx264", size="64x48", rate=rate, seconds=0.8)
+    (root / "test" / "red_ball" / "broken.mp4").write_bytes(b"not a film")
+    (root / "train" / "red_ball").mkdir(parents=True)
+    make_video(root / "train" / "red_ball" / "seen.mp4", "-c:v", "libx264", size="64x48", seconds=0.5)
+    return root
+
+
+def test_zero_shot_equals_the_classifier(data, clip_folder, tmp_path):
+    views = Views(num_frames=4)
+    split = ClassSplit(CLASSES[:1], CLASSES[1:])
+    result = runs.evaluate(clip_folder, data, out=tmp_path, views=views, split=split, num_workers=0, device="cpu")
+    classifier = Classifier(load_backbone(str(clip_folder), device="cpu"))
+    for side, names in (("base", CLASSES[:1]), ("novel", CLASSES[1:])):
+        found = []
+        for name in names:
+            for path in sorted((data / "test" / name.replace(" ", "_")).glob("[01].mp4")):
+                found.append(classifier.classify(path, list(names), views=views).labels[0].label == name)
+        assert result["results"][side]["accuracy"]["value"] == pytest.approx(np.mean(found), abs=1e-6)
+    assert result["clips_asked"] == 7  # the test part alone, the broken one among them
+    assert result["clips_failed"] == 1
+    assert "broken.mp4" in result["failures"][0][0]
+    for key in ("protocol", "prompts", "frames", "views", "split", "decoder", "version"):
+        assert result[key]
+    assert json.loads((tmp_path / "base-novel.json").read_text())["results"] == result["results"]
+    assert len(Collected.load(tmp_path / "base-novel-features.npz")) == 6
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory, clip_folder):
+    backbone = load_backbone(str(clip_folder), device="cpu", dtype="float32")
+    torch.manual_seed(0)
+    config = MOVConfig.for_backbone(backbone, zero_init=False)
+    sampling = {"num_frames": 2, "stride": None, "stride_rate": "native", "flow": "tvl1-fast", "flow_size": 48}
+    model = TrainedModel(
+        backbone, MOV.from_backbone(backbone, config).eval(), CLASSES[:2], backbone.default_templates, ("video", "flow"),
+        sampling=sampling,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("run")
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_a_trained_model_by_all_views(data, run_folder, tmp_path):
+    views = Views(num_frames=2, num_clips=2, num_crops=3, stride=1)
+    result = runs.evaluate(
+        run_folder, data, protocol="generalized", out=tmp_path, views=views, num_workers=0, device="cpu"
+    )
+    assert result["split"]["base"] == CLASSES[:2]
+    assert result["split"]["novel"] == CLASSES[2:]
+    assert result["views"] == {"clips": 2, "crops": 3, "audio": 6}
+    collected = Collected.load(tmp_path / "generalized-features.npz")
+    assert collected.features["v_m"].shape[:2] == (6, 6)  # clips, views
+    assert collected.features["flow"].shape == collected.features["v_m"].shape
+    assert {"all-novel", "all-base", "uncalibrated"} <= set(result["results"])
+
+
+def test_the_command_prints_a_table_and_says_what_failed(data, clip_folder, tmp_path):
+    called = CliRunner().invoke(
+        app,
+        ["evaluate", str(clip_folder), "--data", str(data), "--frames", "2", "--workers", "0", "--device", "cpu",
+         "--out", str(tmp_path / "result")],
+    )  # fmt: skip
+    assert called.exit_code == 1  # one file is broken
+    assert "base-novel" in called.stdout
+    assert "broken.mp4" in called.stderr
+    assert (tmp_path / "result" / "base-novel.json").is_file()
+
+
+def test_what_is_wrong_is_said(data, clip_folder):
+    with pytest.raises(LexividError, match="choose base-novel"):
+        runs.evaluate(clip_folder, data, protocol="magic")
+    with pytest.raises(LexividError, match="only a run"):
+        runs.evaluate(clip_folder, data, protocol="calibrate")
+    with pytest.raises(LexividError, match="check its names"):
+        runs.evaluate(clip_folder, data, split=ClassSplit(("cat",), ("mouse",)), device="cpu")
