@@ -54,6 +54,12 @@ Model = Annotated[
         help='"lite" (works offline), a CLIP or SigLIP model of the Hugging Face Hub, or a folder with one.',
     ),
 ]
+VocabularyIs = Annotated[
+    str,
+    typer.Option(
+        help='For trained models: labels are "base" classes, "novel" ones, or "mixed" (each by its own path).'
+    ),
+]
 Modalities = Annotated[str | None, typer.Option(help="Streams to use, with commas between: video, flow, audio.")]
 ViewsOption = Annotated[
     str, typer.Option("--views", help='"spread": frames spread evenly over the file. "4x3": 4 clips in time x 3 crops.')
@@ -89,6 +95,7 @@ def classify(
     labels_file: LabelsFile = None,
     model: Model = "lite",
     modalities: Modalities = None,
+    vocabulary_is: VocabularyIs = "mixed",
     views: ViewsOption = "spread",
     frames: Frames = 16,
     stride: Stride = None,
@@ -118,14 +125,14 @@ def classify(
     chosen_views = Views.parse(views, num_frames=frames, stride=stride, stride_rate=_rate(stride_rate))
     fmt = _choose_format(format, output)
     with _status(f"loading {model}"):
-        classifier = load(model, device=device, dtype=dtype)
+        classifier = load(model, device=device, dtype=dtype, vocabulary_is=vocabulary_is)
     vocabulary = _prepare(classifier, words, templates)
     asked = [part.strip() for part in modalities.split(",")] if modalities else None
     options: dict[str, Any] = {"views": chosen_views, "modalities": asked, "timeline_s": timeline}
     call = {
-        "lexivid": __version__, "model": classifier.backbone.fingerprint, "labels": list(vocabulary.labels),
+        "lexivid": __version__, "model": classifier.fingerprint, "labels": list(vocabulary.labels),
         "templates": vocabulary.templates, "views": repr(chosen_views), "timeline_s": timeline, "modalities": asked,
-        "top_k": top_k, "threshold": threshold,
+        "vocabulary_is": vocabulary_is, "top_k": top_k, "threshold": threshold,
     }  # fmt: skip
     _run(classifier, paths, vocabulary, options, call, fmt=fmt, output=output, report=report)
 

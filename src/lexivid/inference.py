@@ -147,7 +147,11 @@ class Vocabulary:
 class Classifier:
     """Classifies files by labels in the user's own words, with a frozen backbone ("zero-shot").
 
-    Its one path is the pictures. Models that `lexivid train` makes bring paths for flow and audio.
+    Its one path is the pictures. Models that `lexivid train` makes bring paths for flow and audio, see
+    `lexivid.inference_trained`.
+
+    Attributes:
+        name, fingerprint: of the model, for people and for caches.
     """
 
     modalities: tuple[str, ...] = ("video",)
@@ -155,6 +159,7 @@ class Classifier:
     def __init__(self, backbone: Backbone, *, bank: LabelBank | None = None) -> None:
         self.backbone = backbone
         self.bank = bank or LabelBank(backbone)
+        self.name, self.fingerprint = backbone.name, backbone.fingerprint
 
     def prepare(
         self,
@@ -264,9 +269,7 @@ class Classifier:
             if name not in MODALITIES:
                 raise ModelError(f"unknown modality {name!r}: choose from {', '.join(MODALITIES)}")
             if name not in self.modalities:
-                raise ModelError(
-                    f"model {self.backbone.name!r} has no path for {name!r}; it uses {', '.join(self.modalities)}"
-                )
+                raise ModelError(f"model {self.name!r} has no path for {name!r}; it uses {', '.join(self.modalities)}")
 
     def _transform(self, views: Views) -> Callable[[Tensor], Tensor]:
         images = self.backbone.images
@@ -279,14 +282,14 @@ class Classifier:
         except MediaError as error:
             if raise_errors:
                 raise
-            return Prediction(str(path), self.backbone.name, error=str(error))
+            return Prediction(str(path), self.name, error=str(error))
         except LexividError:
             raise
         except Exception as error:
             if raise_errors:
                 raise
             reason = f"{type(error).__name__}: {error}"
-            return Prediction(str(path), self.backbone.name, error=f"{path}: unexpected failure ({reason})")
+            return Prediction(str(path), self.name, error=f"{path}: unexpected failure ({reason})")
 
     def _whole_file(
         self,
@@ -376,21 +379,29 @@ class Classifier:
     def _prediction(self, path: str | Path, scores: Tensor, vocabulary: Vocabulary, **facts: Any) -> Prediction:
         labels = _ranked(scores, vocabulary)
         return Prediction(
-            str(path), self.backbone.name, modalities=("video",), labels=labels, by_modality={"video": labels}, **facts
+            str(path), self.name, modalities=("video",), labels=labels, by_modality={"video": labels}, **facts
         )
 
 
-def load(name: str = "lite", *, device: str = "auto", dtype: str = "auto") -> Classifier:
+def load(name: str = "lite", *, device: str = "auto", dtype: str = "auto", vocabulary_is: str = "mixed") -> Classifier:
     """A classifier by model name.
 
     Args:
-        name: "lite" (works offline), a CLIP-family model of the Hugging Face Hub, or a folder in that format.
+        name: "lite" (works offline), a CLIP-family model of the Hugging Face Hub, a folder in that format, or the run
+            folder of `lexivid train`.
         device: "auto", "cpu", "cuda", "mps". dtype: "auto", "float32", "bfloat16", "float16".
+        vocabulary_is: of a trained model, see `lexivid.inference_trained`: "base", "novel" or "mixed".
 
     Raises:
         ModelError: the model is unknown, not here, or not of a supported family.
         MissingExtraError: `lite` without its weight packages.
     """
+    from lexivid.models.trained import is_trained_model
+
+    if is_trained_model(name):
+        from lexivid.inference_trained import TrainedClassifier
+
+        return TrainedClassifier.load(name, device=device, dtype=dtype, vocabulary_is=vocabulary_is)
     return Classifier(load_backbone(name, device=device, dtype=dtype))
 
 

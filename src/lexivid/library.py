@@ -37,7 +37,7 @@ def classify_library(
     )
     for file in found:
         if file.error:
-            yield Prediction(file.path, classifier.backbone.name, error=file.error)
+            yield Prediction(file.path, classifier.name, error=file.error)
         elif file.path in known:
             yield known[file.path]
         else:

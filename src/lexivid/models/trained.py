@@ -28,7 +28,7 @@ from lexivid.backbones import Backbone, load_backbone
 from lexivid.backbones.base import choose_device
 from lexivid.backbones.clip import ClipBackbone
 from lexivid.errors import ModelError
-from lexivid.models.mov import FROZEN_PREFIX, MOV, MOVConfig, MOVFeatures
+from lexivid.models.mov import FROZEN_PREFIX, MOV, MOVConfig, MOVFeatures, predict_base, probabilities
 from lexivid.output import write_atomically
 
 MODEL_TYPE = "lexivid-mov"
@@ -47,6 +47,7 @@ class TrainedModel:
         inputs: the streams it was trained with (of `mov.config.modalities`).
         base_score: "v_m" (eq. 10) or "mean" of all streams (score fusion).
         sampling: how clips were looked at: num_frames, stride, stride_rate, flow, flow_size, audio_s.
+        precision: "auto": bfloat16 on GPUs, float32 on CPUs; or one of these.
         calibration: what `lexivid.evaluation.calibration` fitted on held-out base clips, such as {"offset": ...}.
     """
 
@@ -58,6 +59,7 @@ class TrainedModel:
     base_score: str = "v_m"
     sampling: dict[str, Any] = field(default_factory=dict)
     calibration: dict[str, Any] | None = None
+    precision: str = "auto"
 
     @torch.no_grad()
     def features(
@@ -92,14 +94,22 @@ class TrainedModel:
             parts = [self.mov.towers[name](self.prepare(part)).float() for part in pictures.split(32)]
         return torch.cat(parts) if parts else torch.zeros(0, self.mov.config.embedding_dim, device=self.device)
 
+    def predict_base(self, features: MOVFeatures, labels: Tensor) -> Tensor:
+        """Base classes: eq. 10, or the mean of all streams' own softmaxes -> (B, p)."""
+        return base_probabilities(features, labels, tau=self.mov.config.tau, how=self.base_score)
+
+    def predict_novel(self, features: MOVFeatures, labels: Tensor) -> Tensor:
+        """Eq. 11 and 12 -> (B, q)."""
+        return self.mov.predict_novel(features, labels)
+
     def prepare(self, x: Tensor) -> Tensor:
         """To the device; uint8 pictures are normalised as the backbone asks."""
         x = x.to(self.device)
         return self.backbone.images.normalise(x) if x.dtype == torch.uint8 else x.float()
 
     def autocast(self) -> torch.autocast:
-        """Half precision on GPUs, where the backbone would use it; float32 on CPUs."""
-        half = self.device.type == "cuda"
+        """As `precision` says."""
+        half = self.precision == "bfloat16" or (self.precision == "auto" and self.device.type == "cuda")
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half)
 
     @property
@@ -231,6 +241,15 @@ class TrainedModel:
             f'classifier.classify("clip.mp4", labels=["your", "own", "words"])\n```\n\n'
             f"Base classes ({len(self.base_classes)}): {shown}\n"
         )
+
+
+def base_probabilities(features: MOVFeatures, labels: Tensor, *, tau: float, how: str = "v_m") -> Tensor:
+    """Base classes (B, p): eq. 10, or the "mean" of what v_m, f_m and a_m say (score fusion, table 5)."""
+    if how == "v_m":
+        return predict_base(features.v_m, labels, tau=tau, x_m=features.x_m, mask=features.mask)
+    each = [probabilities(x, labels, tau=tau) for x in (features.v_m, *features.x_m.values())]
+    there = features.mask[..., None].float()
+    return (torch.stack(each, dim=1) * there).sum(dim=1) / there.sum(dim=1).clamp_min(1)
 
 
 def tower_fingerprint(mov: MOV) -> str:

@@ -24,7 +24,8 @@ from torch.nn import functional as F
 from lexivid.backbones.preprocess import ImageProcessing
 from lexivid.data.batches import Batch, Samples, load_batches
 from lexivid.errors import LexividError
-from lexivid.models.mov import MOV, MOVFeatures, mov_loss, predict_base, probabilities
+from lexivid.models.mov import MOV, MOVFeatures, mov_loss
+from lexivid.models.trained import base_probabilities
 from lexivid.training.batches import Plan, even_batches, micro_batches
 from lexivid.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from lexivid.training.distributed import gather_state, is_sharded, load_trained, make_accelerator, restore_state
@@ -292,15 +293,6 @@ class Step:
         if not len(seen):
             return {"accuracy": 0.0, "loss": float("inf"), "clips": 0.0}
         return {"accuracy": float(seen[:, 0].mean()), "loss": float(seen[:, 1].mean()), "clips": float(len(seen))}
-
-
-def base_probabilities(features: MOVFeatures, labels: Tensor, *, tau: float, how: str = "v_m") -> Tensor:
-    """Base classes (B, p): eq. 10, or the "mean" of what v_m, f_m and a_m say (score fusion, table 5)."""
-    if how == "v_m":
-        return predict_base(features.v_m, labels, tau=tau, x_m=features.x_m, mask=features.mask)
-    each = [probabilities(x, labels, tau=tau) for x in (features.v_m, *features.x_m.values())]
-    there = features.mask[..., None].float()
-    return (torch.stack(each, dim=1) * there).sum(dim=1) / there.sum(dim=1).clamp_min(1)
 
 
 def _merged(failures: dict[str, str], accelerator: Accelerator) -> dict[str, str]:
