@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -157,6 +158,28 @@ def test_a_cache_that_cannot_be_written_warns_once(tmp_path: Path) -> None:
 def test_max_bytes_must_be_positive(tmp_path: Path) -> None:
     with pytest.raises(LexividError, match="max_bytes is 0"):
         ClipCache(tmp_path, max_bytes=0)
+
+
+def test_an_entry_appears_whole(tmp_path: Path) -> None:
+    """Whoever looks while 64 MB are being written sees nothing, or all of it."""
+    path = tmp_path / "k1" / "k1.safetensors"
+    sizes: set[int] = set()
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            if path.exists():
+                sizes.add(path.stat().st_size)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        ClipCache(tmp_path).put("k1", _entry(1, 64 << 20))
+        time.sleep(0.05)
+    finally:
+        done.set()
+        watcher.join()
+    assert sizes == {path.stat().st_size}
 
 
 def _work(folder: str, seed: int, max_bytes: int, turns: int, begun: Any = None) -> None:
