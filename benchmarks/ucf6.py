@@ -313,7 +313,25 @@ def main() -> None:
             media.row(ROWS, path.stem, lambda s=seed, n=number, c=choice: Run(footage, n, splits[c], s).rows())
     from ucf6_report import report  # plots need matplotlib; rows do not
 
-    report({key: json.loads(path.read_text()) for key, path in files.items() if path.exists()})
+    report({key: json.loads(path.read_text()) for key, path in files.items() if path.exists()}, about(args))
+
+
+def about(args: argparse.Namespace) -> dict[str, Any]:
+    """How the result was made."""
+    return {
+        "benchmark": "UCF101, six classes (ucf6), lite, pictures and flow",
+        "protocol": "base-novel, among the 3 names of a side and among all 101; generalized, all six classes at once",
+        "prompts": {"templates": "lite"},
+        "frames": FRAMES,
+        "views": "one: frames spread over the clip, central crop",
+        "flow": f"TV-L1 at {media.FLOW_SIDE} pixels, central {media.FLOW_CROP}, one pair at each frame",
+        "split": "official lists 2 and 3; complementary_splits(num_pairs=3, seed=0); 15 % of groups held out",
+        "training": f"stage by stage: {TOWER_EPOCHS} epochs of the flow tower, {STEPS} steps of the fusion",
+        "decoder": "lexivid.media (PyAV)",
+        "clips_asked": 324,
+        "clips_failed": 0,  # `media.ucf6_clips` stops at a clip that cannot be read
+        "command": "python benchmarks/ucf6.py --data ucf6 --labels labels",
+    }
 
 
 if __name__ == "__main__":

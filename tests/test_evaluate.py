@@ -10,14 +10,18 @@ from typer.testing import CliRunner
 
 from lexivid.backbones import load_backbone
 from lexivid.cli import app
+from lexivid.data.dataset import Clip
 from lexivid.data.splits import ClassSplit
 from lexivid.errors import LexividError
 from lexivid.evaluation import runs
 from lexivid.evaluation.collected import Collected
+from lexivid.evaluation.twins import pseudo_novel_clips
 from lexivid.inference import Classifier
 from lexivid.media.views import Views
 from lexivid.models.mov import MOV, MOVConfig
 from lexivid.models.trained import TrainedModel
+from lexivid.training.recipe import Recipe
+from lexivid.training.run import train
 
 pytestmark = needs_ffmpeg
 CLASSES = ("red ball", "running dog", "still lake")
@@ -65,9 +69,13 @@ def run_folder(tmp_path_factory, clip_folder):
     config = MOVConfig.for_backbone(backbone, zero_init=False)
     sampling = {"num_frames": 2, "stride": None, "stride_rate": "native", "flow": "tvl1-fast", "flow_size": 48}
     model = TrainedModel(
-        backbone, MOV.from_backbone(backbone, config).eval(), CLASSES[:2], backbone.default_templates, ("video", "flow"),
+        backbone,
+        MOV.from_backbone(backbone, config).eval(),
+        CLASSES[:2],
+        backbone.default_templates,
+        ("video", "flow"),
         sampling=sampling,
-    )  # fmt: skip
+    )
     folder = tmp_path_factory.mktemp("run")
     model.save_pretrained(folder)
     return folder
@@ -106,3 +114,47 @@ def test_what_is_wrong_is_said(data, clip_folder):
         runs.evaluate(clip_folder, data, protocol="calibrate")
     with pytest.raises(LexividError, match="check its names"):
         runs.evaluate(clip_folder, data, split=ClassSplit(("cat",), ("mouse",)), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, clip_folder):
+    """Four classes of two clips each, three of them base, and a run of two steps on them."""
+    root = tmp_path_factory.mktemp("training")
+    for number, name in enumerate(("a", "b", "c", "d")):
+        for clip in range(2):
+            path = root / "data" / name / f"{clip}.mp4"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            make_video(path, "-c:v", "libx264", size=f"{48 + 16 * number}x48", rate=str(10 + clip), seconds=0.5)
+    ClassSplit(("a", "b", "c", "d"), ()).save(root / "split.json")
+    recipe = Recipe.from_dict(
+        {
+            "model": {"backbone": str(clip_folder), "modalities": ["video", "flow"], "mlp_ratio": 1.0},
+            "data": {
+                "inputs": ["video"], "class_split": str(root / "split.json"), "num_frames": 2, "stride": None,
+                "held_out": 0.5, "num_workers": 0, "cache_clips": False,
+            },
+            "training": {"epochs": 1, "batch_size": 4},
+        }
+    )  # fmt: skip
+    train(recipe, root / "data", root / "run", device="cpu")
+    return root
+
+
+def test_calibrate_is_stored_with_the_run(trained):
+    for twins in (0, 2):
+        result = runs.evaluate(
+            trained / "run", trained / "data", protocol="calibrate", num_workers=0, device="cpu", twins=twins
+        )
+        stored = TrainedModel.from_pretrained(trained / "run", device="cpu").calibration
+        assert stored == result["results"]
+        assert stored["method"] == ("classes-out" if twins else "held-out")
+    splits = [ClassSplit.load(trained / "run" / "twins" / str(i) / "run" / "split.json") for i in range(2)]
+    assert sorted(splits[0].novel + splits[1].novel) == ["a", "b", "c", "d"]
+    assert all(set(split.base) | set(split.novel) == {"a", "b", "c", "d"} for split in splits)
+
+
+def test_a_twin_is_tested_on_no_clip_that_it_was_trained_on():
+    clips = [Clip(f"{name}{i}", (name,)) for name in "abcd" for i in range(4)]
+    kept, held_out = [c for c in clips if c.path[1] in "012"], [c for c in clips if c.path[1] == "3"]
+    chosen = [c.path for c in pseudo_novel_clips(kept, held_out, ("a", "b"))]
+    assert sorted(chosen) == ["a0", "a1", "a2", "a3", "b0", "b1", "b2", "b3", "c3", "d3"]

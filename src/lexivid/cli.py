@@ -383,6 +383,7 @@ def evaluate(
     lists: Annotated[Path | None, typer.Option(help="Folder of UCF101's lists.")] = None,
     distractors: Annotated[Path | None, typer.Option(help="A text file with more names for every vocabulary.")] = None,
     templates: Templates = None,
+    twins: Annotated[int, typer.Option(min=0, help="calibrate: train so many twins of the run for it.")] = 0,
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode.")] = 2,
     device: Device = "auto",
 ) -> None:
@@ -399,7 +400,7 @@ def evaluate(
         result = runs.evaluate(
             model, data, protocol=protocol, out=out, views=chosen, split=split, part=part, list_number=list_number,
             lists=lists, distractors=read_labels_file(distractors) if distractors else (), templates=templates,
-            num_workers=workers, device=device,
+            num_workers=workers, device=device, twins=twins,
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
         )  # fmt: skip
     for line in runs.summary(result):

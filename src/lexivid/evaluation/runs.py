@@ -20,6 +20,7 @@ from lexivid.data.splits import ClassSplit
 from lexivid.errors import LexividError
 from lexivid.evaluation import protocols
 from lexivid.evaluation.collected import collect
+from lexivid.evaluation.twins import calibrate_with_twins
 from lexivid.labels import LabelBank, load_templates
 from lexivid.media.views import Views
 
@@ -43,6 +44,7 @@ def evaluate(
     device: str = "auto",
     num_workers: int = 2,
     cache: bool = True,
+    twins: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Measure a model.
@@ -58,6 +60,8 @@ def evaluate(
         part: which clips of the data ("test"); where it has none of that name, all of them, which the result says.
         distractors: more names in every vocabulary.
         templates: sentences around labels; None: the run's, or what suits the backbone.
+        twins: for "calibrate": train so many twins of the run (see `lexivid.evaluation.twins`); 0: the run's own
+            held-out clips, which is quick, and blind where the novel path was trained.
 
     Raises:
         LexividError: the model, the data, the split or the protocol cannot be used.
@@ -123,7 +127,10 @@ def evaluate(
     }
     if protocol == "calibrate":
         assert trained is not None
-        fitted = protocols.calibrate(collected, embed)
+        if twins:
+            fitted = calibrate_with_twins(model, data, num_twins=twins, device=device, num_workers=num_workers)
+        else:
+            fitted = protocols.calibrate(collected, embed)
         update_calibration(model, fitted.to_dict())
         result["results"] = fitted.to_dict()
     elif protocol == "generalized":
