@@ -138,20 +138,24 @@ def _refuse(url: str, flags: int, options: dict[str, str]) -> None:
     raise PermissionError("a media file may not open another file or address")
 
 
-def _av_open(file: _PlainFile, demuxers: Sequence[str], options: dict[str, str]) -> InputContainer:
+def _av_open(file: _PlainFile, demuxers: Sequence[str], *, decoders: bool) -> InputContainer:
+    """Open with some of the demuxers; `decoders`: whether FFmpeg may decode to see what the streams are like."""
     file.seek(0)
     file.deadline = time.monotonic() + OPEN_TIMEOUT_S
-    base = {
+    demuxing = {
         "format_whitelist": ",".join(demuxers),
         "protocol_whitelist": "none",
         "enable_drefs": "0",
         "use_absolute_path": "0",
         "max_streams": "100",
     }
+    if not decoders:
+        demuxing["codec_whitelist"] = "none"
     container = av.open(
         file,
         mode="r",
-        options=base | options,
+        container_options=demuxing,
+        options={"max_pixels": str(MAX_PIXELS)} if decoders else {},
         metadata_errors="replace",
         buffer_size=_BUFFER_BYTES,
         timeout=(OPEN_TIMEOUT_S, READ_TIMEOUT_S),
@@ -173,9 +177,9 @@ def open_container(path: str | os.PathLike[str]) -> Iterator[InputContainer]:
     try:
         try:
             try:
-                container = _av_open(file, DEMUXERS, {"max_pixels": str(MAX_PIXELS)})
+                container = _av_open(file, DEMUXERS, decoders=True)
             except ValueError:  # none of those (FFmpeg: invalid argument, invalid data)
-                container = _av_open(file, LATE_DEMUXERS, {"codec_whitelist": "none"})
+                container = _av_open(file, LATE_DEMUXERS, decoders=False)
             _check_sizes(container, path)
         except (av.error.FFmpegError, OSError, ValueError, RuntimeError) as error:
             if isinstance(error, MediaError):
@@ -206,7 +210,7 @@ def check_declared_sizes(path: str | os.PathLike[str]) -> None:
     """
     file = _PlainFile(os.fspath(path))
     try:
-        with _av_open(file, [*DEMUXERS, *LATE_DEMUXERS], {"codec_whitelist": "none"}) as container:
+        with _av_open(file, [*DEMUXERS, *LATE_DEMUXERS], decoders=False) as container:
             _check_sizes(container, path)
     except (av.error.FFmpegError, OSError):
         pass  # it is told elsewhere why the file does not open
@@ -302,7 +306,7 @@ def codec_name(stream: av.stream.Stream) -> str:
     level = av.logging.get_level()
     av.logging.set_level(av.logging.INFO)  # FFmpeg tells it in a log line only
     try:
-        described = stream.container.dumps_format()
+        described = stream.container.dumps_format()  # type: ignore[attr-defined]
     finally:
         av.logging.set_level(level)
     found = re.search(rf"Stream #0:{stream.index}\b.*?: \w+: none(?: \((.{{4}}) /)?", described)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_right, insort
 from collections import deque
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 
 import av
 from av.video.frame import VideoFrame
@@ -103,8 +103,7 @@ class Cursor:
         self.base = float(stream.time_base or 0) or 1.0  # seconds per tick
         for other in self.container.streams:
             if other is not stream:
-                with suppress(AttributeError):  # PyAV before 17 reads them and drops them
-                    other.discard = av.stream.Discard.all
+                other.discard = av.stream.Discard.all
         codec = codec_name(stream)
         formats = set(self.container.format.name.split(","))
         context.options = {"max_pixels": str(MAX_PIXELS)}
@@ -169,8 +168,8 @@ class Cursor:
         """Whether to seek forward to the target rather than read on."""
         if not self._keyed or self._read_to is None or (target - self._read_to) * self.base < self._seek_gap_s:
             return False
-        entries = getattr(self.stream, "index_entries", None)  # since PyAV 17
-        if self._indexed and entries is not None and len(entries):
+        entries = self.stream.index_entries
+        if self._indexed and len(entries):
             at = entries.search_timestamp(target, backward=True)
             return at >= 0 and entries[at].timestamp > self._read_to
         return True

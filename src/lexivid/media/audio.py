@@ -80,8 +80,7 @@ def _pieces(path: str | os.PathLike[str], start_s: float, rate: int) -> Iterator
             raise MediaError(f"{shown(path)} has no sound that can be decoded; give another file, or leave sound out")
         for other in container.streams:
             if other is not stream:
-                with suppress(AttributeError):  # PyAV before 17 reads them and drops them
-                    other.discard = av.stream.Discard.all
+                other.discard = av.stream.Discard.all
         base = float(stream.time_base or 0)
         file_start_s = (container.start_time or 0) / av.time_base
         if start_s > _PREROLL_S:
