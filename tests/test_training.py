@@ -231,8 +231,8 @@ def test_two_processes_train_the_same_model(tmp_path: Path) -> None:
     """DDP over gloo, with clips that lack streams or cannot be read, against one process."""
     settings = {"failing": (2, 3, 9), "micro_batch": 2}
     one = cases.run(tmp_path / "one", **settings).weights
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
-    command = [*command[:-2], "--standalone", str(Path(cases.__file__)), str(tmp_path / "two"), repr(settings)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    command += [str(Path(cases.__file__)), str(tmp_path / "two"), repr(settings)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "LEXIVID_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -349,6 +349,7 @@ def test_sharded_state_is_whole(tmp_path: Path) -> None:
 
 _SHARDED = """
 import torch, training_cases as cases
+from types import SimpleNamespace
 from torch.distributed.fsdp import fully_shard
 from lexivid.training.checkpoint import Checkpoint
 from lexivid.training.distributed import gather_state, restore_state

@@ -1,0 +1,296 @@
+"""From clips to a run folder to a classifier: train, models/trained.py, inference_trained.py, the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import training_cases as cases
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+import lexivid
+from lexivid.backbones import load_backbone
+from lexivid.cli import app
+from lexivid.errors import LexividError, MediaError, ModelError
+from lexivid.evaluation.calibration import combine
+from lexivid.inference import Prediction
+from lexivid.inference_trained import TrainedClassifier
+from lexivid.media.views import Views
+from lexivid.models.mov import FROZEN_PREFIX, MOV, MOVConfig
+from lexivid.models.trained import TrainedModel, is_trained_model, update_calibration
+from lexivid.training import train
+from lexivid.training.clips import open_clips
+
+pytest.importorskip("accelerate")
+SETTINGS = {
+    "model.modalities": ["video", "flow", "audio"], "model.num_heads": 2, "model.mlp_ratio": 1, "model.tau": 0.1,
+    "model.tau_a": 0.1, "model.tau_f": 0.1, "model.tau_v": 0.03, "model.templates": "name", "data.num_workers": 0,
+    "data.num_frames": 4, "data.stride": None, "data.flow_size": 32, "data.audio_s": 1, "data.spec_time": 20,
+    "data.crop_scale": 0.8, "data.held_out": 0.34, "training.epochs": 20, "training.batch_size": 6, "training.lr": 3e-3,
+    "training.clip_norm": 1.0, "data.cache_video_features": 2,
+}  # fmt: skip
+LABELS = ["red", "green", "purple"]
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return cases.make_clips(tmp_path_factory.mktemp("clips") / "data")
+
+
+@pytest.fixture(scope="module")
+def run(clips: Path, clip_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "run"
+    torch.set_num_threads(1)
+    recipe = cases.Recipe.from_dict({"name": "tiny"}).with_settings({**SETTINGS, "model.backbone": str(clip_folder)})
+    train(recipe, clips, out, device="cpu")
+    return out
+
+
+@pytest.fixture
+def classifier(run: Path) -> TrainedClassifier:
+    found = lexivid.load(str(run), device="cpu")
+    assert isinstance(found, TrainedClassifier)
+    return found
+
+
+def _scores(prediction: Prediction) -> dict[str, float]:
+    return {item.label: item.score for item in prediction.labels}
+
+
+def test_run_folder(run: Path, clips: Path) -> None:
+    assert is_trained_model(run)
+    config = json.loads((run / "config.json").read_text())
+    assert config["model_type"] == "lexivid-mov"
+    assert config["base_classes"] == ["blue", "green", "red"]
+    assert not [key for key in load_file(run / "model.safetensors") if key.startswith(FROZEN_PREFIX)]
+    summary = json.loads((run / "train.json").read_text())
+    assert summary["clips"] == 12
+    assert summary["clips_held_out"] == 6
+    assert summary["held_out"]["accuracy"] == 1.0
+    assert json.loads((run / "split.json").read_text())["base"] == ["blue", "green", "red"]
+    with pytest.raises(LexividError, match="holds a run already"):
+        train("lite-mov", clips, run)
+    with pytest.raises(LexividError, match=r"--resume: training.lr is 1.0, but .* started with 0.003"):
+        train(run / "recipe.yaml", clips, run, resume=True, set=["training.lr=1"])
+
+
+def test_resume_of_a_finished_run_and_free_settings(run: Path, clips: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "copy")
+    train(copy / "recipe.yaml", clips, copy, resume=True, set=["training.keep_checkpoints=1"], device="cpu")
+    assert (copy / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
+
+
+def test_features_from_the_cache_change_nothing(clips: Path, clip_folder: Path) -> None:
+    """What a look gives from the cache, against the frozen tower on the pictures of that look."""
+    recipe = cases.Recipe().with_settings({**SETTINGS, "model.backbone": str(clip_folder)})
+    plain = recipe.with_settings({"data.cache_video_features": 0})
+    backbone = load_backbone(str(clip_folder), device="cpu", dtype="float32")
+    mov = MOV.from_backbone(backbone, MOVConfig.for_backbone(backbone, **recipe.model.mov_settings()))
+    cached = open_clips(recipe, clips, mov, backbone.images)
+    fresh = open_clips(plain, clips, mov, backbone.images)
+    assert cached.held_out is not None
+    assert fresh.held_out is not None
+    for a, b, epochs in ((cached.train, fresh.train, (0, 1, 2)), (cached.held_out, fresh.held_out, (0, 4))):
+        for epoch in epochs:
+            a.set_epoch(epoch)
+            for i in range(len(a)):
+                b.set_epoch(epoch % 2)
+                seen, made = a[i], b[i]
+                expected = mov.towers["video"](backbone.images.normalise(made["video"]))
+                torch.testing.assert_close(seen["video"], expected)
+                # The same draw; but without frames its box is rounded to the pixels of the flow.
+                assert (seen["flow"].float() - made["flow"].float()).abs().mean() < 1
+                b.set_epoch(epoch)  # sound is drawn anew
+                assert torch.equal(seen["audio"], b[i]["audio"])
+                assert (seen["mask"].tolist(), seen["target"]) == (made["mask"].tolist(), made["target"])
+
+
+def test_classify(classifier: TrainedClassifier, clips: Path) -> None:
+    prediction = classifier.classify(clips / "red" / "0.mp4", LABELS, vocabulary_is="base")
+    assert prediction.modalities == ("video", "flow", "audio") == tuple(prediction.by_modality)
+    assert sum(_scores(prediction).values()) == pytest.approx(1, abs=1e-5)
+    assert prediction.labels[0].label == "red"
+    assert prediction.model == classifier.name
+    assert prediction.warnings == ()
+    for name in ("red", "green", "blue"):
+        for i in range(6):
+            found = classifier.classify(clips / name / f"{i}.mp4", "red, green, blue", vocabulary_is="base")
+            assert found.labels[0].label == name
+
+
+def test_equations(classifier: TrainedClassifier, clips: Path) -> None:
+    """Base by eq. 10, novel by eq. 11 and 12, mixed by both with the offset; by_modality from the terms."""
+    path, model = clips / "green" / "1.mp4", classifier.model
+    vocabulary = classifier.prepare(LABELS)
+    tau, beta = 0.1, 0.25
+    found = {kind: classifier.classify(path, vocabulary, vocabulary_is=kind) for kind in ("base", "novel", "mixed")}
+
+    def column(prediction: Prediction, name: str | None = None) -> np.ndarray:
+        items = prediction.labels if name is None else prediction.by_modality[name]
+        return np.array([{x.label: x.score for x in items}[label] for label in LABELS])
+
+    novel = found["novel"]
+    by_hand = (1 - beta) * column(novel, "video") + beta / 2 * (column(novel, "flow") + column(novel, "audio"))
+    np.testing.assert_allclose(column(novel), by_hand, atol=1e-5)
+    np.testing.assert_allclose(column(found["base"]), column(found["base"], "video"), atol=1e-6)  # v_m alone
+    frozen = lexivid.inference.Classifier(model.backbone)
+    zero_shot = frozen.classify(path, vocabulary, views=Views(num_frames=4))
+    logits = np.log(column(zero_shot)) * model.backbone.temperature / 0.03
+    expected = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    np.testing.assert_allclose(column(novel, "video"), expected, atol=1e-3)  # the frozen v, at tau_v
+    assert model.calibration is not None
+    joined = combine(
+        column(found["base"]), column(novel), np.array([True, True, False]), offset=model.calibration["offset"]
+    )
+    np.testing.assert_allclose(column(found["mixed"]), joined, atol=1e-4)
+    assert tau == model.mov.config.tau
+
+
+def test_mixed_falls_back(run: Path, clips: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"calibration": None}))
+    classifier = lexivid.load(str(copy), device="cpu")
+    path = clips / "blue" / "0.mp4"
+    mixed = classifier.classify(path, LABELS)
+    assert any("no calibration" in text for text in mixed.warnings)
+    assert mixed.labels == lexivid.load(str(copy), device="cpu", vocabulary_is="novel").classify(path, LABELS).labels
+    update_calibration(copy, {"offset": 50.0})  # novel labels far ahead
+    again = lexivid.load(str(copy), device="cpu").classify(path, LABELS)
+    assert again.warnings == ()
+    assert again.labels[0].label == "purple"
+    with pytest.raises(LexividError, match="choose base, novel or mixed"):
+        lexivid.load(str(copy), vocabulary_is="both")
+
+
+def test_modalities_can_be_restricted(classifier: TrainedClassifier, clips: Path) -> None:
+    path = clips / "red" / "0.mp4"
+    sound = classifier.classify(path, LABELS, modalities=["audio"], vocabulary_is="base")
+    assert sound.modalities == ("audio",) == tuple(sound.by_modality)
+    assert sound.labels == sound.by_modality["audio"]
+    both = classifier.classify(path, LABELS, modalities=["video", "audio"])
+    assert both.modalities == ("video", "audio")
+    with pytest.raises(ModelError, match="unknown modality 'smell'"):
+        classifier.classify(path, LABELS, modalities=["smell"])
+
+
+def test_missing_streams_are_masked_and_said(classifier: TrainedClassifier, tmp_path: Path) -> None:
+    silent = cases.make_clip(tmp_path / "silent.mp4", cases.COLOURS["red"], step=2, tone_hz=None)
+    prediction = classifier.classify(silent, LABELS, vocabulary_is="base")
+    assert prediction.modalities == ("video", "flow")
+    assert prediction.warnings == ("the file has no sound: classified without",)
+    still = cases.make_clip(tmp_path / "still.mp4", cases.COLOURS["red"], step=2, tone_hz=None, num=1)
+    prediction = classifier.classify(still, LABELS)
+    assert prediction.modalities == ("video",)
+    assert len(prediction.warnings) == 2
+    with pytest.raises(MediaError, match="has none of: audio"):
+        classifier.classify(silent, LABELS, modalities=["audio"])
+    (tmp_path / "broken.mp4").write_bytes(b"nothing")
+    rows = list(classifier.classify_many([silent, tmp_path / "broken.mp4", tmp_path / "none.mp4"], LABELS))
+    assert [row.error is None for row in rows] == [True, False, False]
+
+
+def test_views_and_thumbnails(classifier: TrainedClassifier, clips: Path) -> None:
+    views = Views(num_frames=4, num_clips=2, num_crops=3, stride=2)
+    prediction = classifier.classify(clips / "red" / "0.mp4", LABELS, views=views, num_thumbnails=3)
+    assert sum(_scores(prediction).values()) == pytest.approx(1, abs=1e-5)
+    assert len(prediction.thumbnails) == 3
+
+
+def test_timeline(classifier: TrainedClassifier, clips: Path, tmp_path: Path) -> None:
+    prediction = classifier.classify(
+        clips / "red" / "0.mp4", "red, green, blue", timeline_s=0.8, vocabulary_is="base", num_thumbnails=2
+    )
+    assert prediction.segments
+    assert prediction.segments[0].start_s == 0.0
+    assert prediction.segments[-1].end_s == pytest.approx(2.0, abs=0.15)
+    assert prediction.modalities == ("video", "flow", "audio")
+    assert prediction.labels[0].label == "red"
+    assert len(prediction.thumbnails) == 2
+    silent = cases.make_clip(tmp_path / "silent.mp4", cases.COLOURS["red"], step=2, tone_hz=None)
+    assert classifier.classify(silent, LABELS, timeline_s=9.0).modalities == ("video", "flow")
+
+
+def test_self_contained_and_moved(run: Path, clips: Path, clip_folder: Path, tmp_path: Path) -> None:
+    model = TrainedModel.from_pretrained(run, device="cpu")
+    model.save_pretrained(tmp_path / "whole", self_contained=True)
+    config = json.loads((tmp_path / "whole" / "config.json").read_text())
+    config["backbone"]["name"] = "/nowhere"
+    (tmp_path / "whole" / "config.json").write_text(json.dumps(config))
+    again = lexivid.load(str(tmp_path / "whole"), device="cpu")
+    path = clips / "red" / "0.mp4"
+    labels = lexivid.load(str(run), device="cpu").classify(path, LABELS).labels
+    assert [x.label for x in labels] == [x.label for x in again.classify(path, LABELS).labels]
+    other = _other_backbone(tmp_path / "other")
+    config["backbone"]["name"] = str(other)
+    shutil.rmtree(tmp_path / "whole" / "backbone")
+    (tmp_path / "whole" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="with other weights"):
+        lexivid.load(str(tmp_path / "whole"), device="cpu")
+
+
+def _other_backbone(folder: Path) -> Path:
+    from checkpoints import make_clip
+
+    return make_clip(folder, seed=5)
+
+
+def test_what_is_no_model(tmp_path: Path, run: Path) -> None:
+    assert not is_trained_model(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ModelError, match="training is not finished"):
+        TrainedModel.from_pretrained(tmp_path)
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (copy / "model.safetensors").write_bytes(b"half")
+    with pytest.raises(ModelError, match="cannot be read"):
+        TrainedModel.from_pretrained(copy, device="cpu")
+    with pytest.raises(ModelError, match="no trained model"):
+        TrainedModel.from_pretrained("nowhere")
+    with pytest.raises(ModelError, match="cannot be fetched from the Hub"):
+        TrainedModel.from_pretrained("nobody/nothing", local_files_only=True)
+
+
+def test_push_to_hub(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    uploaded: dict[str, Any] = {}
+
+    class Api:
+        def __init__(self, token: object = None) -> None: ...
+
+        def create_repo(self, repo_id: str, **_: object) -> Any:
+            return type("Repo", (), {"repo_id": f"me/{repo_id}"})
+
+        def upload_folder(self, *, repo_id: str, folder_path: str, commit_message: str) -> str:
+            uploaded.update({path.name: path.read_bytes() for path in Path(folder_path).iterdir()}, repo=repo_id)
+            return "https://hub/commit"
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    assert TrainedModel.from_pretrained(run, device="cpu").push_to_hub("colours") == "https://hub/commit"
+    assert uploaded["repo"] == "me/colours"
+    assert {"config.json", "model.safetensors", "README.md"} <= uploaded.keys()
+    assert b"lexivid.load('me/colours')" in uploaded["README.md"]
+
+
+def test_command_line(clips: Path, clip_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(
+        cases.Recipe().with_settings({**SETTINGS, "model.backbone": str(clip_folder)}).to_yaml()
+    )
+    out = tmp_path / "run"
+    command = ["train", str(tmp_path / "tiny.yaml"), "--data", str(clips), "--out", str(out), "--device", "cpu"]
+    done = CliRunner().invoke(app, [*command, "--set", "training.epochs=1", "--self-contained"])
+    assert done.exit_code == 0, done.output
+    assert "12 clips of 3 base classes, 2 steps" in done.stdout
+    assert (out / "backbone" / "config.json").is_file()
+    video = str(clips / "red" / "0.mp4")
+    for kind in ("base", "novel", "mixed"):
+        options = ["--labels", "red, purple", "--vocabulary-is", kind, "--format", "json", "--device", "cpu"]
+        done = CliRunner().invoke(app, ["classify", video, "--model", str(out), *options])
+        assert done.exit_code == 0, done.output
+        assert json.loads(done.stdout)[0]["modalities"] == ["video", "flow", "audio"]
