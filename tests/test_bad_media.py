@@ -221,7 +221,7 @@ def test_a_file_damaged_in_the_middle_goes_on_after_it(name: str, codec: list[st
     (warning,) = sampled.warnings
     found = [float(word) for word in warning.split() if word.replace(".", "").isdigit()]
     missing, first, last = found
-    assert 0.7 < missing < 2.0
+    assert 0.7 < missing < 3.5
     assert 2.5 < first < last < 6.5
     assert "are damaged or missing" in warning
     assert sampled.times_s[0, -1] > 9.8
@@ -288,7 +288,7 @@ def test_nothing_else_is_opened(name: str, tmp_path: Path, server: tuple[str, li
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_container, "_refuse", spy)
         patch.setattr(_container.os, "open", count)
-        # The last access of the canary says whether anyone read it, however it was opened.
+        # The last access of the canary says whether anyone read it, however it was opened (on a file system that records it).
         os.utime(canary, (0, 0))
         message = why(tmp_path / name)
         read = canary.stat().st_atime
@@ -356,21 +356,21 @@ import json, resource, sys
 from lexivid.errors import MediaError
 from lexivid.media import Views, read_views
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-before, message = peak(), None
-try: read_views(sys.argv[1], Views(), max_short_side=256)
-except MediaError as error: message = str(error)
-print(json.dumps([message, peak() - before, peak()]))
+before, messages = peak(), []
+for path in sys.argv[1:]:
+    try: read_views(path, Views(), max_short_side=256); messages.append(None)
+    except MediaError as error: messages.append(str(error))
+print(json.dumps([messages, peak() - before, peak()]))
 """
 
 
-def measured(path: Path) -> tuple[str | None, float, float]:
-    """(the error of `read_views` in a process of its own; MiB that it took; MiB of the whole process)."""
-    run = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(path)], capture_output=True, text=True, timeout=300, check=True
-    )
+def measured(*paths: Path) -> tuple[list[str | None], float, float]:
+    """(the error of `read_views` for each, in a process of its own; MiB that they took; MiB of the whole process)."""
+    command = [sys.executable, "-c", MEASURE, *map(str, paths)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     assert run.stderr == ""  # FFmpeg says nothing there
-    message, grown, total = json.loads(run.stdout)
-    return message, grown, total
+    messages, grown, total = json.loads(run.stdout)
+    return messages, grown, total
 
 
 def resized(data: bytes, old: bytes, new: bytes) -> bytes:
@@ -414,13 +414,14 @@ def hostile(name: str, folder: Path) -> Path:
 
 
 @needs_ffmpeg
-@pytest.mark.parametrize("name", ["a.gif", "a.h264", "a.ts", "a.mp3", "a.apng", "a.avi", "a.mkv", "a.mpg"])
-def test_hostile_sizes_take_no_memory(name: str, tmp_path: Path) -> None:
-    message, grown, _ = measured(hostile(name, tmp_path))
-    assert message
-    if name in ("a.gif", "a.mkv", "a.mpg"):
-        assert "more than the limit of 67,108,864 pixels" in message
-    assert grown < 100
+def test_hostile_sizes_take_no_memory(tmp_path: Path) -> None:
+    names = ["a.gif", "a.h264", "a.ts", "a.mp3", "a.apng", "a.avi", "a.mkv", "a.mpg"]
+    messages, grown, _ = measured(*(hostile(name, tmp_path) for name in names))
+    for name, message in zip(names, messages, strict=True):
+        assert message, name
+        if name in ("a.gif", "a.mkv", "a.mpg"):
+            assert "more than the limit of 67,108,864 pixels" in message
+    assert grown < 100  # one plane of the smallest of them would be 256
 
 
 def test_the_hostile_streams_are_sound_but_for_their_size(tmp_path: Path) -> None:
@@ -433,8 +434,8 @@ def test_the_hostile_streams_are_sound_but_for_their_size(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_8k_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "a.h264").write_bytes(h264(7680, 4320, num_pictures=4))
-    message, grown, _ = measured(tmp_path / "a.h264")
-    assert message is None
+    messages, grown, _ = measured(tmp_path / "a.h264")
+    assert messages == [None]
     assert grown < 600
 
 
@@ -460,7 +461,7 @@ def test_an_hour_stays_small(tmp_path: Path) -> None:
     ffmpeg(
         *source(size="320x240", rate="5", seconds=3600), *X264[:2], "-preset", "ultrafast", "-pix_fmt", "yuv420p", path
     )
-    message, grown, total = measured(path)
-    assert message is None
+    messages, grown, total = measured(path)
+    assert messages == [None]
     assert grown < 100
     assert total < 600
