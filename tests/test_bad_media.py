@@ -288,7 +288,7 @@ def test_nothing_else_is_opened(name: str, tmp_path: Path, server: tuple[str, li
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_container, "_refuse", spy)
         patch.setattr(_container.os, "open", count)
-        # The last access of the canary says whether anyone read it, however it was opened (on a file system that records it).
+        # Its last access says whether anyone read the canary, however it was opened (where the file system records it).
         os.utime(canary, (0, 0))
         message = why(tmp_path / name)
         read = canary.stat().st_atime
