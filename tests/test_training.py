@@ -380,7 +380,8 @@ if torch.distributed.get_rank() == 0:
     for a, b in ((w1, w2), (s1, s2)):
         for key in a:
             torch.testing.assert_close(a[key], b[key], atol=1e-5, rtol=1e-4)
-restore_state(sharding, two, o2, Checkpoint(w1, s1, {}))
+saved = [{key: value.clone() for key, value in tensors.items()} for tensors in (w1, s1)]
+restore_state(sharding, two, o2, Checkpoint(*saved, {}))
 step(one, o1); step(two, o2)
 w1, w2 = gather_state(plain, one, o1)[0], gather_state(sharding, two, o2)[0]
 if torch.distributed.get_rank() == 0:

@@ -54,7 +54,7 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
 def gather_state(
     accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """(model, optimiser) as whole tensors named by parameter; every process must call it."""
+    """(model, optimiser) as whole tensors by parameter name. Every process must call; sharded, the first gets them."""
     if is_sharded(accelerator):
         from torch.distributed.checkpoint import state_dict as dcp
 
@@ -62,7 +62,9 @@ def gather_state(
         weights: Any
         state: Any
         weights, state = dcp.get_state_dict(model, _plain(optimizer), options=options)
-        slots = {f"{name}|{slot}": value for name, item in state["state"].items() for slot, value in item.items()}
+        slots = {
+            f"{name}|{slot}": value for name, item in state.get("state", {}).items() for slot, value in item.items()
+        }
         return {k: v for k, v in weights.items() if not k.startswith(FROZEN_PREFIX)}, slots
     plain = accelerator.unwrap_model(model)
     return trained_state(plain), optimizer_tensors(_plain(optimizer), _names(plain))
@@ -76,7 +78,7 @@ def restore_state(
         from torch.distributed.checkpoint import state_dict as dcp
 
         options = dcp.StateDictOptions(full_state_dict=True, strict=False)
-        current: Any = dcp.get_optimizer_state_dict(model, _plain(optimizer), options=options)
+        current: Any = dcp.get_optimizer_state_dict(model, _plain(optimizer))
         moments: dict[str, Any] = {}
         for key, value in checkpoint.optimizer.items():
             name, _, slot = key.rpartition("|")

@@ -2,7 +2,8 @@
 
 The tower is frozen (MOV, section 3.3), so what it makes of a given look at a clip never changes: with K looks, an
 epoch e takes look e mod K, and neither decodes nor encodes pictures. Flow is drawn as of look e mod K too, so that it
-shows the same moment through the same crop (to a pixel of rounding); sound, which has no crop to share, is drawn anew in every epoch.
+shows the same moment through the same crop (to a pixel of rounding); sound, which has no crop to share, is drawn anew
+in every epoch.
 
 One file a clip and look: (T, D) float32 under a key of the clip's content, the way it is looked at, and the tower's
 weights; (0, D) for a file without pictures. Files appear whole (written elsewhere, then renamed); what cannot be read
