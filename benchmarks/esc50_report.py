@@ -33,7 +33,8 @@ def summarise(rows: Mapping[tuple[str, int], dict[str, Any]]) -> dict[str, Any]:
                 row[f"{side} {name}"] = metrics.bootstrap_mean(values, classes, run).to_dict()
                 row[f"{side} {name} by seed"] = [round(float(np.mean(x[key])), 4) for x in runs]
         if all("generalized" in rows[method, seed] for seed in seeds):
-            row["generalized"] = {rule: _rule(rows, method, seeds, rule) for rule in RULES}
+            there = rows[method, seeds[0]]["generalized"]
+            row["generalized"] = {rule: _rule(rows, method, seeds, rule) for rule in RULES if rule in there}
             row["calibration"] = [rows[method, seed]["calibration"] for seed in seeds]
             curve = np.mean([rows[method, seed]["generalized"]["curve"] for seed in seeds], axis=0)
             row["curve (offset, base, novel)"] = np.round(curve, 4).tolist()
@@ -138,6 +139,8 @@ def plot(summary: Mapping[str, Any]) -> None:
         curve = np.array(summary[method]["curve (offset, base, novel)"])
         right.plot(100 * curve[:, 1], 100 * curve[:, 2], color=colour, lw=1, label=f"{method}: any offset")
         for rule, marker in (("all-base", "s"), ("calibrated", "o"), ("held-out", "^")):
+            if rule not in summary[method]["generalized"]:
+                continue
             cell = summary[method]["generalized"][rule]
             name = {"all-base": "no offset (= all novel)", "held-out": "fitted without twins"}.get(rule, rule)
             mean = 100 * cell["harmonic_mean, mean over seeds"]

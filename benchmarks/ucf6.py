@@ -42,7 +42,7 @@ from lexivid.evaluation import calibration as cal
 from lexivid.evaluation import metrics
 from lexivid.evaluation.collected import Collected, score
 
-FRAMES = 8
+FRAMES, TOKENS = 8, 4
 STEPS, BATCH, LR, WEIGHT_DECAY = 60, 33, 3e-4, 0.05  # of the fusion
 TOWER_EPOCHS, TOWER_BATCH, TOWER_IMAGES = 10, 16, 2  # of the flow tower, before; images of a clip in an epoch
 ROWS = media.CACHE / "ucf6-rows"
@@ -60,7 +60,9 @@ class Footage:
         self.backbone = LiteBackbone.load()
         self.tower = make_tower(self.backbone, modality="flow", trainable_layers=16 - media.FROZEN_BLOCKS)
         found = media.ucf6_clips(data, FRAMES, self.backbone, self.tower)
-        self.rgb, self.low = found["rgb"], found["low"]  # (n, 2, T, D), (n, 2, T, C, h, w)
+        # (n, 2, T, D), (n, 2, T, C, h, w): a token is the mean of two frames, and the flow at the first
+        self.rgb = found["rgb"].unflatten(2, (TOKENS, -1)).mean(dim=3)
+        self.low = found["low"][:, :, :: FRAMES // TOKENS].contiguous()
         place = {name: i for i, name in enumerate(found["names"])}
         names = [line.strip() for line in (labels / "ucf101_names.txt").read_text().splitlines() if line.strip()]
         self.all_names = [class_name(name) for name in names]
@@ -217,7 +219,7 @@ class Run:
             for start in range(0, per_epoch * TOWER_BATCH, TOWER_BATCH):
                 chosen = order[start : start + TOWER_BATCH]
                 mirror = torch.randint(2, chosen.shape, generator=draw)
-                frame = torch.randint(FRAMES, chosen.shape, generator=draw)
+                frame = torch.randint(TOKENS, chosen.shape, generator=draw)
                 features = media.upper_blocks(tower, self.footage.low[index[chosen], mirror, frame].float())
                 logits = F.normalize(features, dim=-1) @ self.base_texts.T / self.footage.backbone.temperature
                 optimizer.zero_grad()
@@ -226,7 +228,7 @@ class Run:
                 schedule.step()
         tower.eval()
         needed = sorted({i for i, _ in (*self.train, *self.held_out, *self.test)})
-        tokens = torch.zeros(len(self.footage.low), 2, FRAMES, self.footage.rgb.shape[-1])
+        tokens = torch.zeros(len(self.footage.low), 2, TOKENS, self.footage.rgb.shape[-1])
         mirrored = {i for i, _ in self.train}
         with torch.no_grad():
             for i in needed:
@@ -323,6 +325,7 @@ def about(args: argparse.Namespace) -> dict[str, Any]:
         "protocol": "base-novel, among the 3 names of a side and among all 101; generalized, all six classes at once",
         "prompts": {"templates": "lite"},
         "frames": FRAMES,
+        "tokens": TOKENS,
         "views": "one: frames spread over the clip, central crop",
         "flow": f"TV-L1 at {media.FLOW_SIDE} pixels, central {media.FLOW_CROP}, one pair at each frame",
         "split": "official lists 2 and 3; complementary_splits(num_pairs=3, seed=0); 15 % of groups held out",

@@ -114,6 +114,33 @@ def test_permuting_labels_permutes_scores():
     assert permuted == pytest.approx(straight[:, order])
 
 
+def test_held_out_offset_costs_base_clips_what_they_can_spare():
+    rng = np.random.default_rng(11)
+    targets = rng.integers(10, size=400)
+    logits = rng.normal(size=(400, 10)) * 1.5
+    logits[np.arange(400), targets] += 3.0
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+
+    def base_accuracy(offset):  # over many halves, by brute force
+        found = []
+        for seed in range(20):
+            half = np.isin(np.arange(10), np.random.default_rng(seed + 500).permutation(10)[:5])
+            found += [cal.accuracies(cal.Fold(p, p, targets, side), offset=offset)[0] for side in (half, ~half)]
+        return np.mean(found)
+
+    most = base_accuracy(-100.0)
+    offsets = []
+    for spare in (0.05, 0.1, 0.3):
+        fitted = cal.fit_held_out(p, p, targets, spare=spare, num_folds=40)
+        assert base_accuracy(fitted.offset) == pytest.approx((1 - spare) * most, abs=0.02)
+        offsets.append(fitted.offset)
+    assert offsets == sorted(offsets)
+    with pytest.raises(LexividError, match="spare"):
+        cal.fit_held_out(p, p, targets, spare=0.0)
+    with pytest.raises(LexividError, match="two base classes"):
+        cal.fit_held_out(p, p, np.zeros(400, dtype=int))
+
+
 def test_class_folds_leave_every_class_out_once():
     folds = cal.class_folds(NAMES[:7], num_folds=3, seed=1)
     assert sorted(name for fold in folds for name in fold) == sorted(NAMES[:7])
