@@ -12,6 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lexivid.errors import MediaError
+from lexivid.media import Views, read_views
+
 FFMPEG = shutil.which("ffmpeg")
 FFPROBE = shutil.which("ffprobe")
 needs_ffmpeg = pytest.mark.skipif(not (FFMPEG and FFPROBE), reason="ffmpeg and ffprobe are not installed")
@@ -69,6 +72,16 @@ def reference_waveform(path: Path, *, sample_rate_hz: int = 16000) -> np.ndarray
     command = [FFMPEG, "-v", "error", "-nostdin", "-i", str(path), "-vn", "-ac", "1", "-ar", str(sample_rate_hz)]
     raw = subprocess.run([*command, "-f", "s16le", "-"], capture_output=True, timeout=120, check=True).stdout
     return np.frombuffer(raw, np.int16).astype(np.float32) / 32768
+
+
+def why(path: object) -> str:
+    """The sentence with which a file is refused."""
+    with pytest.raises(MediaError) as error:
+        read_views(path, Views())  # type: ignore[arg-type]
+    message = str(error.value)
+    assert "\n" not in message
+    assert len(message) < 600
+    return message
 
 
 # ---- files that lie, byte by byte
