@@ -247,8 +247,13 @@ class Experiment:
         }
         if without_held_out is not None:
             clips = self.clips(self.base, HELD_OUT)
-            p = probabilities(without_held_out[clips], texts[torch.from_numpy(self.base)])
-            quick = cal.fit_held_out(p, p, np.searchsorted(self.base, self.class_of[clips]), seed=self.seed)
+            targets, quick_folds = np.searchsorted(self.base, self.class_of[clips]), []
+            for draw in range(10):
+                nothing = cal.names_of_nothing(25, seed=draw, exclude=[NAMES[self.folders[i]] for i in self.base])
+                names = [texts[torch.from_numpy(self.base)], media.label_vectors(self.backbone, nothing)]
+                p = probabilities(without_held_out[clips], torch.cat(names))
+                quick_folds.append(cal.Fold(p, p, targets, np.arange(50) < 25))
+            quick = cal.fit_held_out(quick_folds)
             result["quick"] = quick.to_dict()
             result["generalized"]["held-out"] = self.generalized(features, texts, quick.offset)["calibrated"]
         return result

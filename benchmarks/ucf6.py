@@ -39,7 +39,7 @@ from torch.nn import functional as F
 from lexivid.data.dataset import class_name
 from lexivid.data.splits import ClassSplit, complementary_splits, hold_out
 from lexivid.evaluation import calibration as cal
-from lexivid.evaluation import metrics
+from lexivid.evaluation import metrics, protocols
 from lexivid.evaluation.collected import Collected, score
 
 FRAMES, TOKENS = 8, 4
@@ -78,6 +78,8 @@ class Footage:
             self.clips[number] = parts
 
     def vectors(self, names: Any) -> Tensor:
+        if unknown := [name for name in names if name not in self.texts]:
+            self.texts |= dict(zip(unknown, media.label_vectors(self.backbone, unknown), strict=True))
         return torch.stack([self.texts[name] for name in names])
 
     def splits(self) -> list[ClassSplit]:
@@ -89,6 +91,7 @@ class Run:
 
     def __init__(self, footage: Footage, number: int, split: ClassSplit, seed: int) -> None:
         self.footage, self.split, self.seed = footage, split, seed
+        self.key = f"seed{seed}-split{number}-{'+'.join(split.base).replace(' ', '_')}"
         parts = footage.clips[number]
         own = [(i, clip) for i, clip in parts["train"] if clip.labels[0] in split.base]
         # two groups of each class calibrate; the same clips train in every row
@@ -130,6 +133,8 @@ class Run:
             result["clips"][f"{side} groups"] = [zero.groups[i] for i in keep]
         result["grid"] = self._grid(systems["MOV"])
         held_out = self._collected(self.held_out, mov, both, ("video", "flow"))
+        for name, x in (("test", systems["MOV"]), ("held-out", held_out)):  # to be scored again without training
+            x.save(ROWS / "features" / f"{self.key}-{name}.npz")
         result["generalized"] = self._generalized(systems["MOV"], held_out)
         return result
 
@@ -168,9 +173,7 @@ class Run:
 
     def _generalized(self, test: Collected, held_out: Collected) -> dict[str, Any]:
         """All six classes at once, among 6 and 101 names, by three rules."""
-        p = [score(held_out, self.base_texts, path=path) for path in ("base", "novel")]
-        targets = np.array([self.split.base.index(held_out.classes[t]) for t in held_out.targets])
-        fitted = cal.fit_held_out(*p, targets, seed=self.seed)
+        fitted = protocols.calibrate(held_out, self.footage.vectors)
         result: dict[str, Any] = {"calibration": fitted.to_dict()}
         part, targets = self._of(test, self.split.classes)
         for names in (

@@ -44,8 +44,12 @@ def make_collected(num=40, *, base_pull=3.0, seed=0, views=2):
 
 def embedding(texts):
     place = {name: i for i, name in enumerate(NAMES)}
-    extra = F.normalize(torch.randn(20, D, generator=torch.Generator().manual_seed(9)), dim=-1)
-    return lambda names: torch.stack([texts[place[n]] if n in place else extra[int(n.split()[1])] for n in names])
+
+    def vector(name):  # of any other name: always the same
+        seed = int.from_bytes(name.encode(), "big") % (1 << 31)
+        return F.normalize(torch.randn(D, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+    return lambda names: torch.stack([texts[place[n]] if n in place else vector(n) for n in names])
 
 
 # ---- calibration ----
@@ -114,31 +118,43 @@ def test_permuting_labels_permutes_scores():
     assert permuted == pytest.approx(straight[:, order])
 
 
-def test_held_out_offset_costs_base_clips_what_they_can_spare():
+@pytest.mark.parametrize("spare", [0.05, 0.1, 0.3])
+def test_held_out_offset_costs_base_clips_what_they_can_spare(spare):
     rng = np.random.default_rng(11)
-    targets = rng.integers(10, size=400)
-    logits = rng.normal(size=(400, 10)) * 1.5
-    logits[np.arange(400), targets] += 3.0
-    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    targets, is_base = rng.integers(5, size=400), np.arange(10) < 5
+    folds = []
+    for _ in range(3):
+        logits = rng.normal(size=(400, 10)) * 1.5
+        logits[np.arange(400), targets] += 3.0
+        p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        folds.append(cal.Fold(p, p, targets, is_base))
 
-    def base_accuracy(offset):  # over many halves, by brute force
-        found = []
-        for seed in range(20):
-            half = np.isin(np.arange(10), np.random.default_rng(seed + 500).permutation(10)[:5])
-            found += [cal.accuracies(cal.Fold(p, p, targets, side), offset=offset)[0] for side in (half, ~half)]
-        return np.mean(found)
+    def base_accuracy(offset):
+        return np.mean([(cal.combine(*f[:2], is_base, offset=offset).argmax(axis=1) == targets).mean() for f in folds])
 
-    most = base_accuracy(-100.0)
-    offsets = []
-    for spare in (0.05, 0.1, 0.3):
-        fitted = cal.fit_held_out(p, p, targets, spare=spare, num_folds=40)
-        assert base_accuracy(fitted.offset) == pytest.approx((1 - spare) * most, abs=0.02)
-        offsets.append(fitted.offset)
-    assert offsets == sorted(offsets)
+    fitted = cal.fit_held_out(folds, spare=spare)
+    assert base_accuracy(fitted.offset) == pytest.approx((1 - spare) * base_accuracy(-100.0), abs=0.002)
+    assert fitted.base == pytest.approx(base_accuracy(fitted.offset))
+    assert base_accuracy(fitted.offset + 0.2) < (1 - spare) * base_accuracy(-100.0)
+
+
+def test_held_out_says_what_it_lacks():
+    fold = random_fold(0)
     with pytest.raises(LexividError, match="spare"):
-        cal.fit_held_out(p, p, targets, spare=0.0)
-    with pytest.raises(LexividError, match="two base classes"):
-        cal.fit_held_out(p, p, np.zeros(400, dtype=int))
+        cal.fit_held_out([fold], spare=0.0)
+    with pytest.raises(LexividError, match="no base classes"):
+        cal.fit_held_out([fold._replace(is_base=np.ones(8, dtype=bool))])
+    with pytest.raises(LexividError, match="train longer"):
+        cal.fit_held_out([cal.Fold(np.array([[0.2, 0.5, 0.3]]), np.ones((1, 3)) / 3, np.array([0]), np.arange(3) < 2)])
+
+
+def test_names_of_nothing_hold_no_base_class():
+    names = cal.names_of_nothing(900, seed=3, exclude=["playing violin", "dog"])
+    assert len(set(names)) == 900
+    assert not any("dog" in name.lower() for name in names)
+    assert "violin" not in names
+    assert names == cal.names_of_nothing(900, seed=3, exclude=["playing violin", "dog"])
+    assert names[:5] != cal.names_of_nothing(5, seed=4)
 
 
 def test_class_folds_leave_every_class_out_once():

@@ -8,15 +8,15 @@ the second plus an offset:
     s_k = log p_novel(k) + offset   k any other label              p = softmax(s)
 
 With one and the same path on both sides this is calibrated stacking (Chao et al., 2016). The offset is found on base
-clips alone: some base classes play novel ones.
+clips alone:
 
     fit_classes_out   the offset that balances the harmonic mean of models that were trained without some base classes,
                       which are novel to them (`lexivid.evaluation.twins`): right for any model, for the price of
                       training again.
-    fit_held_out      nothing is trained again: random halves of the base classes play novel, and held-out clips of the
-                      others say how large an offset costs them a tenth of their accuracy. The clips of the playing
-                      half say nothing, as the model was trained on their classes: with them, the harmonic mean would
-                      seem best at an offset that is far too small (measured in benchmarks/esc50.py).
+    fit_held_out      nothing is trained again: held-out clips of base classes, among their own names and as many names
+                      of nothing (ImageNet's, which no clip is of and the model was not trained on), say how large an
+                      offset costs them a tenth of their accuracy. Base classes cannot play novel here: their names
+                      attract the model that was trained on them.
 
 Novel classes and their clips are never used. In: log probabilities. Out: `Calibration`, small JSON.
 Shapes: n clips, K labels.
@@ -44,8 +44,8 @@ class Calibration:
         offset: added to the novel path's log probabilities of labels that are not base classes.
         method: "held-out", "classes-out", or "none".
         num_clips: clips it was fitted on, of base classes all. num_folds: vocabularies.
-        base, novel, harmonic_mean: on those clips at this offset, pseudo-novel ones for novel.
-        before: harmonic mean there at offset 0.
+        base: accuracy on those clips at this offset. novel, harmonic_mean, before (at offset 0): "classes-out" alone,
+            of the classes that were left out.
     """
 
     offset: float = 0.0
@@ -149,56 +149,40 @@ def fit_classes_out(folds: Sequence[Fold]) -> Calibration:
     return Calibration(offset, "classes-out", sum(len(f.targets) for f in folds), len(folds), base, novel, mean, before)
 
 
-def fit_held_out(
-    base_path: np.ndarray,
-    novel_path: np.ndarray,
-    targets: np.ndarray,
-    *,
-    spare: float = 0.1,
-    num_folds: int = 20,
-    seed: int = 0,
-) -> Calibration:
-    """From held-out clips of base classes alone, scored by the trained model itself.
+def fit_held_out(folds: Sequence[Fold], *, spare: float = 0.1) -> Calibration:
+    """The largest offset that costs held-out base clips no more than `spare` of their accuracy.
 
     Args:
-        base_path, novel_path: probabilities (n, p) over the p base classes; targets (n,) int.
-        spare: share of the base clips' accuracy that the offset may cost.
-        num_folds: random halves of the base classes that play novel, each followed by its complement.
+        folds: the same clips of base classes, each time among other names of nothing (`names_of_nothing`), which are
+            the labels that are not base.
+        spare: share of the accuracy without such names.
 
     Raises:
-        LexividError: fewer than two base classes with clips, none of which is ever right, or spare outside 0 to 1.
+        LexividError: no clip is ever right, a fold has no names of nothing, or spare is outside 0 to 1.
     """
     if not 0 < spare < 1:
         raise LexividError(f"spare is a share between 0 and 1; got {spare}")
-    base, novel = np.asarray(base_path, dtype=np.float64), np.asarray(novel_path, dtype=np.float64)
-    targets, num_classes = np.asarray(targets), base.shape[1]
-    seen = np.unique(targets)
-    if len(seen) < 2:
-        raise LexividError("calibration needs held-out clips of at least two base classes")
-    rng = np.random.default_rng(seed)
-    folds = []
-    for _ in range(max(1, num_folds // 2)):
-        half = np.isin(np.arange(num_classes), rng.permutation(seen)[: len(seen) // 2])
-        folds += [Fold(base, novel, targets, is_base) for is_base in (half, ~half)]
-    limits = np.sort(np.concatenate([_limits(fold)[0] for fold in folds]))
+    if not folds or any(fold.is_base.all() for fold in folds):
+        raise LexividError("calibration needs names that are no base classes")
+    limits = np.sort(np.concatenate([_base_limits(fold) for fold in folds]))
     limits = limits[np.isfinite(limits)]  # of the clips that are right at some offset
     if not len(limits):
         raise LexividError("no clip that calibration could use is ever classified right: train longer")
     lost = int(spare * len(limits))
-    offset = float(limits[lost] if lost == 0 else (limits[lost - 1] + limits[lost]) / 2) - 1e-9
-    sides = [accuracies(fold, offset=offset) for fold in folds]
-    before = float(np.mean([harmonic_mean(*accuracies(fold, offset=0.0)) for fold in folds]))
-    right, pseudo = np.mean(sides, axis=0).tolist()
-    return Calibration(
-        offset,
-        "held-out",
-        len(targets),
-        len(folds),
-        right,
-        pseudo,
-        float(np.mean([harmonic_mean(*pair) for pair in sides])),
-        before,
-    )
+    offset = float((limits[max(0, lost - 1)] + limits[lost]) / 2) - 1e-9
+    kept = float(np.mean([(_base_limits(fold) > offset).mean() for fold in folds]))
+    return Calibration(offset, "held-out", len(folds[0].targets), len(folds), kept)
+
+
+def names_of_nothing(num: int, *, seed: int, exclude: Sequence[str] = ()) -> list[str]:
+    """Names that no clip is of: drawn from ImageNet's 1,000 classes, without those excluded and those that hold one."""
+    from lexivid.backbones.lite import imagenet_classes
+
+    taken = {name.lower() for name in exclude}
+    names = [row[1].split(", ")[0] for row in imagenet_classes()]
+    free = [name for name in dict.fromkeys(names) if not any(x in name.lower() or name.lower() in x for x in taken)]
+    order = np.random.default_rng(seed).permutation(len(free))
+    return [free[i] for i in order[:num]]
 
 
 def class_folds(classes: Sequence[str], *, num_folds: int = 2, seed: int = 0) -> list[tuple[str, ...]]:
@@ -224,15 +208,25 @@ def _splice(base_path: np.ndarray, novel_path: np.ndarray, is_base: np.ndarray, 
 
 
 def _limits(fold: Fold) -> tuple[np.ndarray, np.ndarray]:
-    """Base clips: the offset up to which they are right, -inf for never. Novel: from which on, inf for never."""
-    scores = _splice(fold.base_path, fold.novel_path, fold.is_base, 0.0)
-    clip = np.arange(len(scores))
-    own = scores[clip, fold.targets]
+    """Base clips: see `_base_limits`. Novel: the offset from which on they are right, inf for never."""
     on_base_side = fold.is_base[fold.targets]
     if on_base_side.all() or not on_base_side.any():
         raise LexividError("calibration needs clips of classes on both sides")
+    own, best_base, best_novel = _best(fold)
+    novel_limit = np.where(own >= best_novel, best_base - own, np.inf)[~on_base_side]
+    return _base_limits(fold), novel_limit
+
+
+def _base_limits(fold: Fold) -> np.ndarray:
+    """Of each base clip the offset up to which it is right, -inf for never."""
+    own, best_base, best_novel = _best(fold)
+    return np.where(own >= best_base, own - best_novel, -np.inf)[fold.is_base[fold.targets]]
+
+
+def _best(fold: Fold) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores (n,) at offset 0 of the right label, the best base one, the best other one."""
+    scores = _splice(fold.base_path, fold.novel_path, fold.is_base, 0.0)
+    own = scores[np.arange(len(scores)), fold.targets]
     best_base = np.where(fold.is_base, scores, -np.inf).max(axis=1)
     best_novel = np.where(fold.is_base, -np.inf, scores).max(axis=1)
-    base_limit = np.where(own >= best_base, own - best_novel, -np.inf)[on_base_side]
-    novel_limit = np.where(own >= best_novel, best_base - own, np.inf)[~on_base_side]
-    return base_limit, novel_limit
+    return own, best_base, best_novel

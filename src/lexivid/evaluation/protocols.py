@@ -115,18 +115,29 @@ def generalized(
     return result
 
 
-def calibrate(collected: Collected, embed: Embed, *, num_folds: int = 20, seed: int = 0) -> cal.Calibration:
+def calibrate(collected: Collected, embed: Embed, *, num_folds: int = 10, spare: float = 0.1) -> cal.Calibration:
     """Fit the offset on held-out clips of the model's base classes (`calibration.fit_held_out`).
 
+    Args:
+        num_folds: how often names of nothing are drawn, each time as many as there are base classes.
+        spare: share of the base clips' accuracy that the offset may cost.
+
     Raises:
-        LexividError: the model has no base classes, or too few clips are of them.
+        LexividError: the model has no base classes, no clip is of them, or none is ever right.
     """
     if not collected.base_classes:
         raise LexividError("this model was not trained on base classes: there is nothing to calibrate")
-    part, targets, names = _side(collected, collected.base_classes, ())
-    vectors = embed(names)
-    base, novel = (score(part, vectors, path=path) for path in ("base", "novel"))  # type: ignore[arg-type]
-    return cal.fit_held_out(base, novel, targets, num_folds=num_folds, seed=seed)
+    own = collected.base_classes
+    part, targets, _ = _side(collected, own, ())
+    if not len(part):
+        raise LexividError("no clip is of a base class of the model: there is nothing to calibrate it on")
+    folds = []
+    for fold in range(num_folds):
+        names = [*own, *cal.names_of_nothing(len(own), seed=fold, exclude=own)]
+        vectors = embed(names)
+        base, novel = (score(part, vectors, path=path) for path in ("base", "novel"))  # type: ignore[arg-type]
+        folds.append(cal.Fold(base, novel, targets, np.arange(len(names)) < len(own)))
+    return cal.fit_held_out(folds, spare=spare)
 
 
 def write_result(result: Mapping[str, Any], folder: str | Path) -> Path:

@@ -19,16 +19,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from lexivid.backbones import Backbone, load_backbone
-from lexivid.data.batches import Samples, load_batches
+from lexivid.data.batches import Samples
 from lexivid.errors import LexividError
 from lexivid.labels import LabelBank, check_labels, load_templates
 from lexivid.models.mov import MOV, MOVConfig
 from lexivid.models.trained import TrainedModel, save_backbone, write_weights
 from lexivid.output import write_atomically
-from lexivid.training.batches import even_batches
 from lexivid.training.clips import TrainingClips, open_clips
 from lexivid.training.distributed import is_sharded, load_trained, make_accelerator, trained_state
 from lexivid.training.log import OnProgress
@@ -124,7 +122,7 @@ def train(
         sampling = {key: value for key, value in asdict(recipe.data).items() if key in SAMPLING}
         model = TrainedModel(backbone, mov, tuple(names), templates, recipe.inputs, recipe.model.base_score, sampling)
         if data.held_out is not None and len(data.held_out) and not is_sharded(accelerator):
-            model.calibration = calibrate(model, data.held_out, labels, num_workers=recipe.data.num_workers)
+            model.calibration = calibrate(model, data.held_out, num_workers=recipe.data.num_workers)
             summary["calibration"] = model.calibration
         write_atomically(out / "train.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
         write_atomically(out / "config.json", json.dumps(model.to_config(), indent=2, ensure_ascii=False) + "\n")
@@ -132,27 +130,20 @@ def train(
     return TrainingResult(out, result.state.metrics, result.state.failures, summary, accelerator.is_main_process)
 
 
-def calibrate(model: TrainedModel, held_out: Samples, labels: Tensor, *, num_workers: int = 0) -> dict[str, Any] | None:
+def calibrate(model: TrainedModel, held_out: Samples, *, num_workers: int = 0) -> dict[str, Any] | None:
     """The offset between eq. 10 and eq. 12 on held-out clips of base classes (see lexivid.evaluation.calibration).
 
-    None where they do not suffice: fewer than two classes, or none of the clips is ever right.
+    None where they do not suffice: none of the clips can be read, or is ever right.
     """
-    from lexivid.evaluation.calibration import fit_held_out
+    from lexivid.evaluation.collected import collect
+    from lexivid.evaluation.protocols import calibrate as fit_offset
 
     model.mov.eval()
     held_out.set_epoch(0)
-    vectors = labels.to(model.device)
-    base, novel, targets = [], [], []
-    for batch in load_batches(held_out, even_batches(len(held_out), 16), num_workers=num_workers):
-        if len(batch.mask):
-            features = model.features(**batch.streams, mask=batch.mask)
-            base.append(model.predict_base(features, vectors).cpu())
-            novel.append(model.predict_novel(features, vectors).cpu())
-            targets.append(batch.targets)
-    if not base:
-        return None
+    bank, templates = LabelBank(model.backbone), load_templates(model.templates)
     try:
-        return fit_held_out(torch.cat(base).numpy(), torch.cat(novel).numpy(), torch.cat(targets).numpy()).to_dict()
+        collected = collect(model, held_out, classes=model.base_classes, batch_size=16, num_workers=num_workers)
+        return fit_offset(collected, lambda names: bank.embed(names, templates)).to_dict()
     except LexividError:
         return None
 
