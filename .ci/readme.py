@@ -17,7 +17,9 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-BLOCK = re.compile(r"(?:<!-- ci: (?P<rule>expect|skip) (?P<detail>[^>]*?) -->\n)?```(?P<kind>sh|python)\n(?P<body>.*?)```", re.S)
+BLOCK = re.compile(
+    r"(?:<!-- ci: (?P<rule>expect|skip) (?P<detail>[^>]*?) -->\n)?```(?P<kind>sh|python)\n(?P<body>.*?)```", re.S
+)
 
 
 def clips(folder: Path) -> None:

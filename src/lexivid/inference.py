@@ -13,6 +13,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -247,9 +248,10 @@ class Classifier:
             if not (math.isfinite(timeline_s) and timeline_s >= 0.1):
                 raise LexividError(f"a timeline window of {timeline_s:g} s is too short: 0.1 s is the least")
             for path in paths:
-                yield self._guarded(
-                    path, lambda p: self._timeline(p, vocabulary, timeline_s, num_thumbnails), raise_errors
+                work = partial(
+                    self._timeline, vocabulary=vocabulary, window_s=timeline_s, num_thumbnails=num_thumbnails
                 )
+                yield self._guarded(path, work, raise_errors)
             return
         chosen = views or Views()
 
@@ -260,9 +262,10 @@ class Classifier:
                 return path, error
 
         for path, sampled in _in_background(map(decode, paths), ahead=2):
-            yield self._guarded(
-                path, lambda p, s=sampled: self._whole_file(p, s, vocabulary, chosen, num_thumbnails), raise_errors
+            work = partial(
+                self._whole_file, sampled=sampled, vocabulary=vocabulary, views=chosen, num_thumbnails=num_thumbnails
             )
+            yield self._guarded(path, work, raise_errors)
 
     def _check_modalities(self, modalities: Sequence[str] | None) -> None:
         for name in modalities or ():

@@ -40,15 +40,15 @@ class ClipBackbone:
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: Any,
         tokenizer: Any,
         images: ImageProcessing,
         *,
         name: str,
         fingerprint: str,
     ) -> None:
-        """Wrap a loaded transformers model, which is frozen here and set to evaluation mode."""
-        self.model: Any = model.eval().requires_grad_(False)
+        """model: of transformers (CLIPModel, SiglipModel ...); it is frozen here and set to evaluation mode."""
+        self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.images = images
         self.name = name

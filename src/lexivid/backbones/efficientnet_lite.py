@@ -117,18 +117,19 @@ class EfficientNetLite0(nn.Module):
     def fused(self) -> EfficientNetLite0:
         """A copy for inference alone: each batch norm folded into the convolution before it. Same function, faster."""
         model = deepcopy(self).eval()
-        model.conv_stem, model.bn0 = _fold(model.conv_stem, model.bn0)
-        model.conv_head, model.bn1 = _fold(model.conv_head, model.bn1)
+        _fold(model, "conv_stem", "bn0")
+        _fold(model, "conv_head", "bn1")
         for block in model.blocks:
             if block.expands:
-                block.expand_conv, block.bn0 = _fold(block.expand_conv, block.bn0)
-            block.depthwise_conv, block.bn1 = _fold(block.depthwise_conv, block.bn1)
-            block.project_conv, block.bn2 = _fold(block.project_conv, block.bn2)
+                _fold(block, "expand_conv", "bn0")
+            _fold(block, "depthwise_conv", "bn1")
+            _fold(block, "project_conv", "bn2")
         return model.requires_grad_(False)
 
 
-def _fold(conv: nn.Module, norm: nn.Module) -> tuple[nn.Module, nn.Module]:
-    return fuse_conv_bn_eval(conv, norm), nn.Identity()
+def _fold(module: nn.Module, conv: str, norm: str) -> None:
+    setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm)))
+    setattr(module, norm, nn.Identity())
 
 
 def rename_key(key: str) -> str:
