@@ -193,7 +193,8 @@ def test_batches_do_not_matter(backbone: LiteBackbone, monkeypatch: pytest.Monke
     assert torch.allclose(together, alone, atol=1e-4)
     texts = backbone.encode_texts(LABELS)
     assert torch.allclose(texts, torch.cat([backbone.encode_texts([x]) for x in LABELS]), atol=1e-4)
-    monkeypatch.setattr(lite, "_BATCH", 2)
+    monkeypatch.setattr(lite, "_TEXT_BATCH", 2)
+    monkeypatch.setattr(lite, "_CPU_BATCH", 5)
     assert torch.allclose(together, backbone.encode_images(pictures), atol=1e-4)
     assert torch.allclose(texts, backbone.encode_texts(LABELS), atol=1e-4)
 
