@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -294,3 +299,35 @@ def test_command_line(clips: Path, clip_folder: Path, tmp_path: Path) -> None:
         done = CliRunner().invoke(app, ["classify", video, "--model", str(out), *options])
         assert done.exit_code == 0, done.output
         assert json.loads(done.stdout)[0]["modalities"] == ["video", "flow", "audio"]
+
+
+@pytest.mark.slow
+def test_kill_minus_nine_of_the_command(clips: Path, clip_folder: Path, tmp_path: Path) -> None:
+    """`lexivid train` killed at random moments from its start on: reading, caching features, training, writing."""
+    rng = random.Random(4)
+    settings = {**SETTINGS, "model.backbone": str(clip_folder), "training.epochs": 60, "training.checkpoint_every": 1}
+    (tmp_path / "tiny.yaml").write_text(cases.Recipe().with_settings(settings).to_yaml())
+
+    def command(out: str, cache: str) -> tuple[list[str], dict[str, str]]:
+        arguments = [sys.executable, "-m", "lexivid", "train", str(tmp_path / "tiny.yaml"), "--data", str(clips)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "LEXIVID_CACHE": str(tmp_path / cache)}
+        return [*arguments, "--out", str(tmp_path / out), "--device", "cpu", "--resume"], environment
+
+    arguments, environment = command("whole", "cache-whole")
+    start = time.monotonic()
+    subprocess.run(arguments, env=environment, check=True, capture_output=True, timeout=300)
+    whole_s, kills = time.monotonic() - start, 0
+    arguments, environment = command("killed", "cache-killed")
+    for _ in range(20):
+        process = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(rng.uniform(0.3, 1.0) * whole_s)
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+    subprocess.run(arguments, env=environment, check=True, capture_output=True, timeout=300)
+    assert kills >= 2
+    for name in ("model.safetensors", "config.json"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
