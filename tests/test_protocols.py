@@ -132,20 +132,30 @@ def test_held_out_offset_costs_base_clips_what_they_can_spare(spare):
     def base_accuracy(offset):
         return np.mean([(cal.combine(*f[:2], is_base, offset=offset).argmax(axis=1) == targets).mean() for f in folds])
 
-    fitted = cal.fit_held_out(folds, spare=spare)
+    fitted = cal.fit_held_out({5: folds}, spare=spare)
     assert base_accuracy(fitted.offset) == pytest.approx((1 - spare) * base_accuracy(-100.0), abs=0.002)
-    assert fitted.base == pytest.approx(base_accuracy(fitted.offset))
     assert base_accuracy(fitted.offset + 0.2) < (1 - spare) * base_accuracy(-100.0)
 
 
 def test_held_out_says_what_it_lacks():
     fold = random_fold(0)
     with pytest.raises(LexividError, match="spare"):
-        cal.fit_held_out([fold], spare=0.0)
+        cal.fit_held_out({4: [fold]}, spare=0.0)
     with pytest.raises(LexividError, match="no base classes"):
-        cal.fit_held_out([fold._replace(is_base=np.ones(8, dtype=bool))])
+        cal.fit_held_out({4: [fold._replace(is_base=np.ones(8, dtype=bool))]})
     with pytest.raises(LexividError, match="train longer"):
-        cal.fit_held_out([cal.Fold(np.array([[0.2, 0.5, 0.3]]), np.ones((1, 3)) / 3, np.array([0]), np.arange(3) < 2)])
+        cal.fit_held_out(
+            {1: [cal.Fold(np.array([[0.2, 0.5, 0.3]]), np.ones((1, 3)) / 3, np.array([0]), np.arange(3) < 2)]}
+        )
+
+
+def test_an_offset_for_every_number_of_labels():
+    fitted = cal.Calibration(0.5, ((1, 3.0), (4, 1.0), (16, 0.0)))
+    assert [fitted.offset_for(n) for n in (1, 4, 16)] == [3.0, 1.0, 0.0]
+    assert fitted.offset_for(2) == pytest.approx(2.0)  # linear in the logarithm
+    assert fitted.offset_for(8) == pytest.approx(0.5)
+    assert fitted.offset_for(1000) == 0.0
+    assert cal.Calibration(0.5).offset_for(7) == 0.5
 
 
 def test_names_of_nothing_hold_no_base_class():
@@ -172,6 +182,10 @@ def test_calibration_survives_json():
     assert cal.Calibration.from_dict(None).offset == 0
     with pytest.raises(LexividError, match="offset"):
         cal.Calibration.from_dict({"offset": "a lot"})
+    with pytest.raises(LexividError, match="offset"):
+        cal.Calibration.from_dict({"offsets": [[1, float("nan")]]})
+    table = cal.Calibration(0.5, ((1, 3.0), (4, 1.0)), "held-out")
+    assert cal.Calibration.from_dict(json.loads(json.dumps(table.to_dict()))) == table
 
 
 @pytest.mark.parametrize("targets", [np.zeros(60, dtype=int), np.full(60, 7)], ids=["no novel clips", "no base clips"])
@@ -253,6 +267,9 @@ def test_held_out_calibration_sees_base_clips_alone():
     fitted = protocols.calibrate(collected, embedding(texts))
     assert fitted.method == "held-out"
     assert fitted.num_clips == P * 40
+    numbers, offsets = zip(*fitted.offsets, strict=True)
+    assert numbers == (1, 2, 4, 8, 16, 32, 64, 128, 256)
+    assert offsets[0] > offsets[-1]  # more names cost more
     spoiled = make_collected()[1]
     for x in spoiled.features.values():
         x[spoiled.targets >= P] = 7.0  # whatever novel clips hold

@@ -23,7 +23,7 @@ import lexivid
 from lexivid.backbones import load_backbone
 from lexivid.cli import app
 from lexivid.errors import LexividError, MediaError, ModelError
-from lexivid.evaluation.calibration import combine
+from lexivid.evaluation.calibration import Calibration, combine
 from lexivid.inference import Prediction
 from lexivid.inference_trained import TrainedClassifier
 from lexivid.media.views import Views
@@ -150,9 +150,8 @@ def test_equations(classifier: TrainedClassifier, clips: Path) -> None:
     expected = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
     np.testing.assert_allclose(column(novel, "video"), expected, atol=1e-3)  # the frozen v, at tau_v
     assert model.calibration is not None
-    joined = combine(
-        column(found["base"]), column(novel), np.array([True, True, False]), offset=model.calibration["offset"]
-    )
+    offset = Calibration.from_dict(model.calibration).offset_for(1)  # of the three labels one is no base class
+    joined = combine(column(found["base"]), column(novel), np.array([True, True, False]), offset=offset)
     np.testing.assert_allclose(column(found["mixed"]), joined, atol=1e-4)
     assert tau == model.mov.config.tau
 

@@ -255,7 +255,7 @@ class TrainedClassifier(Classifier):
                 single[path] = {name: kept(p) for name, p in opinions.items() if name in there}
         if kind != "mixed":
             return fused[kind], single[kind]
-        offset = Calibration.from_dict(self.model.calibration).offset
+        offset = Calibration.from_dict(self.model.calibration).offset_for(int((~is_base).sum()))
 
         def both(base: Tensor, novel: Tensor) -> Tensor:
             return torch.from_numpy(combine(base.numpy(), novel.numpy(), is_base, offset=offset)).float()

@@ -13,10 +13,11 @@ clips alone:
     fit_classes_out   the offset that balances the harmonic mean of models that were trained without some base classes,
                       which are novel to them (`lexivid.evaluation.twins`): right for any model, for the price of
                       training again.
-    fit_held_out      nothing is trained again: held-out clips of base classes, among their own names and as many names
-                      of nothing (ImageNet's, which no clip is of and the model was not trained on), say how large an
-                      offset costs them a tenth of their accuracy. Base classes cannot play novel here: their names
-                      attract the model that was trained on them.
+    fit_held_out      nothing is trained again: held-out clips of base classes, among their own names and names of
+                      nothing (ImageNet's, which no clip is of and the model was not trained on), say how large an
+                      offset costs them a twentieth of their accuracy. The more such names, the smaller it is, so it
+                      is a table by their number. Base classes cannot play novel here: their names attract the model
+                      that was trained on them.
 
 Novel classes and their clips are never used. In: log probabilities. Out: `Calibration`, small JSON.
 Shapes: n clips, K labels.
@@ -25,7 +26,7 @@ Shapes: n clips, K labels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,13 +43,14 @@ class Calibration:
 
     Args:
         offset: added to the novel path's log probabilities of labels that are not base classes.
+        offsets: the same by the number of such labels, (number, offset) in ascending order; empty: always `offset`.
         method: "held-out", "classes-out", or "none".
         num_clips: clips it was fitted on, of base classes all. num_folds: vocabularies.
-        base: accuracy on those clips at this offset. novel, harmonic_mean, before (at offset 0): "classes-out" alone,
-            of the classes that were left out.
+        base, novel, harmonic_mean, before (at offset 0): "classes-out" alone, on those clips.
     """
 
     offset: float = 0.0
+    offsets: tuple[tuple[int, float], ...] = ()
     method: str = "none"
     num_clips: int = 0
     num_folds: int = 0
@@ -57,9 +59,16 @@ class Calibration:
     harmonic_mean: float | None = None
     before: float | None = None
 
+    def offset_for(self, num_others: int) -> float:
+        """The offset for a vocabulary with so many labels that are not base classes."""
+        if not self.offsets:
+            return self.offset
+        numbers, offsets = zip(*self.offsets, strict=True)
+        return float(np.interp(np.log(max(1, num_others)), np.log(numbers), offsets))
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
-        return asdict(self)
+        return asdict(self) | {"offsets": [list(pair) for pair in self.offsets]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any] | None) -> Calibration:
@@ -69,9 +78,14 @@ class Calibration:
             LexividError: the offset is no finite number.
         """
         known = {field.name for field in fields(cls)}
-        found = cls(**{key: value for key, value in (values or {}).items() if key in known})
-        if not isinstance(found.offset, int | float) or not np.isfinite(found.offset):
-            raise LexividError(f"a calibration's offset must be a number; got {found.offset!r}")
+        kept = {key: value for key, value in (values or {}).items() if key in known}
+        try:
+            kept["offsets"] = tuple((int(number), float(offset)) for number, offset in kept.get("offsets", ()))
+            found = cls(**kept)
+            if not np.isfinite([found.offset, *(offset for _, offset in found.offsets)]).all():
+                raise ValueError("not finite")
+        except (TypeError, ValueError) as error:
+            raise LexividError(f"a calibration's offsets must be numbers ({error}); got {dict(values or {})}") from None
         return found
 
 
@@ -146,15 +160,17 @@ def fit_classes_out(folds: Sequence[Fold]) -> Calibration:
     sides = np.array([accuracies(fold, offset=offset) for fold in folds])
     before = float(np.mean([harmonic_mean(*accuracies(fold, offset=0.0)) for fold in folds]))
     base, novel = sides.mean(axis=0).tolist()
-    return Calibration(offset, "classes-out", sum(len(f.targets) for f in folds), len(folds), base, novel, mean, before)
+    return Calibration(
+        offset, (), "classes-out", sum(len(f.targets) for f in folds), len(folds), base, novel, mean, before
+    )
 
 
-def fit_held_out(folds: Sequence[Fold], *, spare: float = 0.1) -> Calibration:
+def fit_held_out(folds: Mapping[int, Sequence[Fold]], *, spare: float = 0.05) -> Calibration:
     """The largest offset that costs held-out base clips no more than `spare` of their accuracy.
 
     Args:
-        folds: the same clips of base classes, each time among other names of nothing (`names_of_nothing`), which are
-            the labels that are not base.
+        folds: number of names of nothing (`names_of_nothing`), which are the labels that are not base -> the same
+            clips of base classes among several draws of them.
         spare: share of the accuracy without such names.
 
     Raises:
@@ -162,16 +178,19 @@ def fit_held_out(folds: Sequence[Fold], *, spare: float = 0.1) -> Calibration:
     """
     if not 0 < spare < 1:
         raise LexividError(f"spare is a share between 0 and 1; got {spare}")
-    if not folds or any(fold.is_base.all() for fold in folds):
+    if not folds or any(fold.is_base.all() for draws in folds.values() for fold in draws):
         raise LexividError("calibration needs names that are no base classes")
-    limits = np.sort(np.concatenate([_base_limits(fold) for fold in folds]))
-    limits = limits[np.isfinite(limits)]  # of the clips that are right at some offset
-    if not len(limits):
-        raise LexividError("no clip that calibration could use is ever classified right: train longer")
-    lost = int(spare * len(limits))
-    offset = float((limits[max(0, lost - 1)] + limits[lost]) / 2) - 1e-9
-    kept = float(np.mean([(_base_limits(fold) > offset).mean() for fold in folds]))
-    return Calibration(offset, "held-out", len(folds[0].targets), len(folds), kept)
+    table = []
+    for number, draws in sorted(folds.items()):
+        limits = np.sort(np.concatenate([_base_limits(fold) for fold in draws]))
+        limits = limits[np.isfinite(limits)]  # of the clips that are right at some offset
+        if not len(limits):
+            raise LexividError("no clip that calibration could use is ever classified right: train longer")
+        lost = int(spare * len(limits))
+        table.append((number, float((limits[max(0, lost - 1)] + limits[lost]) / 2) - 1e-9))
+    first = next(iter(folds.values()))[0]
+    fitted = Calibration(0.0, tuple(table), "held-out", len(first.targets), sum(map(len, folds.values())))
+    return replace(fitted, offset=fitted.offset_for(int(first.is_base.sum())))
 
 
 def names_of_nothing(num: int, *, seed: int, exclude: Sequence[str] = ()) -> list[str]:

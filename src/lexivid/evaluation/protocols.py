@@ -97,7 +97,7 @@ def generalized(
     rules = {
         "all-novel": paths["novel"],
         "all-base": paths["base"],
-        third: cal.combine(paths["base"], paths["novel"], is_base, offset=fitted.offset),
+        third: cal.combine(paths["base"], paths["novel"], is_base, offset=fitted.offset_for(int((~is_base).sum()))),
     }
     on_base_side = np.isin(targets, np.arange(len(split.base)))
     groups = np.array(part.groups)
@@ -115,12 +115,14 @@ def generalized(
     return result
 
 
-def calibrate(collected: Collected, embed: Embed, *, num_folds: int = 10, spare: float = 0.1) -> cal.Calibration:
-    """Fit the offset on held-out clips of the model's base classes (`calibration.fit_held_out`).
+def calibrate(
+    collected: Collected, embed: Embed, *, spare: float = 0.05, most: int = 256, num_draws: int = 8, seed: int = 0
+) -> cal.Calibration:
+    """Fit the offsets on held-out clips of the model's base classes (`calibration.fit_held_out`).
 
     Args:
-        num_folds: how often names of nothing are drawn, each time as many as there are base classes.
         spare: share of the base clips' accuracy that the offset may cost.
+        most: names of nothing; offsets are fitted for 1, 2, 4, ... of them. num_draws: of each number.
 
     Raises:
         LexividError: the model has no base classes, no clip is of them, or none is ever right.
@@ -131,12 +133,19 @@ def calibrate(collected: Collected, embed: Embed, *, num_folds: int = 10, spare:
     part, targets, _ = _side(collected, own, ())
     if not len(part):
         raise LexividError("no clip is of a base class of the model: there is nothing to calibrate it on")
-    folds = []
-    for fold in range(num_folds):
-        names = [*own, *cal.names_of_nothing(len(own), seed=fold, exclude=own)]
-        vectors = embed(names)
-        base, novel = (score(part, vectors, path=path) for path in ("base", "novel"))  # type: ignore[arg-type]
-        folds.append(cal.Fold(base, novel, targets, np.arange(len(names)) < len(own)))
+    nothing = cal.names_of_nothing(most, seed=seed, exclude=own)
+    vectors = embed([*own, *nothing])
+    rng = np.random.default_rng(seed)
+    folds: dict[int, list[cal.Fold]] = {}
+    number = 1
+    while number <= len(nothing):
+        for _ in range(num_draws if number < len(nothing) else 1):
+            drawn = len(own) + rng.permutation(len(nothing))[:number]
+            chosen = vectors[np.concatenate([np.arange(len(own)), drawn])]
+            base, novel = (score(part, chosen, path=path) for path in ("base", "novel"))  # type: ignore[arg-type]
+            is_base = np.arange(len(chosen)) < len(own)
+            folds.setdefault(number, []).append(cal.Fold(base, novel, targets, is_base))
+        number *= 2
     return cal.fit_held_out(folds, spare=spare)
 
 
