@@ -136,13 +136,15 @@ def summarise(runs: Sequence[Mapping[str, Any]], clips: Sequence[Clip], has_soun
     run = np.repeat(np.arange(len(runs)), len(clips))
     kind = np.concatenate([r["kind"] for r in runs])
     kind[~np.tile(has_sound, len(runs))] = "silent"
-    for group in ("all", "trained on", "not trained on", "no such sound", "silent"):
-        keep = np.ones(len(kind), dtype=bool) if group == "all" else kind == group
+    for group in ("with sound", "trained on", "not trained on", "no such sound", "silent"):
+        keep = kind != "silent" if group == "with sound" else kind == group
         if not keep.any():
             continue
         row: dict[str, Any] = {"clips": len(set(place[keep])), "clips x seeds": int(keep.sum())}
         ranks = {n: np.concatenate([r["ranks"][n] for r in runs])[keep] for n in ("pictures", "sound", "both")}
         for name, x in ranks.items():
+            if group == "silent" and name == "sound":
+                continue
             row[name] = {"top1": round(float((x < 1).mean()), 4), "top5": round(float((x < 5).mean()), 4)}
         for k in (1, 5):
             a, b = ((ranks[n] < k).astype(float) for n in ("both", "pictures"))
@@ -177,14 +179,15 @@ def plot(rows: Sequence[Mapping[str, Any]]) -> None:
     figure, axis = plt.subplots(figsize=(8, 0.22 * len(rows) + 1.2))
     y = np.arange(len(rows))
     for name, colour, marker in (("pictures", "#888888", "o"), ("sound", "#edae49", "|"), ("both", "#1b6ca8", "D")):
-        axis.plot([r["probability"][name] for r in rows], y, marker, color=colour, label=name, ms=5)
+        values = [r["probability"][name] if r["sound"] or name != "sound" else np.nan for r in rows]
+        axis.plot(values, y, marker, color=colour, label=name, ms=5)
     for place, r in enumerate(rows):
         axis.plot([r["probability"]["pictures"], r["probability"]["both"]], [place, place], color="#1b6ca8", lw=0.8)
     marks = ["*" if r["same in ESC-50"] else "" for r in rows]
     labels = [f"{r['label']}{m}" + ("" if r["sound"] else " (silent)") for r, m in zip(rows, marks, strict=True)]
     axis.set_yticks(y, labels, fontsize=7)
     axis.set_xlabel("probability of the true label among 42 (mean over seeds; *: a class of ESC-50)")
-    axis.legend(frameon=False, fontsize=8, loc="lower right")
+    axis.legend(frameon=False, fontsize=8, loc="upper right")
     axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(media.HERE / "clips_sound.svg", metadata={"Date": None})

@@ -253,7 +253,7 @@ class Experiment:
                 names = [texts[torch.from_numpy(self.base)], media.label_vectors(self.backbone, nothing)]
                 p = probabilities(without_held_out[clips], torch.cat(names))
                 quick_folds.append(cal.Fold(p, p, targets, np.arange(50) < 25))
-            quick = cal.fit_held_out(quick_folds)
+            quick = cal.fit_held_out({25: quick_folds})
             result["quick"] = quick.to_dict()
             result["generalized"]["held-out"] = self.generalized(features, texts, quick.offset)["calibrated"]
         return result

@@ -49,24 +49,38 @@ ROWS = media.CACHE / "ucf6-rows"
 SYSTEMS = ("zero-shot", "video", "flow", "score fusion", "MOV", "MOV, pictures")
 
 
-class Footage:
+class Names:
+    """UCF101's 101 names, and the vectors of these and any others."""
+
+    def __init__(self, labels: Path) -> None:
+        from lexivid.backbones.lite import LiteBackbone
+
+        self.backbone = LiteBackbone.load()
+        lines = (labels / "ucf101_names.txt").read_text().splitlines()
+        self.all = [class_name(line.strip()) for line in lines if line.strip()]
+        self.known: dict[str, Tensor] = {}
+
+    def vectors(self, names: Any) -> Tensor:
+        """(K, D)."""
+        if unknown := [name for name in names if name not in self.known]:
+            self.known |= dict(zip(unknown, media.label_vectors(self.backbone, unknown), strict=True))
+        return torch.stack([self.known[name] for name in names])
+
+
+class Footage(Names):
     """All clips, looked at once."""
 
     def __init__(self, data: Path, labels: Path) -> None:
-        from lexivid.backbones.lite import LiteBackbone
         from lexivid.data.dataset import read_dataset
         from lexivid.models.towers import make_tower
 
-        self.backbone = LiteBackbone.load()
+        super().__init__(labels)
         self.tower = make_tower(self.backbone, modality="flow", trainable_layers=16 - media.FROZEN_BLOCKS)
         found = media.ucf6_clips(data, FRAMES, self.backbone, self.tower)
         # (n, 2, T, D), (n, 2, T, C, h, w): a token is the mean of two frames, and the flow at the first
         self.rgb = found["rgb"].unflatten(2, (TOKENS, -1)).mean(dim=3)
         self.low = found["low"][:, :, :: FRAMES // TOKENS].contiguous()
         place = {name: i for i, name in enumerate(found["names"])}
-        names = [line.strip() for line in (labels / "ucf101_names.txt").read_text().splitlines() if line.strip()]
-        self.all_names = [class_name(name) for name in names]
-        self.texts = dict(zip(self.all_names, media.label_vectors(self.backbone, self.all_names), strict=True))
         self.clips: dict[int, dict[str, list[Any]]] = {}
         for number in (2, 3):
             dataset = read_dataset(data, kind="ucf101", list_number=number, lists=labels)
@@ -76,11 +90,6 @@ class Footage:
                 path = Path(clip.path)
                 parts[clip.split].append((place[f"{path.parent.name}/{path.stem}"], clip))
             self.clips[number] = parts
-
-    def vectors(self, names: Any) -> Tensor:
-        if unknown := [name for name in names if name not in self.texts]:
-            self.texts |= dict(zip(unknown, media.label_vectors(self.backbone, unknown), strict=True))
-        return torch.stack([self.texts[name] for name in names])
 
     def splits(self) -> list[ClassSplit]:
         return complementary_splits(self.classes, num_pairs=3, seed=0, source="UCF101, six classes")
@@ -135,21 +144,20 @@ class Run:
         held_out = self._collected(self.held_out, mov, both, ("video", "flow"))
         for name, x in (("test", systems["MOV"]), ("held-out", held_out)):  # to be scored again without training
             x.save(ROWS / "features" / f"{self.key}-{name}.npz")
-        result["generalized"] = self._generalized(systems["MOV"], held_out)
         return result
 
     # ---- measures ----
 
     def _sides(self) -> Any:
         for side, own in (("base", self.split.base), ("novel", self.split.novel)):
-            for names in (own, [*own, *(n for n in self.footage.all_names if n not in own)]):
+            for names in (own, [*own, *(n for n in self.footage.all if n not in own)]):
                 yield side, own, names
 
     def _measure(self, collected: Collected) -> dict[str, Any]:
         """Hits by side and number of names; novel clips also by the base path and by f_m alone."""
         found = {}
         for side, own, names in self._sides():
-            part, targets = self._of(collected, own)
+            part, targets = clips_of(collected, own)
             vectors = self.footage.vectors(names)
             p = score(part, vectors, path=side)
             found[f"{side} {len(names)}"] = metrics.hits(p, targets).tolist()
@@ -160,8 +168,8 @@ class Run:
 
     def _grid(self, mov: Collected) -> dict[str, float]:
         """Novel accuracy among 101 names for every beta and tau_v (not used for anything)."""
-        part, targets = self._of(mov, self.split.novel)
-        names = [*self.split.novel, *(n for n in self.footage.all_names if n not in self.split.novel)]
+        part, targets = clips_of(mov, self.split.novel)
+        names = [*self.split.novel, *(n for n in self.footage.all if n not in self.split.novel)]
         vectors = self.footage.vectors(names)
         return {
             f"{beta} {tau_v}": metrics.top_k_accuracy(
@@ -170,34 +178,6 @@ class Run:
             for beta in (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
             for tau_v in (0.1, 0.05, 0.02, 0.015)
         }
-
-    def _generalized(self, test: Collected, held_out: Collected) -> dict[str, Any]:
-        """All six classes at once, among 6 and 101 names, by three rules."""
-        fitted = protocols.calibrate(held_out, self.footage.vectors)
-        result: dict[str, Any] = {"calibration": fitted.to_dict()}
-        part, targets = self._of(test, self.split.classes)
-        for names in (
-            list(self.split.classes),
-            [*self.split.classes, *(n for n in self.footage.all_names if n not in self.split.classes)],
-        ):
-            vectors = self.footage.vectors(names)
-            base, novel = (score(part, vectors, path=path) for path in ("base", "novel"))
-            is_base = np.array([n in self.split.base for n in names])
-            rules = {
-                "all-novel": novel, "all-base": base,
-                "offset 0": cal.combine(base, novel, is_base, offset=0.0),
-                "calibrated": cal.combine(base, novel, is_base, offset=fitted.offset),
-            }  # fmt: skip
-            result[str(len(names))] = {rule: metrics.hits(x, targets).tolist() for rule, x in rules.items()}
-        result["is_base"] = (targets < len(self.split.base)).tolist()
-        result["groups"] = list(part.groups)
-        return result
-
-    def _of(self, collected: Collected, own: Any) -> tuple[Collected, np.ndarray]:
-        targets = np.array(
-            [own.index(collected.classes[t]) if collected.classes[t] in own else -1 for t in collected.targets]
-        )
-        return collected.select(targets >= 0), targets[targets >= 0]
 
     # ---- training ----
 
@@ -294,6 +274,36 @@ class Run:
         return torch.tensor([shown is None or name in shown for name in modalities]).expand(num_clips, -1).clone()
 
 
+def clips_of(collected: Collected, own: Any) -> tuple[Collected, np.ndarray]:
+    """The clips of some classes, and their places among them."""
+    targets = np.array(
+        [own.index(collected.classes[t]) if collected.classes[t] in own else -1 for t in collected.targets]
+    )
+    return collected.select(targets >= 0), targets[targets >= 0]
+
+
+def generalized(test: Collected, held_out: Collected, vectors: Any, all_names: list[str]) -> dict[str, Any]:
+    """All six classes at once, among 6 and 101 names, by MOV and four rules."""
+    base_names = list(test.base_classes)
+    own = [*base_names, *(n for n in test.classes if n not in base_names)]
+    fitted = protocols.calibrate(held_out, vectors)
+    result: dict[str, Any] = {"calibration": fitted.to_dict()}
+    part, targets = clips_of(test, own)
+    for names in (own, [*own, *(n for n in all_names if n not in own)]):
+        base, novel = (score(part, vectors(names), path=path) for path in ("base", "novel"))
+        is_base = np.array([n in base_names for n in names])
+        rules = {
+            "all-novel": novel,
+            "all-base": base,
+            "offset 0": cal.combine(base, novel, is_base, offset=0.0),
+            "calibrated": cal.combine(base, novel, is_base, offset=fitted.offset_for(int((~is_base).sum()))),
+        }
+        result[str(len(names))] = {rule: metrics.hits(x, targets).tolist() for rule, x in rules.items()}
+    result["is_base"] = (targets < len(base_names)).tolist()
+    result["groups"] = list(part.groups)
+    return result
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
@@ -318,7 +328,13 @@ def main() -> None:
             media.row(ROWS, path.stem, lambda s=seed, n=number, c=choice: Run(footage, n, splits[c], s).rows())
     from ucf6_report import report  # plots need matplotlib; rows do not
 
-    report({key: json.loads(path.read_text()) for key, path in files.items() if path.exists()}, about(args))
+    rows = {key: json.loads(path.read_text()) for key, path in files.items() if path.exists()}
+    names = Names(args.labels)
+    for (seed, number, _), found in rows.items():
+        stem = ROWS / "features" / f"seed{seed}-split{number}-{'+'.join(found['base']).replace(' ', '_')}"
+        test, held_out = (Collected.load(f"{stem}-{part}.npz") for part in ("test", "held-out"))
+        found["generalized"] = generalized(test, held_out, names.vectors, names.all)
+    report(rows, about(args) | {"backbone_fingerprint": names.backbone.fingerprint})
 
 
 def about(args: argparse.Namespace) -> dict[str, Any]:
