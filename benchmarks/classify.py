@@ -15,7 +15,6 @@ import json
 import math
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -149,8 +148,13 @@ def worker(system: str, model_folder: Path, clips: list[Path], vectors_file: Pat
         result = run_plain(model_folder, clips, vectors_file)
     else:
         result = run_lexivid(model_folder, clips, "float32" if system.endswith("float32") else "auto")
-    result["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    result["peak_mib"] = peak_mib()
     print(json.dumps(result))
+
+
+def peak_mib() -> float:
+    """Of this program alone: ru_maxrss would carry over the peak of the process that started it."""
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 
 
 def processor_name() -> str:
