@@ -14,7 +14,7 @@ from lexivid.data.dataset import Clip
 from lexivid.data.splits import ClassSplit
 from lexivid.errors import LexividError
 from lexivid.evaluation import runs
-from lexivid.evaluation.collected import Collected
+from lexivid.evaluation.collected import Collected, collect, opinion, score
 from lexivid.evaluation.twins import pseudo_novel_clips
 from lexivid.inference import Classifier
 from lexivid.media.views import Views
@@ -158,3 +158,56 @@ def test_a_twin_is_tested_on_no_clip_that_it_was_trained_on():
     kept, held_out = [c for c in clips if c.path[1] in "012"], [c for c in clips if c.path[1] == "3"]
     chosen = [c.path for c in pseudo_novel_clips(kept, held_out, ("a", "b"))]
     assert sorted(chosen) == ["a0", "a1", "a2", "a3", "b0", "b1", "b2", "b3", "c3", "d3"]
+
+
+class Listed:
+    """Samples from memory."""
+
+    def __init__(self, samples):
+        self.samples = samples
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        return {"index": index, **self.samples[index]}
+
+    def set_epoch(self, epoch):
+        pass
+
+
+def test_streams_that_a_clip_lacks_are_masked(clip_folder):
+    """Three clips of video and sound, of video alone, of sound alone; 2 views of pictures, 4 of sound."""
+    backbone = load_backbone(str(clip_folder), device="cpu", dtype="float32")
+    torch.manual_seed(0)
+    config = MOVConfig.for_backbone(backbone, modalities=("video", "audio"), zero_init=False)
+    mov = MOV.from_backbone(backbone, config).eval()
+    model = TrainedModel(backbone, mov, CLASSES[:2], backbone.default_templates, ("video", "audio"))
+    size = backbone.images.crop_size
+    video = torch.randint(256, (3, 2, 2, 3, size, size), dtype=torch.uint8)  # clips, views, frames
+    audio = torch.randn(3, 4, 3, 128, 64)
+    has = torch.tensor([[True, True], [True, False], [False, True]])
+    samples = [
+        {
+            "video": video[i] if has[i, 0] else None,
+            "audio": audio[i] if has[i, 1] else None,
+            "mask": has[i],
+            "target": i,
+        }
+        for i in range(3)
+    ]
+    found = collect(model, Listed(samples), classes=CLASSES, num_clips=2, num_workers=0, batch_size=3)
+    assert found.mask.tolist() == has.tolist()
+    for view in range(4):  # two sounds beside each view of pictures
+        alone = model.features(video=video[:, view // 2], audio=audio[:, view], mask=has)
+        for name, x in {"v": alone.v, "v_m": alone.v_m, "audio": alone.x_m["audio"]}.items():
+            np.testing.assert_allclose(found.features[name][:, view], x, atol=1e-5)
+    texts = torch.nn.functional.normalize(torch.randn(3, backbone.embedding_dim), dim=-1)
+    p = score(found, texts, path="novel")
+    sound_alone = opinion(found.select(np.array([2])), texts, name="audio", tau=config.tau_a)
+    np.testing.assert_allclose(p[2], sound_alone[0], atol=1e-6)  # weights are renormalised over what is there
+    pictures_alone = opinion(found.select(np.array([1])), texts, name="v", tau=config.tau_v)
+    np.testing.assert_allclose(p[1], pictures_alone[0], atol=1e-6)
+    model.inputs = ("video",)  # as if trained without sound
+    masked = collect(model, Listed(samples[:2]), classes=CLASSES, num_clips=2, num_workers=0)
+    assert not masked.mask[:, 1].any()
