@@ -28,7 +28,7 @@ from lexivid.data.loading import ClipSamples, SampleSpec
 from lexivid.evaluation import metrics
 from lexivid.evaluation.collected import Collected, opinion, score, settings_of
 from lexivid.models.trained import TrainedModel
-from lexivid.output import write_atomically
+from lexivid.storage import write_atomically
 
 # What a label of these clips is called in ESC-50, where it is the same sound.
 SAME = {

@@ -10,7 +10,7 @@ import numpy as np
 import real_media as media
 
 from lexivid.evaluation import metrics
-from lexivid.output import write_atomically
+from lexivid.storage import write_atomically
 
 METHODS = ("untrained", "frozen", "trained", "frozen-permuted", "trained-permuted")
 RULES = ("all-novel", "all-base", "calibrated", "held-out")

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from lexivid.backbones import Backbone
 from lexivid.labels import LabelBank, load_templates
-from lexivid.output import write_atomically
+from lexivid.storage import write_atomically
 
 HERE = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("LEXIVID_BENCH_CACHE") or Path(tempfile.gettempdir()) / "lexivid-bench")

@@ -10,7 +10,7 @@ import numpy as np
 import real_media as media
 
 from lexivid.evaluation import metrics
-from lexivid.output import write_atomically
+from lexivid.storage import write_atomically
 
 SYSTEMS = ("zero-shot", "video", "flow", "score fusion", "MOV", "MOV, pictures")
 RULES = ("all-novel", "all-base", "offset 0", "calibrated")

@@ -199,7 +199,7 @@ def test_labels_file(tmp_path: Path) -> None:
 
 
 def test_the_cache_folder_is_the_users_choice(own_cache: Path) -> None:
-    from lexivid.cache import cache_dir
+    from lexivid.storage import cache_dir
 
     assert cache_dir() == own_cache
     del os.environ["LEXIVID_CACHE"]

@@ -251,7 +251,8 @@ def _run(
     """Classify, print or write, and leave with the right status; Ctrl-C leaves what is finished written."""
     from lexivid.inference import Prediction
     from lexivid.library import classify_library
-    from lexivid.output import Journal, csv_header, format_rows, write_atomically, write_row
+    from lexivid.output import Journal, csv_header, format_rows, write_row
+    from lexivid.storage import write_atomically
 
     journal = Journal(output, call).open() if output else None
     known = {path: Prediction.from_dict(row) for path, row in journal.rows.items()} if journal else {}

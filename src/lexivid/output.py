@@ -9,8 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -20,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lexivid.errors import LexividError
+from lexivid.storage import write_atomically
 
 FORMATS = ("table", "json", "jsonl", "csv")
 CSV_COLUMNS = (
@@ -135,32 +134,6 @@ def clock(seconds: float) -> str:
 def printable(text: str) -> str:
     """File names come from strangers: no control characters reach the terminal."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all: into a neighbour first, which then takes its place.
-
-    Raises:
-        LexividError: the folder is missing or cannot be written.
-    """
-    data = content.encode("utf-8", "replace") if isinstance(content, str) else content
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            Path(temporary).chmod(0o666 & ~umask)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise LexividError(f"{str(path)!r} cannot be written: {error.strerror or error}") from None
 
 
 class Journal:

@@ -24,8 +24,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lexivid.cache import cache_dir
 from lexivid.errors import LexividError, MediaError
+from lexivid.storage import cache_dir
 
 DEFAULT_MAX_BYTES = 20 << 30
 _FORMAT = 1  # raise it when the same parameters would come to mean other tensors

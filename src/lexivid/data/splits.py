@@ -19,7 +19,7 @@ from typing import Literal
 
 from lexivid.data.dataset import Clip
 from lexivid.errors import LexividError
-from lexivid.output import write_atomically
+from lexivid.storage import write_atomically
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from lexivid.data.batches import Samples, load_batches
 from lexivid.errors import LexividError
 from lexivid.models.mov import MOVFeatures, predict_base, predict_novel, probabilities
 from lexivid.models.trained import TrainedModel
-from lexivid.output import write_atomically
+from lexivid.storage import write_atomically
 
 Path_ = Literal["base", "novel"]
 

@@ -25,7 +25,7 @@ from lexivid.errors import LexividError
 from lexivid.evaluation import calibration as cal
 from lexivid.evaluation import metrics
 from lexivid.evaluation.collected import Collected, opinion, score
-from lexivid.output import write_atomically
+from lexivid.storage import write_atomically
 
 PROTOCOLS = ("base-novel", "generalized", "calibrate")
 Embed = Callable[[Sequence[str]], Tensor]

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lexivid.backbones import Backbone
-from lexivid.cache import cache_dir
 from lexivid.labels.templates import TemplateSet
+from lexivid.storage import cache_dir
 
 # Sentences a step: progress is shown, and the disk cache written, this often.
 _SENTENCES_PER_STEP = 1_024
@@ -34,7 +34,7 @@ class LabelBank:
 
     Args:
         backbone: encodes the sentences.
-        folder: of the disk cache; None: `lexivid.cache.cache_dir()`. Where it cannot be written, memory alone serves.
+        folder: of the disk cache; None: `lexivid.storage.cache_dir()`. Where it cannot be written, memory alone serves.
         on_disk: False keeps vectors in memory only.
     """
 

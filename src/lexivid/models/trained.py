@@ -29,7 +29,7 @@ from lexivid.backbones.base import choose_device
 from lexivid.backbones.clip import ClipBackbone
 from lexivid.errors import ModelError
 from lexivid.models.mov import FROZEN_PREFIX, MOV, MOVConfig, MOVFeatures, predict_base, probabilities
-from lexivid.output import write_atomically
+from lexivid.storage import write_atomically
 
 MODEL_TYPE = "lexivid-mov"
 _SAMPLES_PER_TENSOR = 4096

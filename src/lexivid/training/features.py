@@ -25,8 +25,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lexivid.cache import cache_dir
 from lexivid.data.batches import Samples, load_batches
+from lexivid.storage import cache_dir
 from lexivid.training.log import OnProgress, Progress, Rate
 
 Sample = Mapping[str, Any]
@@ -36,7 +36,7 @@ class FeatureStore:
     """Features (T, D) by key, a file each.
 
     Args:
-        folder: None: `lexivid.cache.cache_dir()` / "features".
+        folder: None: `lexivid.storage.cache_dir()` / "features".
     """
 
     def __init__(self, folder: Path | None = None) -> None:

@@ -26,7 +26,7 @@ from lexivid.errors import LexividError
 from lexivid.labels import LabelBank, check_labels, load_templates
 from lexivid.models.mov import MOV, MOVConfig
 from lexivid.models.trained import TrainedModel, save_backbone, write_weights
-from lexivid.output import write_atomically
+from lexivid.storage import write_atomically
 from lexivid.training.clips import TrainingClips, open_clips
 from lexivid.training.distributed import is_sharded, load_trained, make_accelerator, trained_state
 from lexivid.training.log import OnProgress
