@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from colours import ColourBackbone, colour_classifier, colour_film
 
 from lexivid import cli
@@ -100,6 +101,20 @@ def test_table(run: Callable[..., Outcome], folder: Path) -> None:
     assert "█" in lines[1]
     assert "which label when" in outcome.out
     assert outcome.err == ""
+
+
+def test_each_streams_own_opinion_is_shown() -> None:
+    from lexivid.inference import LabelScore, Prediction, Vocabulary
+    from lexivid.output import format_rows
+    from lexivid.report import render_report
+
+    video, audio = (LabelScore("dog", 0.6),), (LabelScore("cat", 0.7),)
+    prediction = Prediction("x.mp4", "run", 1.0, ("video", "audio"), video, {"video": video, "audio": audio})
+    table = format_rows([prediction.to_dict()], "table", width=100)
+    assert "video alone: dog 60.0%" in table
+    assert "audio alone: cat 70.0%" in table
+    page = render_report([prediction], Vocabulary(("dog", "cat"), torch.eye(2), "name"))
+    assert "<b>audio</b> alone: cat 70.0 %" in page
 
 
 def test_threshold_and_top_k(run: Callable[..., Outcome], folder: Path) -> None:

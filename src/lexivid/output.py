@@ -26,6 +26,7 @@ CSV_COLUMNS = (
 )  # fmt: skip
 _BAR_CELLS = 20
 _LABEL_CELLS = 24
+_OPINIONS = 3  # labels shown of what each stream says alone
 Row = dict[str, Any]
 
 
@@ -95,6 +96,10 @@ def table(rows: Sequence[Row]) -> Group:
         elif not row["labels"]:
             blocks.append(Text("  no label reaches the threshold", style="dim"))
         blocks.append(_bars([("", label) for label in row["labels"]]))
+        if len(row["by_modality"]) > 1:
+            for name, labels in row["by_modality"].items():
+                says = ", ".join(f"{printable(x['label'])} {x['score']:.1%}" for x in labels[:_OPINIONS])
+                blocks.append(Text(f"  {name} alone: {says}", style="dim", overflow="fold"))
         # Of each segment its best label alone: a long film has many.
         spans = [
             (f"{clock(segment['start_s'])} - {clock(segment['end_s'])}", label)
