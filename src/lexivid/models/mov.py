@@ -101,8 +101,8 @@ class MOVConfig:
     def for_backbone(cls, backbone: Backbone, **overrides: Any) -> MOVConfig:
         """The defaults that suit a backbone: heads 64 wide, as the paper's; temperatures from the backbone's own.
 
-        With CLIP's temperature of 0.01 these are the paper's numbers; `lite`, at 0.05, gets tau = tau_f = tau_a = 0.05
-        and tau_v = 0.015, the paper's ratio.
+        With CLIP's temperature of 0.01 these are the paper's numbers; `lite`, at 0.07, gets tau = tau_f = tau_a = 0.07
+        and tau_v = 0.021, the paper's ratio.
         """
         dim, tau = backbone.embedding_dim, backbone.temperature
         defaults = {
