@@ -32,7 +32,26 @@ def clips(folder: Path) -> None:
     shutil.copy(first, folder / "holiday.mp4")
     shutil.copy(first, folder / "footage" / "bikes.mp4")
     shutil.copy(second, folder / "footage" / "rabbit.mp4")
+    for name, film in (("riding a bicycle", first), ("a rabbit in a meadow", second)):
+        (folder / "clips" / name).mkdir(parents=True)
+        for number in range(6):
+            cut(film, folder / "clips" / name / f"{number}.mp4", start_s=0.8 * number)
     (folder / "labels.txt").write_text("bicycles in a city\na rabbit in a meadow\nplaying drums\n")
+
+
+def cut(film: str, out: Path, *, start_s: float, num_frames: int = 20) -> None:
+    """A short clip of a film."""
+    import av
+
+    from lexivid.media.decode import open_video
+
+    with open_video(film) as video, av.open(str(out), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.pix_fmt, stream.width, stream.height = "yuv420p", video.info.width // 2 * 2, video.info.height // 2 * 2
+        for _, (_, frame) in zip(range(num_frames), video.frames_between(start_s), strict=False):
+            picture = frame[:, : stream.height, : stream.width].permute(1, 2, 0).contiguous().numpy()
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
 
 
 def main() -> None:
