@@ -328,7 +328,10 @@ def main() -> None:
             media.row(ROWS, path.stem, lambda s=seed, n=number, c=choice: Run(footage, n, splits[c], s).rows())
     from ucf6_report import report  # plots need matplotlib; rows do not
 
-    rows = {key: json.loads(path.read_text()) for key, path in files.items() if path.exists()}
+    there = {key for key, path in files.items() if path.exists()}
+    # a choice whose complement is not there yet is left out: every class is base as often as novel
+    paired = [key for key in plan if key in there and (*key[:2], key[2] ^ 1) in there]
+    rows = {key: json.loads(files[key].read_text()) for key in paired}
     names = Names(args.labels)
     for (seed, number, _), found in rows.items():
         stem = ROWS / "features" / f"seed{seed}-split{number}-{'+'.join(found['base']).replace(' ', '_')}"
