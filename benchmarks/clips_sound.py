@@ -97,6 +97,7 @@ def one_model(
         "p": {name: p[at, targets] for name, p in found.items()},
         "said": {name: [names[i] for i in p.argmax(axis=1)] for name, p in found.items()},
         "kind": np.array(kind),
+        "settings": collected.settings,
     }
 
 
@@ -114,7 +115,8 @@ def main() -> None:
     seeds = [int(folder.name) for folder in folders]
     result = {
         "benchmark": "clips with sound: pictures, sound, both",
-        "protocol": "zero-shot over 42 names; both: eq. 12 with beta 0.25, tau_v 0.015, tau_a 0.1",
+        "protocol": "zero-shot over 42 names; both: eq. 12",
+        "settings": runs[0]["settings"],
         "prompts": {"templates": "lite", "names": names},
         "frames": FRAMES, "views": f"1 of pictures, {SOUND_VIEWS} of sound (5 s)", "split": "none",
         "audio path": "benchmarks/esc50.py, trained", "seeds": seeds,
