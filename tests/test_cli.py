@@ -104,8 +104,8 @@ def test_table(run: Callable[..., Outcome], folder: Path) -> None:
 
 
 def test_each_streams_own_opinion_is_shown() -> None:
-    from lexivid.inference import LabelScore, Prediction, Vocabulary
     from lexivid.output import format_rows
+    from lexivid.prediction import LabelScore, Prediction, Vocabulary
     from lexivid.report import render_report
 
     video, audio = (LabelScore("dog", 0.6),), (LabelScore("cat", 0.7),)

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 import lexivid
 from lexivid.errors import LabelError, LexividError, MediaError, ModelError
-from lexivid.inference import Classifier, Prediction, Vocabulary, _join
+from lexivid.inference import Classifier
 from lexivid.labels import LabelBank
 from lexivid.library import classify_library
 from lexivid.media.views import Views
+from lexivid.prediction import Prediction, Vocabulary, join_cells
 
 LABELS = ["red", "green", "blue"]
 
@@ -122,7 +123,7 @@ def test_segments_partition_the_file(best: list[int], hop_s: float) -> None:
     cells = torch.nn.functional.one_hot(torch.tensor(best), 3).double()
     vocabulary = Vocabulary(("red", "green", "blue"), torch.eye(3), "name")
     duration_s = hop_s * (len(best) - 0.5)
-    segments = _join(cells, vocabulary, hop_s, duration_s)
+    segments = join_cells(cells, vocabulary, hop_s, duration_s)
     assert segments[0].start_s == 0
     assert segments[-1].end_s == duration_s
     for left, right in itertools.pairwise(segments):

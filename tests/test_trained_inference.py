@@ -24,11 +24,11 @@ from lexivid.backbones import load_backbone
 from lexivid.cli import app
 from lexivid.errors import LexividError, MediaError, ModelError
 from lexivid.evaluation.calibration import Calibration, combine
-from lexivid.inference import Prediction
 from lexivid.inference_trained import TrainedClassifier
 from lexivid.media.views import Views
 from lexivid.models.mov import FROZEN_PREFIX, MOV, MOVConfig
 from lexivid.models.trained import TrainedModel, is_trained_model, update_calibration
+from lexivid.prediction import Prediction
 from lexivid.training import train
 from lexivid.training.clips import open_clips
 

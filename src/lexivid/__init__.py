@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from lexivid.errors import LabelError, LexividError, MediaError, MissingExtraError, ModelError
 
 if TYPE_CHECKING:
-    from lexivid.inference import Classifier, LabelScore, Prediction, Segment, Vocabulary, load
+    from lexivid.inference import Classifier, load
     from lexivid.media.views import Views
+    from lexivid.prediction import LabelScore, Prediction, Segment, Vocabulary
 
 __version__ = "0.1.0"
 __all__ = [
@@ -41,6 +42,6 @@ def __getattr__(name: str) -> Any:
         from lexivid.media.views import Views
 
         return Views
-    from lexivid import inference
+    from lexivid import inference, prediction
 
-    return getattr(inference, name)
+    return getattr(inference if name in ("Classifier", "load") else prediction, name)

@@ -25,7 +25,8 @@ from lexivid import __version__
 from lexivid.errors import LexividError, MediaError
 
 if TYPE_CHECKING:
-    from lexivid.inference import Classifier, Prediction, Vocabulary
+    from lexivid.inference import Classifier
+    from lexivid.prediction import Prediction, Vocabulary
 
 app = typer.Typer(
     name="lexivid",
@@ -249,9 +250,9 @@ def _run(
     report: Path | None,
 ) -> None:
     """Classify, print or write, and leave with the right status; Ctrl-C leaves what is finished written."""
-    from lexivid.inference import Prediction
     from lexivid.library import classify_library
     from lexivid.output import Journal, csv_header, format_rows, write_row
+    from lexivid.prediction import Prediction
     from lexivid.storage import write_atomically
 
     journal = Journal(output, call).open() if output else None

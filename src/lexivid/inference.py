@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import itertools
 import math
-import queue
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,126 +21,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lexivid.backbones import Backbone, load_backbone
+from lexivid.background import in_background
 from lexivid.errors import LexividError, MediaError, ModelError
 from lexivid.labels import LabelBank, TemplateSet, check_labels, load_templates
 from lexivid.media.decode import SampledFrames, open_video, read_views
 from lexivid.media.views import Views
+from lexivid.prediction import (
+    FRAMES_PER_HOP,
+    HOPS_PER_WINDOW,
+    MODALITIES,
+    Prediction,
+    Vocabulary,
+    join_cells,
+    pick_thumbnails,
+    ranked,
+)
 
-T = TypeVar("T")
-
-MODALITIES = ("video", "flow", "audio")
-# A window of a timeline advances by half its length, so a frame lies in two windows.
-_HOPS_PER_WINDOW = 2
-_FRAMES_PER_HOP = 4
 _TIMELINE_BATCH = 32
 _LONG_LABEL_CHARACTERS = 100
-
-
-@dataclass(frozen=True)
-class LabelScore:
-    """A label and its probability among the labels asked for, 0..1."""
-
-    label: str
-    score: float
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of a timeline with one best label; its scores are means over its windows."""
-
-    start_s: float
-    end_s: float
-    labels: tuple[LabelScore, ...]
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a classifier says of one file.
-
-    Attributes:
-        labels: all labels, best first. by_modality: the same for each stream alone.
-        segments: of a timeline, in time order; None where none was asked for.
-        error: why the file could not be classified; `labels` is then empty.
-        thumbnails: (time_s, frame (3, h, w) uint8) pairs, where asked for.
-    """
-
-    path: str
-    model: str
-    duration_s: float | None = None
-    modalities: tuple[str, ...] = ()
-    labels: tuple[LabelScore, ...] = ()
-    by_modality: dict[str, tuple[LabelScore, ...]] = field(default_factory=dict)
-    segments: tuple[Segment, ...] | None = None
-    warnings: tuple[str, ...] = ()
-    error: str | None = None
-    thumbnails: tuple[tuple[float, Tensor], ...] = field(default=(), repr=False, compare=False)
-
-    def top(self, k: int = 5) -> tuple[LabelScore, ...]:
-        """The k best labels (all of them for k = 0)."""
-        return self.labels[: k or None]
-
-    def to_dict(self, *, top_k: int = 0, threshold: float = 0.0) -> dict[str, Any]:
-        """The JSON object of the command line.
-
-        Args:
-            top_k: the most labels in each list (0: all of them).
-            threshold: labels that score less are left out.
-        """
-
-        def rows(labels: Sequence[LabelScore]) -> list[dict[str, Any]]:
-            return [
-                {"label": x.label, "score": round(x.score, 6)} for x in labels[: top_k or None] if x.score >= threshold
-            ]
-
-        result: dict[str, Any] = {
-            "path": self.path,
-            "duration_s": None if self.duration_s is None else round(self.duration_s, 3),
-            "model": self.model,
-            "modalities": list(self.modalities),
-            "labels": rows(self.labels),
-            "by_modality": {name: rows(labels) for name, labels in self.by_modality.items()},
-        }
-        if self.segments is not None:
-            result["segments"] = [
-                {"start_s": round(s.start_s, 3), "end_s": round(s.end_s, 3), "labels": rows(s.labels)}
-                for s in self.segments
-            ]
-        return result | {"warnings": list(self.warnings), "error": self.error}
-
-    def without_thumbnails(self) -> Prediction:
-        """The same prediction, light enough to be kept by the thousand."""
-        return replace(self, thumbnails=())
-
-    @classmethod
-    def from_dict(cls, row: dict[str, Any]) -> Prediction:
-        """The inverse of `to_dict`, as far as the row goes."""
-
-        def scores(rows: Sequence[dict[str, Any]]) -> tuple[LabelScore, ...]:
-            return tuple(LabelScore(x["label"], x["score"]) for x in rows)
-
-        return cls(
-            row["path"],
-            row["model"],
-            duration_s=row["duration_s"],
-            modalities=tuple(row["modalities"]),
-            labels=scores(row["labels"]),
-            by_modality={name: scores(rows) for name, rows in row["by_modality"].items()},
-            segments=tuple(Segment(s["start_s"], s["end_s"], scores(s["labels"])) for s in row["segments"])
-            if "segments" in row
-            else None,
-            warnings=tuple(row["warnings"]),
-            error=row["error"],
-        )
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """Labels with their unit vectors (K, D): made once by `Classifier.prepare`, used for any number of files."""
-
-    labels: tuple[str, ...]
-    vectors: Tensor
-    templates: str
-    warnings: tuple[str, ...] = ()
 
 
 class Classifier:
@@ -261,7 +157,7 @@ class Classifier:
             except Exception as error:  # handed over to the consumer's thread
                 return path, error
 
-        for path, sampled in _in_background(map(decode, paths), ahead=2):
+        for path, sampled in in_background(map(decode, paths), ahead=2):
             work = partial(
                 self._whole_file, sampled=sampled, vocabulary=vocabulary, views=chosen, num_thumbnails=num_thumbnails
             )
@@ -312,7 +208,7 @@ class Classifier:
             vocabulary,
             duration_s=sampled.info.duration_s,
             warnings=tuple(sampled.warnings),
-            thumbnails=_thumbnails(sampled.times_s.ravel(), sampled.frames.flatten(0, 1), num_thumbnails),
+            thumbnails=pick_thumbnails(sampled.times_s.ravel(), sampled.frames.flatten(0, 1), num_thumbnails),
         )
 
     def _encode_views(self, sampled: SampledFrames, views: Views) -> Tensor:
@@ -334,8 +230,8 @@ class Classifier:
         """Frames on a regular grid, each encoded once; windows of two hops; a hop scores the mean of its windows."""
         with open_video(path) as video:
             declared_s = max(video.info.duration_s, 1e-3)
-            hop_s = min(window_s / _HOPS_PER_WINDOW, declared_s)
-            step_s = hop_s / _FRAMES_PER_HOP
+            hop_s = min(window_s / HOPS_PER_WINDOW, declared_s)
+            step_s = hop_s / FRAMES_PER_HOP
             times = (np.arange(math.ceil(declared_s / step_s - 1e-6)) + 0.5) * step_s
             times = times[times < declared_s] if len(times) > 1 else np.array([declared_s / 2])
             keep = set(np.linspace(0, len(times) - 1, num_thumbnails).astype(int)) if num_thumbnails else set()
@@ -344,7 +240,7 @@ class Classifier:
             owner: list[int] = []  # the frame that is shown at each time of the grid
             thumbnails = []
             count, last_time = 0, None
-            decoded = _in_background(video.frames_at(times, transform=transform), ahead=_TIMELINE_BATCH)
+            decoded = in_background(video.frames_at(times, transform=transform), ahead=_TIMELINE_BATCH)
             while batch := list(itertools.islice(decoded, _TIMELINE_BATCH)):
                 fresh = []
                 for index, time_s, frame in batch:
@@ -363,11 +259,11 @@ class Classifier:
         grid = torch.cat(encoded)[owner]  # (G, D)
         # Times beyond the real end repeat the last frame: they are not of the file.
         grid = grid[: max(1, int(np.searchsorted(times, duration_s)))]
-        hops = torch.stack([part.mean(0) for part in grid.split(_FRAMES_PER_HOP)])  # (H, D)
+        hops = torch.stack([part.mean(0) for part in grid.split(FRAMES_PER_HOP)])  # (H, D)
         sums = hops[:-1] + hops[1:] if len(hops) > 1 else hops
         windows = self._scores(sums, vocabulary)  # (max(1, H - 1), K)
         cells = (windows[[0, *range(len(hops) - 1)]] + windows[[*range(len(hops) - 1), -1]]) / 2
-        segments = _join(cells if len(hops) > 1 else windows, vocabulary, hop_s, duration_s)
+        segments = join_cells(cells if len(hops) > 1 else windows, vocabulary, hop_s, duration_s)
         whole = self._scores(grid.mean(0, keepdim=True), vocabulary)[0]
         return self._prediction(
             path,
@@ -380,7 +276,7 @@ class Classifier:
         )
 
     def _prediction(self, path: str | Path, scores: Tensor, vocabulary: Vocabulary, **facts: Any) -> Prediction:
-        labels = _ranked(scores, vocabulary)
+        labels = ranked(scores, vocabulary)
         return Prediction(
             str(path), self.name, modalities=("video",), labels=labels, by_modality={"video": labels}, **facts
         )
@@ -406,69 +302,3 @@ def load(name: str = "lite", *, device: str = "auto", dtype: str = "auto", vocab
 
         return TrainedClassifier.load(name, device=device, dtype=dtype, vocabulary_is=vocabulary_is)
     return Classifier(load_backbone(name, device=device, dtype=dtype))
-
-
-def _ranked(scores: Tensor, vocabulary: Vocabulary) -> tuple[LabelScore, ...]:
-    order = torch.argsort(scores, descending=True, stable=True).tolist()
-    values = scores.tolist()
-    return tuple(LabelScore(vocabulary.labels[i], values[i]) for i in order)
-
-
-def _join(cells: Tensor, vocabulary: Vocabulary, hop_s: float, duration_s: float) -> tuple[Segment, ...]:
-    """Adjacent cells (H, K) of one best label become one segment."""
-    best = cells.argmax(-1).tolist()
-    segments = []
-    start = 0
-    for _, run in itertools.groupby(best):
-        end = start + len(list(run))
-        end_s = duration_s if end == len(best) else min(end * hop_s, duration_s)
-        segments.append(Segment(start * hop_s, end_s, _ranked(cells[start:end].mean(0), vocabulary)))
-        start = end
-    return tuple(segments)
-
-
-def _thumbnails(times_s: np.ndarray, frames: Tensor, count: int) -> tuple[tuple[float, Tensor], ...]:
-    if not count:
-        return ()
-    order = np.argsort(times_s, kind="stable")
-    chosen = dict.fromkeys(order[np.linspace(0, len(order) - 1, count).astype(int)].tolist())
-    unique = {float(times_s[i]): frames[i].clone() for i in chosen}
-    return tuple(unique.items())
-
-
-def _in_background(items: Iterable[T], *, ahead: int) -> Iterator[T]:
-    """Draw from an iterator in a thread, at most `ahead` items before they are asked for."""
-    ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=ahead)
-    stop = threading.Event()
-
-    def put(kind: str, value: Any) -> bool:
-        while not stop.is_set():
-            try:
-                ready.put((kind, value), timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def work() -> None:
-        try:
-            for item in items:
-                if not put("item", item):
-                    return
-            put("end", None)
-        except BaseException as error:
-            put("error", error)
-
-    thread = threading.Thread(target=work, daemon=True, name="lexivid-decode")
-    thread.start()
-    try:
-        while True:
-            kind, value = ready.get()
-            if kind == "end":
-                return
-            if kind == "error":
-                raise value
-            yield value
-    finally:
-        stop.set()
-        thread.join(timeout=10)

@@ -27,29 +27,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lexivid.background import in_background
 from lexivid.data.clip_cache import content_id
 from lexivid.data.dataset import Clip
 from lexivid.data.loading import SampleSpec, read_parts, test_views
 from lexivid.errors import LexividError, MediaError, ModelError
 from lexivid.evaluation.calibration import Calibration, combine
-from lexivid.inference import (
-    _FRAMES_PER_HOP,
-    _HOPS_PER_WINDOW,
-    MODALITIES,
-    Classifier,
-    Prediction,
-    Vocabulary,
-    _in_background,
-    _join,
-    _ranked,
-    _thumbnails,
-)
+from lexivid.inference import Classifier
 from lexivid.labels import LabelBank, TemplateSet
 from lexivid.media.decode import MediaInfo, probe
 from lexivid.media.spectrogram import STEPS_PER_S, normalise, views_of
 from lexivid.media.views import Views
 from lexivid.models.mov import MOVFeatures
 from lexivid.models.trained import TrainedModel
+from lexivid.prediction import (
+    FRAMES_PER_HOP,
+    HOPS_PER_WINDOW,
+    MODALITIES,
+    Prediction,
+    Vocabulary,
+    join_cells,
+    pick_thumbnails,
+    ranked,
+)
 
 VocabularyIs = Literal["base", "novel", "mixed"]
 _MAX_SOUND_VIEWS = 12  # windows of sound beside one view of the pictures
@@ -171,7 +171,7 @@ class TrainedClassifier(Classifier):
             except Exception as error:  # handed over to the consumer's thread
                 return path, error
 
-        for path, found in _in_background(map(read, paths), ahead=2):
+        for path, found in in_background(map(read, paths), ahead=2):
             work = partial(self._trained_file, found, vocabulary, num_thumbnails, kind)
             yield self._guarded(path, work, raise_errors)
 
@@ -211,14 +211,14 @@ class TrainedClassifier(Classifier):
         thumbnails: tuple[tuple[float, Tensor], ...] = ()
         if num_thumbnails and "frames" in parts:
             times = spec.windows.times_s(read.info.duration_s, read.info.frame_rate)
-            thumbnails = _thumbnails(times.ravel(), parts["frames"].flatten(0, 1), num_thumbnails)
+            thumbnails = pick_thumbnails(times.ravel(), parts["frames"].flatten(0, 1), num_thumbnails)
         return Prediction(
             str(path),
             self.name,
             duration_s=read.info.duration_s,
             modalities=tuple(tokens),
-            labels=_ranked(fused[0], vocabulary),
-            by_modality={name: _ranked(p[0], vocabulary) for name, p in single.items()},
+            labels=ranked(fused[0], vocabulary),
+            by_modality={name: ranked(p[0], vocabulary) for name, p in single.items()},
             warnings=(*read.warnings, *_lacking(spec.reads, tuple(tokens))),
             thumbnails=thumbnails,
         )
@@ -282,9 +282,9 @@ class TrainedClassifier(Classifier):
         Sound of a window is its own, repeated or cut to the length of training.
         """
         info = probe(path)
-        hop_s = min(window_s / _HOPS_PER_WINDOW, max(info.duration_s, 1e-3))
+        hop_s = min(window_s / HOPS_PER_WINDOW, max(info.duration_s, 1e-3))
         num_hops = max(1, math.ceil(info.duration_s / hop_s - 1e-6))
-        spec = self._spec(Views(num_frames=_FRAMES_PER_HOP), used)
+        spec = self._spec(Views(num_frames=FRAMES_PER_HOP), used)
         hops = _Hops(self, spec, hop_s)
         thumbnails = hops.read(info, num_hops, num_thumbnails)
         tokens, mask = hops.windows()
@@ -300,9 +300,9 @@ class TrainedClassifier(Classifier):
             self.name,
             duration_s=duration_s,
             modalities=tuple(there),
-            labels=_ranked(whole[0], vocabulary),
-            by_modality={name: _ranked(p[0], vocabulary) for name, p in single.items()},
-            segments=_join(cells, vocabulary, hop_s, duration_s),
+            labels=ranked(whole[0], vocabulary),
+            by_modality={name: ranked(p[0], vocabulary) for name, p in single.items()},
+            segments=join_cells(cells, vocabulary, hop_s, duration_s),
             warnings=(*hops.warnings, *_lacking(spec.reads, there)),
             thumbnails=thumbnails,
         )

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lexivid.inference import Classifier, Prediction, Vocabulary
+from lexivid.inference import Classifier
 from lexivid.media.files import FoundFile, find_videos
+from lexivid.prediction import Prediction, Vocabulary
 
 
 def classify_library(

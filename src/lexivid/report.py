@@ -19,8 +19,8 @@ from typing import Any
 from torch import Tensor
 
 from lexivid import __version__
-from lexivid.inference import Prediction, Vocabulary
 from lexivid.output import clock, printable
+from lexivid.prediction import Prediction, Vocabulary
 
 _THUMBNAIL_HEIGHT = 135
 # What the page names of its making.

@@ -1,0 +1,156 @@
+"""What a classifier says: labels with scores, segments of a timeline, and how scores become these.
+
+Shapes: K labels, H hops of a timeline.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MODALITIES = ("video", "flow", "audio")
+# A window of a timeline advances by half its length, so a frame lies in two windows.
+HOPS_PER_WINDOW = 2
+FRAMES_PER_HOP = 4
+
+
+@dataclass(frozen=True)
+class LabelScore:
+    """A label and its probability among the labels asked for, 0..1."""
+
+    label: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a timeline with one best label; its scores are means over its windows."""
+
+    start_s: float
+    end_s: float
+    labels: tuple[LabelScore, ...]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a classifier says of one file.
+
+    Attributes:
+        labels: all labels, best first. by_modality: the same for each stream alone.
+        segments: of a timeline, in time order; None where none was asked for.
+        error: why the file could not be classified; `labels` is then empty.
+        thumbnails: (time_s, frame (3, h, w) uint8) pairs, where asked for.
+    """
+
+    path: str
+    model: str
+    duration_s: float | None = None
+    modalities: tuple[str, ...] = ()
+    labels: tuple[LabelScore, ...] = ()
+    by_modality: dict[str, tuple[LabelScore, ...]] = field(default_factory=dict)
+    segments: tuple[Segment, ...] | None = None
+    warnings: tuple[str, ...] = ()
+    error: str | None = None
+    thumbnails: tuple[tuple[float, Tensor], ...] = field(default=(), repr=False, compare=False)
+
+    def top(self, k: int = 5) -> tuple[LabelScore, ...]:
+        """The k best labels (all of them for k = 0)."""
+        return self.labels[: k or None]
+
+    def to_dict(self, *, top_k: int = 0, threshold: float = 0.0) -> dict[str, Any]:
+        """The JSON object of the command line.
+
+        Args:
+            top_k: the most labels in each list (0: all of them).
+            threshold: labels that score less are left out.
+        """
+
+        def rows(labels: Sequence[LabelScore]) -> list[dict[str, Any]]:
+            return [
+                {"label": x.label, "score": round(x.score, 6)} for x in labels[: top_k or None] if x.score >= threshold
+            ]
+
+        result: dict[str, Any] = {
+            "path": self.path,
+            "duration_s": None if self.duration_s is None else round(self.duration_s, 3),
+            "model": self.model,
+            "modalities": list(self.modalities),
+            "labels": rows(self.labels),
+            "by_modality": {name: rows(labels) for name, labels in self.by_modality.items()},
+        }
+        if self.segments is not None:
+            result["segments"] = [
+                {"start_s": round(s.start_s, 3), "end_s": round(s.end_s, 3), "labels": rows(s.labels)}
+                for s in self.segments
+            ]
+        return result | {"warnings": list(self.warnings), "error": self.error}
+
+    def without_thumbnails(self) -> Prediction:
+        """The same prediction, light enough to be kept by the thousand."""
+        return replace(self, thumbnails=())
+
+    @classmethod
+    def from_dict(cls, row: dict[str, Any]) -> Prediction:
+        """The inverse of `to_dict`, as far as the row goes."""
+
+        def scores(rows: Sequence[dict[str, Any]]) -> tuple[LabelScore, ...]:
+            return tuple(LabelScore(x["label"], x["score"]) for x in rows)
+
+        return cls(
+            row["path"],
+            row["model"],
+            duration_s=row["duration_s"],
+            modalities=tuple(row["modalities"]),
+            labels=scores(row["labels"]),
+            by_modality={name: scores(rows) for name, rows in row["by_modality"].items()},
+            segments=tuple(Segment(s["start_s"], s["end_s"], scores(s["labels"])) for s in row["segments"])
+            if "segments" in row
+            else None,
+            warnings=tuple(row["warnings"]),
+            error=row["error"],
+        )
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Labels with their unit vectors (K, D): made once by `Classifier.prepare`, used for any number of files."""
+
+    labels: tuple[str, ...]
+    vectors: Tensor
+    templates: str
+    warnings: tuple[str, ...] = ()
+
+
+def ranked(scores: Tensor, vocabulary: Vocabulary) -> tuple[LabelScore, ...]:
+    """Scores (K,) as labels, best first."""
+    order = torch.argsort(scores, descending=True, stable=True).tolist()
+    values = scores.tolist()
+    return tuple(LabelScore(vocabulary.labels[i], values[i]) for i in order)
+
+
+def join_cells(cells: Tensor, vocabulary: Vocabulary, hop_s: float, duration_s: float) -> tuple[Segment, ...]:
+    """Adjacent cells (H, K) of one best label become one segment."""
+    best = cells.argmax(-1).tolist()
+    segments = []
+    start = 0
+    for _, run in itertools.groupby(best):
+        end = start + len(list(run))
+        end_s = duration_s if end == len(best) else min(end * hop_s, duration_s)
+        segments.append(Segment(start * hop_s, end_s, ranked(cells[start:end].mean(0), vocabulary)))
+        start = end
+    return tuple(segments)
+
+
+def pick_thumbnails(times_s: np.ndarray, frames: Tensor, count: int) -> tuple[tuple[float, Tensor], ...]:
+    if not count:
+        return ()
+    order = np.argsort(times_s, kind="stable")
+    chosen = dict.fromkeys(order[np.linspace(0, len(order) - 1, count).astype(int)].tolist())
+    unique = {float(times_s[i]): frames[i].clone() for i in chosen}
+    return tuple(unique.items())
