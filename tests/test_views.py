@@ -159,3 +159,9 @@ def test_a_native_stride_never_picks_a_neighbour(frames: int, stride: int, clips
     views = Views(num_frames=frames, num_clips=clips, stride=stride, stride_rate="native")
     found = np.floor(views.times_s((span + more) / rate, rate) * rate).astype(int)
     assert (np.diff(found, axis=1) == stride).all()
+
+
+def test_views_in_words() -> None:
+    assert str(Views()) == "16 frames spread evenly over the file"
+    assert str(Views.parse("4x3")) == ("4 clips in time x 3 crops, 16 frames, stride 4 in frames at 30 per second")
+    assert str(Views(stride=2, stride_rate="native")) == "16 frames, stride 2 in the file's own frames"

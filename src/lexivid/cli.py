@@ -132,7 +132,7 @@ def classify(
     options: dict[str, Any] = {"views": chosen_views, "modalities": asked, "timeline_s": timeline}
     call = {
         "lexivid": __version__, "model": classifier.fingerprint, "labels": list(vocabulary.labels),
-        "templates": vocabulary.templates, "views": repr(chosen_views), "timeline_s": timeline, "modalities": asked,
+        "templates": vocabulary.templates, "views": str(chosen_views), "timeline_s": timeline, "modalities": asked,
         "vocabulary_is": vocabulary_is, "top_k": top_k, "threshold": threshold,
     }  # fmt: skip
     _run(classifier, paths, vocabulary, options, call, fmt=fmt, output=output, report=report)
@@ -148,13 +148,14 @@ def demo(
     """See it work: classify real clips, print the table, write a page with pictures."""
     from lexivid import demo as content
     from lexivid.inference import load
+    from lexivid.media.views import Views
 
     paths = [video] if video else content.find_clips()
     with _status(f"loading {model}"):
         classifier = load(model)
     words = [word for text in labels for word in _split(text)] if labels else list(content.LABELS)
     vocabulary = _prepare(classifier, words, None)
-    call = {"views": "16 frames spread evenly over the file", "top_k": 5, "threshold": 0.0}
+    call = {"views": str(Views()), "top_k": 5, "threshold": 0.0}
     _run(classifier, paths, vocabulary, {}, call, fmt="table", output=None, report=report)
 
 

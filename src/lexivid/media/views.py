@@ -58,6 +58,18 @@ class Views:
         if rate != "native" and (isinstance(rate, str | bool) or not math.isfinite(rate) or not 0.01 <= rate <= 1000):
             raise LexividError(f'views: stride_rate is {rate!r}, and must be "native" or 0.01 to 1000 steps per second')
 
+    def __str__(self) -> str:
+        """In words: "16 frames spread evenly over the file", "4 clips in time x 3 crops, 16 frames, stride 4 ..."."""
+        several = (
+            f"{self.num_clips} clips in time x {self.num_crops} crops, " if self.num_clips * self.num_crops > 1 else ""
+        )
+        if self.stride is None:
+            return f"{several}{self.num_frames} frames spread evenly over the file"
+        steps = (
+            "the file's own frames" if self.stride_rate == "native" else f"frames at {self.stride_rate:g} per second"
+        )
+        return f"{several}{self.num_frames} frames, stride {self.stride} in {steps}"
+
     @classmethod
     def parse(
         cls,
