@@ -141,8 +141,7 @@ class Classifier:
         vocabulary = labels if isinstance(labels, Vocabulary) else self.prepare(labels)
         self._check_modalities(modalities)
         if timeline_s is not None:
-            if not (math.isfinite(timeline_s) and timeline_s >= 0.1):
-                raise LexividError(f"a timeline window of {timeline_s:g} s is too short: 0.1 s is the least")
+            check_window(timeline_s)
             for path in paths:
                 work = partial(
                     self._timeline, vocabulary=vocabulary, window_s=timeline_s, num_thumbnails=num_thumbnails
@@ -280,6 +279,16 @@ class Classifier:
         return Prediction(
             str(path), self.name, modalities=("video",), labels=labels, by_modality={"video": labels}, **facts
         )
+
+
+def check_window(window_s: float) -> None:
+    """Refuse a timeline window that is no length of time, or shorter than 0.1 s.
+
+    Raises:
+        LexividError: naming the value.
+    """
+    if not (math.isfinite(window_s) and window_s >= 0.1):
+        raise LexividError(f"a timeline window of {window_s:g} s is too short: 0.1 s is the least")
 
 
 def load(name: str = "lite", *, device: str = "auto", dtype: str = "auto", vocabulary_is: str = "mixed") -> Classifier:

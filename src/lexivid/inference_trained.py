@@ -33,7 +33,7 @@ from lexivid.data.dataset import Clip
 from lexivid.data.loading import SampleSpec, read_parts, test_views
 from lexivid.errors import LexividError, MediaError, ModelError
 from lexivid.evaluation.calibration import Calibration, combine
-from lexivid.inference import Classifier
+from lexivid.inference import Classifier, check_window
 from lexivid.labels import LabelBank, TemplateSet
 from lexivid.media.decode import MediaInfo, probe
 from lexivid.media.spectrogram import STEPS_PER_S, normalise, views_of
@@ -157,8 +157,7 @@ class TrainedClassifier(Classifier):
         self._check_modalities(modalities)
         used = tuple(name for name in self.modalities if modalities is None or name in modalities)
         if timeline_s is not None:
-            if not (math.isfinite(timeline_s) and timeline_s >= 0.1):
-                raise LexividError(f"a timeline window of {timeline_s:g} s is too short: 0.1 s is the least")
+            check_window(timeline_s)
             for path in paths:
                 work = partial(self._trained_timeline, vocabulary, used, timeline_s, num_thumbnails, kind)
                 yield self._guarded(path, work, raise_errors)
