@@ -1,0 +1,159 @@
+"""The words of the world, its classes, and what a caption says.
+
+An object has a shape, a colour, a texture, a motion and a sound. A class is a phrase of some of these: "red striped
+star spinning and humming". Appearance is always named; which of motion and sound are, is the `Kind` of a world:
+
+    motion   appearance + motion, as Kinetics-700 (MOV, table 1)
+    sound    appearance + sound, as VGGSound (table 2)
+    both     appearance + motion + sound
+
+Novel classes recombine words. Motion and sound words occur on both sides; some shapes and colours are held out of the
+base classes, because a class that is new in the real world usually shows a new thing, and because without any, tuning
+the picture tower on base classes would not cost novel ones (papers' figure 1): a choice, said beside that figure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from lexivid.errors import LexividError
+
+SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "bar", "moon", "heart", "arrow")
+COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink", "brown", "white")
+TEXTURES = ("plain", "striped", "spotted")  # "plain" is never said
+MOTIONS = (
+    "moving left", "moving right", "moving up", "moving down", "spinning", "bouncing", "shaking", "growing",
+)  # fmt: skip
+SOUNDS = ("humming", "beeping", "chirping", "wailing", "hissing", "ticking", "warbling", "chiming")
+ATTRIBUTES = {"shape": SHAPES, "colour": COLOURS, "texture": TEXTURES, "motion": MOTIONS, "sound": SOUNDS}
+
+Kind = Literal["motion", "sound", "both"]
+KINDS: tuple[Kind, ...] = ("motion", "sound", "both")
+HELD_OUT_SHAPES, HELD_OUT_COLOURS = 4, 3
+SHARED = 2
+"""Classes that share an appearance, so that pictures alone cannot tell them apart."""
+
+
+@dataclass(frozen=True, order=True)
+class WorldClass:
+    """What all clips of a class have in common, as places in the tuples above; None: anything, and not named."""
+
+    shape: int
+    colour: int
+    texture: int | None = None
+    motion: int | None = None
+    sound: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The phrase, such as "red striped star moving left and humming"."""
+        texture = [] if not self.texture else [TEXTURES[self.texture]]
+        words = [COLOURS[self.colour], *texture, SHAPES[self.shape]]
+        does = [t[i] for t, i in ((MOTIONS, self.motion), (SOUNDS, self.sound)) if i is not None]
+        return " ".join([*words, " and ".join(does)]).strip()
+
+
+class WorldClasses(NamedTuple):
+    """A draw of classes: base and novel, disjoint."""
+
+    base: tuple[WorldClass, ...]
+    novel: tuple[WorldClass, ...]
+
+
+def draw_classes(
+    kind: Kind,
+    *,
+    seed: int,
+    num_base: int = 40,
+    num_novel: int = 30,
+    held_out: float = 1.0,
+    pool: Literal["report", "validation"] = "report",
+) -> WorldClasses:
+    """Classes of a world, the same for the same arguments everywhere.
+
+    Args:
+        num_base, num_novel: how many. Motions and sounds are spread evenly over both.
+        held_out: share of the novel classes whose shape no base class has (half of those: nor its colour).
+        pool: novel classes come from one of two halves of all combinations, by a hash. Settings are chosen on
+            "validation"; what is reported is on "report".
+
+    Raises:
+        LexividError: more classes than there are combinations.
+    """
+    if kind not in KINDS:
+        raise LexividError(f"unknown kind of world {kind!r}: choose {', '.join(KINDS)}")
+    rng = np.random.default_rng([seed, KINDS.index(kind), pool == "report"])
+    shapes, colours = rng.permutation(len(SHAPES)), rng.permutation(len(COLOURS))
+    new_shapes, old_shapes = shapes[:HELD_OUT_SHAPES], shapes[HELD_OUT_SHAPES:]
+    new_colours, old_colours = colours[:HELD_OUT_COLOURS], colours[HELD_OUT_COLOURS:]
+    looks: set[tuple[int, int, int]] = set()
+
+    def draw(number: int, *, novel: bool) -> tuple[WorldClass, ...]:
+        made: list[WorldClass] = []
+        num_new = round(held_out * number)
+        for _ in range(100 * number):
+            if len(made) >= number:
+                return tuple(made[:number])
+            is_new = novel and len(made) < num_new
+            look = (
+                int(rng.choice(new_shapes if is_new else old_shapes)),
+                int(rng.choice(new_colours if is_new and rng.random() < 0.5 else old_colours)),
+                int(rng.integers(len(TEXTURES))),
+            )
+            options = [c for c in _doings(look, kind, rng) if not novel or _pool_of(c) == pool]
+            if look in looks or len(options) < SHARED:
+                continue
+            looks.add(look)
+            for _ in range(SHARED):  # the least used motion and sound of all, so that they spread evenly
+                best = min(options, key=lambda c: sum((c.motion == m.motion) + (c.sound == m.sound) for m in made))
+                made.append(best)
+                options.remove(best)
+        raise LexividError(f"{num_base} base and {num_novel} novel classes are more than there are appearances")
+
+    return WorldClasses(draw(num_base, novel=False), draw(num_novel, novel=True))
+
+
+def _doings(look: tuple[int, int, int], kind: Kind, rng: np.random.Generator) -> list[WorldClass]:
+    """All classes of one appearance, in random order."""
+    motions = [None] if kind == "sound" else list(range(len(MOTIONS)))
+    sounds = [None] if kind == "motion" else list(range(len(SOUNDS)))
+    every = [WorldClass(*look, motion=m, sound=s) for m in motions for s in sounds]
+    return [every[i] for i in rng.permutation(len(every))]
+
+
+def _pool_of(made: WorldClass) -> str:
+    return ("report", "validation")[hashlib.sha256(made.name.encode()).digest()[0] % 2]
+
+
+def caption(made: WorldClass, rng: np.random.Generator, *, named: float = 0.7) -> str:
+    """What somebody writes under a picture of it: some of the words, in the order of `WorldClass.name`.
+
+    A quarter of the captions name one thing alone, as "a star" or "something humming": without them a word that
+    pictures show weakly is never learnt (papers/world-notes.md).
+
+    Args:
+        named: probability that a longer caption names the motion, and the sound.
+    """
+    short = rng.random()
+    if short < 0.25:
+        options = [f"a {SHAPES[made.shape]}", f"something {COLOURS[made.colour]}"]
+        options += [f"something {TEXTURES[made.texture]}"] if made.texture else []
+        options += [f"something {MOTIONS[made.motion]}"] if made.motion is not None else []
+        options += [f"something {SOUNDS[made.sound]}"] if made.sound is not None else []
+        return str(rng.choice(options))
+    said = WorldClass(
+        shape=made.shape,
+        colour=made.colour,
+        texture=made.texture if rng.random() < named else None,
+        motion=made.motion if rng.random() < named else None,
+        sound=made.sound if rng.random() < named else None,
+    )
+    return str(rng.choice(PREFIXES)).replace("{}", said.name)
+
+
+PREFIXES: Sequence[str] = ("{}", "a {}", "a picture of a {}", "a drawing of a {}", "here is a {}")
