@@ -1,0 +1,83 @@
+"""`lexivid classify`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lexivid import __version__
+from lexivid.cli.console import status
+from lexivid.cli.options import (
+    Device,
+    Dtype,
+    Format,
+    Frames,
+    Labels,
+    LabelsFile,
+    Modalities,
+    Model,
+    Output,
+    Paths,
+    Report,
+    Stride,
+    StrideRate,
+    Templates,
+    Threshold,
+    Timeline,
+    TopK,
+    ViewsOption,
+    VocabularyIs,
+    choose_format,
+    parse_stride_rate,
+    split_words,
+)
+from lexivid.cli.root import app
+from lexivid.cli.running import prepare, run
+
+
+@app.command()
+def classify(
+    paths: Paths,
+    labels: Labels = None,
+    labels_file: LabelsFile = None,
+    model: Model = "lite",
+    modalities: Modalities = None,
+    vocabulary_is: VocabularyIs = "mixed",
+    views: ViewsOption = "spread",
+    frames: Frames = 16,
+    stride: Stride = None,
+    stride_rate: StrideRate = "30",
+    templates: Templates = None,
+    top_k: TopK = 5,
+    threshold: Threshold = 0.0,
+    timeline: Timeline = None,
+    format: Format = None,
+    output: Output = None,
+    report: Report = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Say which of your labels fit each video.
+
+    lexivid classify holiday.mp4 --labels "surfing, playing the piano, a dog on a beach"
+    """
+    from lexivid.inference import load
+    from lexivid.labels import read_labels_file
+    from lexivid.media.views import Views
+
+    names = [*(labels or [])]
+    words = [word for text in names for word in split_words(text)]
+    if labels_file:
+        words += read_labels_file(labels_file)
+    chosen_views = Views.parse(views, num_frames=frames, stride=stride, stride_rate=parse_stride_rate(stride_rate))
+    fmt = choose_format(format, output)
+    with status(f"loading {model}"):
+        classifier = load(model, device=device, dtype=dtype, vocabulary_is=vocabulary_is)
+    vocabulary = prepare(classifier, words, templates)
+    asked = [part.strip() for part in modalities.split(",")] if modalities else None
+    options: dict[str, Any] = {"views": chosen_views, "modalities": asked, "timeline_s": timeline}
+    call = {
+        "lexivid": __version__, "model": classifier.fingerprint, "labels": list(vocabulary.labels),
+        "templates": vocabulary.templates, "views": str(chosen_views), "timeline_s": timeline, "modalities": asked,
+        "vocabulary_is": vocabulary_is, "top_k": top_k, "threshold": threshold,
+    }  # fmt: skip
+    run(classifier, paths, vocabulary, options, call, fmt=fmt, output=output, report=report)

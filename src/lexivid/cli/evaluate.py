@@ -1,0 +1,60 @@
+"""`lexivid evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lexivid.cli.console import emit, progress_bar, say
+from lexivid.cli.options import Device, Stride, StrideRate, Templates, ViewsOption, parse_stride_rate
+from lexivid.cli.root import app
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(help='A run of `lexivid train`, "lite", or a CLIP model.', show_default=False)
+    ],
+    data: Annotated[Path, typer.Option(help="Folder or manifest of labelled clips.", show_default=False)],
+    protocol: Annotated[str, typer.Option(help="base-novel, generalized or calibrate.")] = "base-novel",
+    out: Annotated[Path | None, typer.Option(help="Folder for the result (JSON) and the features.")] = None,
+    views: ViewsOption = "spread",
+    frames: Annotated[int | None, typer.Option(min=1, max=4096, help="Frames per clip. Default: as trained.")] = None,
+    stride: Stride = None,
+    stride_rate: StrideRate = "30",
+    split: Annotated[Path | None, typer.Option(help="JSON with base and novel classes. Default: the run's.")] = None,
+    part: Annotated[str, typer.Option(help="Which clips of the data.")] = "test",
+    list_number: Annotated[int | None, typer.Option(help="Which of UCF101's lists, 1 to 3.")] = None,
+    lists: Annotated[Path | None, typer.Option(help="Folder of UCF101's lists.")] = None,
+    distractors: Annotated[Path | None, typer.Option(help="A text file with more names for every vocabulary.")] = None,
+    templates: Templates = None,
+    twins: Annotated[int, typer.Option(min=0, help="calibrate: train so many twins of the run for it.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that decode.")] = 2,
+    device: Device = "auto",
+) -> None:
+    """Measure a model on labelled clips, by a protocol that the result file names."""
+    from lexivid.evaluation import runs
+    from lexivid.labels import read_labels_file
+    from lexivid.media.views import Views
+
+    chosen = None
+    if frames is not None or stride is not None or views != "spread":
+        chosen = Views.parse(views, num_frames=frames or 16, stride=stride, stride_rate=parse_stride_rate(stride_rate))
+    with progress_bar() as progress:
+        task = progress.add_task("evaluating", total=None)
+        result = runs.evaluate(
+            model, data, protocol=protocol, out=out, views=chosen, split=split, part=part, list_number=list_number,
+            lists=lists, distractors=read_labels_file(distractors) if distractors else (), templates=templates,
+            num_workers=workers, device=device, twins=twins,
+            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )  # fmt: skip
+    for line in runs.summary(result):
+        emit("  ".join(cell.ljust(20) for cell in line).rstrip() + "\n")
+    for path, reason in result["failures"]:
+        say(f"failed: {reason or path}", "red")
+    if out:
+        say(f"written: {out / (protocol + '.json')}")
+    if result["failures"]:
+        raise typer.Exit(1)

@@ -1,0 +1,85 @@
+"""Options that several verbs share, and what their texts mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from lexivid.errors import LexividError
+
+Paths = Annotated[list[str], typer.Argument(help="Video files, or folders to search for them.", show_default=False)]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option("--labels", "-l", help='Your words, with commas between: "playing drums, dog barking". Repeatable.'),
+]
+LabelsFile = Annotated[Path | None, typer.Option(help="A text file with one label a line (UTF-8).")]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help='"lite" (works offline), a CLIP or SigLIP model of the Hugging Face Hub, or a folder with one.',
+    ),
+]
+VocabularyIs = Annotated[
+    str,
+    typer.Option(
+        help='For trained models: labels are "base" classes, "novel" ones, or "mixed" (each by its own path).'
+    ),
+]
+Modalities = Annotated[str | None, typer.Option(help="Streams to use, with commas between: video, flow, audio.")]
+ViewsOption = Annotated[
+    str, typer.Option("--views", help='"spread": frames spread evenly over the file. "4x3": 4 clips in time x 3 crops.')
+]
+Frames = Annotated[int, typer.Option(min=1, max=4096, help="Frames per clip.")]
+Stride = Annotated[
+    int | None,
+    typer.Option(help="Frames from one to the next within a clip. Default: 4 with TxC views.", show_default=False),
+]
+StrideRate = Annotated[
+    str, typer.Option(help='What the stride counts: frames at this rate per second, or "native" ones of the file.')
+]
+Templates = Annotated[
+    str | None,
+    typer.Option(help='Sentences around a label: a set ("clip-video", "name", ...) or a file. Default: what suits.'),
+]
+TopK = Annotated[int, typer.Option(min=0, help="The most labels shown per file (0: all).")]
+Threshold = Annotated[float, typer.Option(min=0, max=1, help="Leave out labels that score less.")]
+Timeline = Annotated[
+    float | None, typer.Option(metavar="SECONDS", help="Also say which label when: a window of this length slides.")
+]
+Format = Annotated[str | None, typer.Option("--format", "-f", help="table, json, jsonl or csv. Default: by --output.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file instead of printing.")]
+Report = Annotated[Path | None, typer.Option(help="Also write a self-contained HTML page with frames and bars.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+Dtype = Annotated[str, typer.Option(help="auto (half precision where it is faster), float32, bfloat16, float16.")]
+
+
+def split_words(text: str) -> list[str]:
+    """The labels in one `--labels`."""
+    from lexivid.labels import split_labels
+
+    return split_labels(text)
+
+
+def parse_stride_rate(text: str) -> float | Literal["native"]:
+    """What `--stride-rate` counts; a LexividError for anything but a number or "native"."""
+    if text == "native":
+        return "native"
+    try:
+        return float(text)
+    except ValueError:
+        raise LexividError(f'--stride-rate {text!r}: give "native" or frames per second, such as 30') from None
+
+
+def choose_format(format: str | None, output: Path | None) -> str:
+    """`--format`, or else what the name of the output file says, or else a table."""
+    from lexivid.output import FORMATS
+
+    by_name = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
+    chosen = format or (by_name.get(output.suffix.lower(), "table") if output else "table")
+    if chosen not in FORMATS:
+        raise LexividError(f"unknown format {chosen!r}: choose {', '.join(FORMATS)}")
+    return chosen

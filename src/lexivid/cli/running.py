@@ -1,0 +1,121 @@
+"""Classifying files as a verb of the command line: words read, rows printed or written, report, exit status."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from lexivid.cli.console import emit, progress_bar, say
+
+if TYPE_CHECKING:
+    from lexivid.inference import Classifier
+    from lexivid.prediction import Prediction, Vocabulary
+
+_THUMBNAILS_PER_FILE = 6
+# A report of a whole library stays a page that a browser can open.
+_FILES_WITH_THUMBNAILS = 200
+
+
+def prepare(classifier: Classifier, words: list[str], templates: str | None) -> Vocabulary:
+    """The vocabulary of these words, with a bar while they are read; what is doubtful about them is said."""
+    with progress_bar() as progress:
+        task = progress.add_task("reading labels", total=None, visible=False)
+        vocabulary = classifier.prepare(
+            words,
+            templates=templates,
+            on_progress=lambda done, total: progress.update(task, completed=done, total=total, visible=True),
+        )
+    for warning in vocabulary.warnings:
+        say(f"warning: {warning}", "yellow")
+    return vocabulary
+
+
+def run(
+    classifier: Classifier,
+    paths: list[str],
+    vocabulary: Vocabulary,
+    options: dict[str, Any],
+    call: dict[str, Any],
+    *,
+    fmt: str,
+    output: Path | None,
+    report: Path | None,
+) -> None:
+    """Classify, print or write, and leave with the right status; Ctrl-C leaves what is finished written."""
+    from lexivid.library import classify_library
+    from lexivid.output import Journal, csv_header, format_rows, write_row
+    from lexivid.prediction import Prediction
+    from lexivid.storage import write_atomically
+
+    journal = Journal(output, call).open() if output else None
+    known = {path: Prediction.from_dict(row) for path, row in journal.rows.items()} if journal else {}
+    if known:
+        say(f"going on with an interrupted run: {len(known)} files are done already")
+    done: list[Prediction] = []
+    rows: list[dict[str, Any]] = []
+    interrupted, started = False, time.monotonic()
+    streams = output is None and fmt in ("jsonl", "csv")
+    if streams and fmt == "csv":
+        emit(csv_header())
+    with progress_bar() as progress:
+        task = progress.add_task("classifying", total=None)
+        predictions = classify_library(
+            classifier,
+            paths,
+            vocabulary,
+            known=known,
+            on_total=lambda total: progress.update(task, total=total),
+            num_thumbnails=_THUMBNAILS_PER_FILE if report else 0,
+            **options,
+        )
+        try:
+            for prediction in predictions:
+                row = prediction.to_dict(top_k=call["top_k"], threshold=call["threshold"])
+                rows.append(row)
+                done.append(prediction)
+                if journal:
+                    journal.add(row)
+                elif streams:
+                    emit(write_row(row, fmt))
+                progress.update(task, advance=1, description=Path(prediction.path).name[:40])
+        except KeyboardInterrupt:
+            interrupted = True
+    for prediction in done:
+        for warning in prediction.warnings:
+            say(f"warning: {prediction.path}: {warning}", "yellow")
+    if output and journal:
+        write_atomically(output, format_rows(rows, fmt, width=160))
+        if not interrupted:
+            journal.discard()
+    elif not streams:
+        terminal = sys.stdout.isatty()
+        emit(format_rows(rows, fmt, width=None if terminal else 120, colour=terminal))
+    if report:
+        from lexivid.report import render_report
+
+        pictures = [p if i < _FILES_WITH_THUMBNAILS else p.without_thumbnails() for i, p in enumerate(done)]
+        settings = {
+            "Views": call["views"],
+            "Backbone": f"{classifier.backbone.name} on {classifier.backbone.device}",
+            "Time": f"{time.monotonic() - started:.1f} s",
+        }
+        command = shlex.join(["lexivid", *sys.argv[1:]])
+        page = render_report(pictures, vocabulary, top_k=call["top_k"], command=command, settings=settings)
+        write_atomically(report, page)
+        say(f"report: {report}")
+    if interrupted:
+        again = "; the same command goes on from there" if output else ""
+        say(f"interrupted: {len(done)} files are done and written{again}", "yellow")
+        raise typer.Exit(130)
+    failed = sum(prediction.error is not None for prediction in done)
+    if failed:
+        if output or fmt != "table":
+            for prediction in done:
+                if prediction.error:
+                    say(f"failed: {prediction.error}", "red")
+        raise typer.Exit(1)

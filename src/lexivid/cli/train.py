@@ -1,0 +1,55 @@
+"""`lexivid train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lexivid.cli.console import emit, progress_bar, say
+from lexivid.cli.options import Device
+from lexivid.cli.root import app
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe by name (lite-mov, ...) or a YAML file.", show_default=False)],
+    data: Annotated[Path, typer.Option(help="Folder or manifest of labelled clips.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for the run.", show_default=False)],
+    set: Annotated[list[str] | None, typer.Option(help="KEY=VALUE on top of the recipe. Repeatable.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in this folder stopped.")] = False,
+    cache_video_features: Annotated[
+        int | None, typer.Option(min=0, help="Keep the frozen tower's features of so many looks at each clip.")
+    ] = None,
+    self_contained: Annotated[
+        bool, typer.Option("--self-contained", help="Hold the backbone in the folder too.")
+    ] = False,
+    device: Device = "auto",
+) -> None:
+    """Train a model on your own labelled clips.
+
+    lexivid train lite-mov --data clips/ --out run/
+    """
+    from lexivid import training
+
+    settings = [*(set or [])]
+    if cache_video_features is not None:
+        settings.append(f"data.cache_video_features={cache_video_features}")
+    with progress_bar() as bar:
+        task = bar.add_task("starting", total=None)
+
+        def show(now: training.Progress) -> None:
+            bar.update(task, completed=now.step, total=now.total, description=now.describe())
+
+        result = training.train(
+            recipe, data, out, set=settings, resume=resume, self_contained=self_contained, device=device,
+            on_progress=show,
+        )  # fmt: skip
+    if not result.is_main_process:
+        return
+    for path, reason in result.failures.items():
+        say(f"failed: {path}: {reason}", "red")
+    emit(result.describe() + "\n")
+    if result.failures:
+        raise typer.Exit(1)
