@@ -132,18 +132,18 @@ def ablations(bench: Bench, backbone: lite.LiteBackbone, templates: tuple[str, .
     encode = backbone.text
     known = lite._stored_class_vectors(lite.file_digest(lite.packaged_file(*lite._TEXT)))
     assert known is not None, "lite_classes.safetensors is not up to date: run benchmarks/build_lite_classes.py"
-    whitened, texts = backbone._whitened_classes.cpu(), ensemble(backbone.encode_texts, templates)
+    whitened, texts = backbone.whitened_classes.cpu(), ensemble(backbone.encode_texts, templates)
 
     def shipped(logits: Tensor) -> Tensor:
         return video_vectors(logits, whitened)
 
     def in_space_of(classes: Tensor, label_encoder: TextEncoder) -> dict[str, Any]:
         fresh = lite.LiteBackbone(
-            lite.load_vision(lite.packaged_file(*lite._VISION)), encode, classes,
+            lite.load_vision(lite.packaged_vision()), encode, classes,
             device=backbone.device, dtype=backbone.dtype, fingerprint="ablation",
         )  # fmt: skip
         to_label = ensemble(lambda labels: F.normalize(label_encoder(labels) @ fresh._root, dim=-1), templates)
-        return bench.measure(lambda logits: video_vectors(logits, fresh._whitened_classes), to_label)
+        return bench.measure(lambda logits: video_vectors(logits, fresh.whitened_classes), to_label)
 
     def with_words(labels: list[str]) -> Tensor:
         return lite.label_vectors(labels, encode)
@@ -187,7 +187,7 @@ def main() -> None:
     load_s = time.perf_counter() - start
     templates = load_templates(backbone.default_templates).templates
     bench = Bench(args.media, backbone)
-    videos, texts = (lambda x: video_vectors(x, backbone._whitened_classes)), ensemble(backbone.encode_texts, templates)
+    videos, texts = (lambda x: video_vectors(x, backbone.whitened_classes)), ensemble(backbone.encode_texts, templates)
     scores = bench.scores(videos, texts)
     likelihood = {
         name: {str(tau): round(F.cross_entropy(s / tau, y).item(), 3) for tau in (0.03, 0.05, 0.07, 0.1, 0.15)}

@@ -79,7 +79,7 @@ def test_same_padding_puts_the_odd_pixel_last(kernel: int, size: int) -> None:
 
 
 def test_folding_batch_norms_changes_nothing(backbone: LiteBackbone) -> None:
-    plain = lite.load_vision(lite.packaged_file(*lite._VISION))
+    plain = lite.load_vision(lite.packaged_vision())
     pixels = lite.IMAGES.normalise(_pictures(2))
     with torch.inference_mode():
         assert torch.allclose(plain(pixels), backbone.vision(pixels), atol=1e-3)
@@ -89,7 +89,7 @@ def test_folding_batch_norms_changes_nothing(backbone: LiteBackbone) -> None:
 def test_class_order_agrees_with_the_weights(backbone: LiteBackbone) -> None:
     """No pictures needed: classes with alike weights have alike meanings, only if the names are in the right order."""
     fc = F.normalize(backbone.vision.fc.weight - backbone.vision.fc.weight.mean(0), dim=-1)
-    meanings = backbone._whitened_classes
+    meanings = backbone.whitened_classes
     alike = (fc @ fc.T).fill_diagonal_(-1).argmax(1)  # the nearest class by weights
     similarity = F.cosine_similarity(meanings, meanings[alike], dim=-1).mean()
     shifted = F.cosine_similarity(meanings.roll(1, 0), meanings.roll(1, 0)[alike], dim=-1).mean()
@@ -171,7 +171,7 @@ def test_cosine_is_the_standardised_score(backbone: LiteBackbone, classes: Tenso
 
 def test_scores_are_standardised_over_the_classes(backbone: LiteBackbone) -> None:
     """Mean 0 over the 1,000 classes for every label: none is close to everything."""
-    scores = backbone._whitened_classes @ backbone.encode_texts(LABELS).T
+    scores = backbone.whitened_classes @ backbone.encode_texts(LABELS).T
     assert scores.mean(0).abs().max() < 1e-3
     assert ((scores.std(0) > 0.7) & (scores.std(0) < 1.01)).all()  # 1 but for the regularisation
 

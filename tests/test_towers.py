@@ -51,7 +51,7 @@ def lite() -> LiteBackbone:
     from lexivid.backbones import lite as module
 
     classes = F.normalize(torch.randn(1000, 384, generator=torch.Generator().manual_seed(0)), dim=-1)
-    vision = module.load_vision(module.packaged_file(*module._VISION))
+    vision = module.load_vision(module.packaged_vision())
     text: Any = None
     return LiteBackbone(
         vision, text, classes, device=torch.device("cpu"), dtype=torch.float32, fingerprint="test"
@@ -164,7 +164,7 @@ def test_lite_head_starts_from_the_classifier(lite: LiteBackbone) -> None:
     pixels = IMAGES.normalise(_pictures(2, 96, 96))
     with torch.no_grad():
         ours = make_tower(lite, modality="flow")(pixels)
-        expected = lite.vision(pixels) @ lite._whitened_classes / 30
+        expected = lite.vision(pixels) @ lite.whitened_classes / 30
     assert torch.allclose(ours, expected, atol=1e-3, rtol=1e-3)
 
 
@@ -206,13 +206,13 @@ def test_lite_spectrograms(lite: LiteBackbone) -> None:
     tower = make_tower(lite, modality="audio").eval()
     assert isinstance(tower, LiteTower)
     sound = torch.randn(1, 3, 128, 202)
-    plain = LiteTower(EfficientNetLite0(), lite._whitened_classes)
+    plain = LiteTower(EfficientNetLite0(), lite.whitened_classes)
     plain.load_state_dict(tower.state_dict())
     pooled = torch.stack([sound[..., i : i + 4].mean(-1) for i in range(0, 202, 4)], dim=-1)
     with torch.no_grad():
         assert torch.allclose(tower(sound), plain.eval()(pooled * 0.5), atol=1e-4)
     with pytest.raises(ValueError, match="time_pooling"):
-        LiteTower(EfficientNetLite0(), lite._whitened_classes, time_pooling=0)
+        LiteTower(EfficientNetLite0(), lite.whitened_classes, time_pooling=0)
 
 
 @pytest.mark.parametrize("kind", ["clip", "lite"])

@@ -83,6 +83,11 @@ def packaged_file(distribution: str, path: str) -> Path:
     return found
 
 
+def packaged_vision() -> Path:
+    """The weights of EfficientNet-Lite0 in their package, as `load_vision` reads them; raises as `packaged_file`."""
+    return packaged_file(*_VISION)
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 of the whole content (90 MB: under a tenth of a second)."""
     digest = hashlib.sha256()
@@ -227,6 +232,7 @@ class LiteBackbone:
 
     Attributes:
         vision: EfficientNet-Lite0 with its batch norms folded away, for inference alone.
+        whitened_classes: S^-1/2 (M - mu) (C, D): what a mixture of the C ImageNet classes is mapped by.
         fingerprint: hash of the whole of both weight files, of the class vectors and the recipe.
     """
 
@@ -259,7 +265,7 @@ class LiteBackbone:
         values = values.clamp(min=0) + values.mean()
         self._root = ((vectors * values.sqrt()) @ vectors.T).float()  # S^1/2 (D, D)
         whitened = centred @ (vectors / values.sqrt()) @ vectors.T  # S^-1/2 (M - mu) (C, D)
-        self._whitened_classes = whitened.float().to(device)
+        self.whitened_classes = whitened.float().to(device)
 
     @classmethod
     def load(cls, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> LiteBackbone:
@@ -270,7 +276,7 @@ class LiteBackbone:
             ModelError: a weight file is not what it should be.
         """
         device = torch.device(device)
-        vision_file, text_file = packaged_file(*_VISION), packaged_file(*_TEXT)
+        vision_file, text_file = packaged_vision(), packaged_file(*_TEXT)
         vision = load_vision(vision_file)
         text = SentenceEncoder(text_file.parent, device=device)
         text_digest = file_digest(text_file)
@@ -295,7 +301,7 @@ class LiteBackbone:
             pixels = pixels.expand(2, -1, -1, -1)
         x = self.images.normalise(pixels.to(self.device)).to(self.dtype, memory_format=torch.channels_last)
         mixture = (self.vision(x).float() / TAU_CLASSES).softmax(-1)  # (N, C)
-        return F.normalize(mixture @ self._whitened_classes, dim=-1).cpu()
+        return F.normalize(mixture @ self.whitened_classes, dim=-1).cpu()
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """K sentences -> (K, D) float32, unit length, on the CPU."""

@@ -79,8 +79,8 @@ def make_tower(
         return ClipTower(backbone.model, trainable_layers=trainable_layers, interpolation=interpolation)
     if isinstance(backbone, lite.LiteBackbone):
         return LiteTower(
-            lite.load_vision(lite.packaged_file(*lite._VISION)),  # the backbone's own has its batch norms folded away
-            backbone._whitened_classes,
+            lite.load_vision(lite.packaged_vision()),  # the backbone's own has its batch norms folded away
+            backbone.whitened_classes,
             trainable_layers=trainable_layers,
             batch_norm_momentum=batch_norm_momentum,
             time_pooling=spectrogram_pooling if modality == "audio" else 1,
@@ -98,7 +98,7 @@ def make_frozen_tower(backbone: Backbone) -> FrozenTower:
     if isinstance(backbone, ClipBackbone):
         return FrozenTower(ClipTower(backbone.model))
     if isinstance(backbone, lite.LiteBackbone):
-        return FrozenTower(ConseTower(backbone.vision, backbone._whitened_classes))
+        return FrozenTower(ConseTower(backbone.vision, backbone.whitened_classes))
     raise ModelError(f"model {backbone.name!r} has no picture encoder that Lexivid knows how to use as a tower")
 
 
