@@ -38,7 +38,7 @@ _GHOST_S = (0.13, 0.26, 0.39)  # how long ago
 _MASK_SIZE = 64
 _LEFT, _RIGHT, _UP, _DOWN, _SPIN, _BOUNCE, _SHAKE, _GROW = range(len(MOTIONS))
 # The badge of each sound: 3 x 3 squares, any two of which differ in four or more.
-_BADGES = ("000111000", "010010010", "100010001", "101000101", "111101111", "010111010", "110110000", "001011111")
+_BADGES = ("000001011", "001101101", "011001110", "011110001", "100110110", "101010101", "110000010", "110111000")
 
 
 @dataclass(frozen=True)
