@@ -1,0 +1,331 @@
+"""A world as a folder: video files, the manifest that names them, and what made them.
+
+    OUT/world.json      everything that decided the files; a second call with the same goes on where the first stopped
+    OUT/split.json      base and novel classes (`ClassSplit`)
+    OUT/manifest.csv    path, label (or labels), split, for `lexivid.data.dataset.read_dataset`; written last
+    OUT/train/CLASS/000.mp4, OUT/test/...
+
+A clip is 2 s of H.264 (64 x 64 pixels, 8 frames a second) and AAC (16 kHz mono), so that whoever reads it decodes real
+files. What it shows depends on the seed, its classes, its split and its number alone: not on the number of processes,
+their order, or what was there before.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+
+from lexivid.data.splits import ClassSplit
+from lexivid.data.world.draw import NONE, VIDEO, Look, draw, sample_multi_scenes
+from lexivid.data.world.sound import DISTRACTOR_LEVEL, Source, Wave, waveform
+from lexivid.data.world.words import Kind, WorldClass, WorldClasses, draw_classes
+from lexivid.errors import LexividError
+from lexivid.media.spectrogram import SAMPLE_RATE_HZ
+from lexivid.storage import write_atomically
+
+SIZE, FRAME_RATE, DURATION_S = 64, 8, 2.0
+NUM_FRAMES = round(FRAME_RATE * DURATION_S)
+MOST_OBJECTS = 4
+"""Of a multi-label clip; it has at least two."""
+VERSION = 1
+"""Raised whenever the same settings make other clips."""
+
+# The fast coder: the default one takes three times as long, and their spectrograms are equally close to the sound's.
+_AAC = {"aac_coder": "fast"}
+_AAC_BITS_PER_S = 32_000
+# One key frame and no frames out of order: what a clip of 16 frames needs.
+_H264 = {"crf": "20", "preset": "veryfast", "bf": "0", "g": str(NUM_FRAMES)}
+_CLIPS_AT_A_TIME = 16  # by one worker; then it reports
+_FEWEST_FOR_A_POOL = 200  # starting processes takes longer than drawing so many
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class WorldClip:
+    """A clip to be drawn.
+
+    Args:
+        classes: of its main objects: one, or with multi-label clips two to four.
+        split: "train", "val" or "test". index: its number among those of its first class and split.
+        seed: the world's.
+    """
+
+    classes: tuple[WorldClass, ...]
+    split: str
+    index: int
+    seed: int
+
+    @property
+    def path(self) -> str:
+        """Relative to the world's folder."""
+        return f"{self.split}/{self.classes[0].name.replace(' ', '-')}/{self.index:03d}.mp4"
+
+    def entropy(self) -> list[int]:
+        """What seeds everything random about it: eight numbers below 2**32."""
+        key = "|".join([str(self.seed), *(c.name for c in self.classes), self.split, str(self.index)])
+        return np.frombuffer(hashlib.sha256(key.encode()).digest(), "<u4").tolist()
+
+
+@dataclass(frozen=True)
+class World:
+    """What `make_world` wrote, or found written.
+
+    Attributes:
+        clips: all, in the manifest's order. num_kept: how many of them were there already.
+        wall_s: how long it took.
+    """
+
+    path: str
+    split: ClassSplit
+    clips: tuple[WorldClip, ...]
+    num_kept: int
+    wall_s: float
+
+
+def make_world(
+    out: str | os.PathLike[str],
+    *,
+    kind: Kind,
+    clips_per_class: int,
+    test_clips_per_class: int | None = None,
+    val_clips_per_class: int = 0,
+    seed: int = 0,
+    num_base: int = 40,
+    num_novel: int = 30,
+    held_out: float = 1.0,
+    pool: str = "report",
+    classes: WorldClasses | None = None,
+    multi_label: bool = False,
+    look: Look = VIDEO,
+    num_workers: int | None = None,
+    on_progress: Progress | None = None,
+) -> World:
+    """Write a world into a folder, or go on with one whose writing was interrupted.
+
+    Args:
+        out: a folder, new or empty, or one that a call with the same settings has begun.
+        kind: which of motion and sound a class's name says; the other is random.
+        clips_per_class: training clips of each base class. Novel classes have none.
+        test_clips_per_class: test clips of each class; None: as many as training clips.
+        val_clips_per_class: clips of split "val", for base and novel classes alike.
+        seed: of the classes and of the clips.
+        num_base, num_novel, held_out, pool: see `draw_classes`.
+        classes: these instead of drawn ones; `num_base` to `pool` then play no part.
+        multi_label: 2 to 4 objects in each clip, of different classes, all base or all novel. The numbers of clips
+            are then those in which a class is the first object.
+        look: how hard the pictures are.
+        num_workers: processes; None: all cores, or this process alone for a few clips.
+        on_progress: called with (clips done, clips in all).
+
+    Raises:
+        LexividError: a number is out of range, there are not that many classes, or the folder holds something else or
+            cannot be written.
+    """
+    began = time.monotonic()
+    counts = {"train": clips_per_class, "val": val_clips_per_class}
+    counts["test"] = clips_per_class if test_clips_per_class is None else test_clips_per_class
+    _check(counts, seed=seed, num_base=num_base, num_novel=num_novel, num_workers=num_workers)
+    if classes is None:
+        drawn = {"num_base": num_base, "num_novel": num_novel, "held_out": held_out, "pool": pool}
+        classes = draw_classes(kind, seed=seed, **drawn)  # type: ignore[arg-type]
+    settings: dict[str, Any] = {
+        "world_version": VERSION, "kind": kind, "seed": seed, "clips_per_class": counts, "multi_label": multi_label,
+        "base": [asdict(c) for c in classes.base], "novel": [asdict(c) for c in classes.novel],
+        "look": asdict(look), "size_px": SIZE, "frame_rate": FRAME_RATE, "duration_s": DURATION_S, "h264": _H264,
+        "aac": {**_AAC, "bits_per_s": _AAC_BITS_PER_S},
+    }  # fmt: skip
+    clips = plan_clips(classes, counts, seed=seed, multi_label=multi_label)
+    out = Path(out)
+    _claim(out, settings)
+    missing = [clip for clip in clips if not _is_whole(out / clip.path)]
+    num_kept = done = len(clips) - len(missing)
+    if on_progress:
+        on_progress(done, len(clips))
+    for num in _write_all(out, missing, look, num_workers):
+        done += num
+        if on_progress:
+            on_progress(done, len(clips))
+    names = tuple(c.name for c in classes.base), tuple(c.name for c in classes.novel)
+    split = ClassSplit(*names, seed, f"synthetic world {VERSION}, {kind}")
+    split.save(out / "split.json")
+    write_atomically(out / "manifest.csv", _manifest(clips, multi_label))
+    return World(os.fspath(out), split, tuple(clips), num_kept, time.monotonic() - began)
+
+
+def plan_clips(
+    classes: WorldClasses, counts: dict[str, int], *, seed: int, multi_label: bool = False
+) -> list[WorldClip]:
+    """All clips of a world, by split, then class: `counts` of each class, for training of the base classes alone."""
+    clips = []
+    for split, count in counts.items():
+        for side in (classes.base,) if split == "train" else classes:
+            for first in side:
+                for index in range(count):
+                    clip = WorldClip((first,), split, index, seed)
+                    clips.append(_with_company(clip, side) if multi_label else clip)
+    return clips
+
+
+def _with_company(clip: WorldClip, side: Sequence[WorldClass]) -> WorldClip:
+    """The same with one to three more classes of its side (as far as it has them)."""
+    first = clip.classes[0]
+    rng = np.random.default_rng(clip.entropy())
+    others = [c for c in side if c != first]
+    num = min(int(rng.integers(1, MOST_OBJECTS)), len(others))
+    chosen = [others[i] for i in rng.choice(len(others), num, replace=False)]
+    return WorldClip((first, *chosen), clip.split, clip.index, clip.seed)
+
+
+def render_clip(clip: WorldClip, *, look: Look = VIDEO) -> tuple[Tensor, Wave]:
+    """Frames (16, 3, 64, 64) uint8 and sound (32000,) float32 of a clip, as they are before they are compressed.
+
+    Nothing is read or written.
+    """
+    entropy = clip.entropy()
+    generator = torch.Generator().manual_seed(entropy[0] << 32 | entropy[1])
+    scenes = sample_multi_scenes([clip.classes], look=look, generator=generator)
+    frames = draw(scenes, torch.arange(NUM_FRAMES) / FRAME_RATE, size=SIZE, generator=generator)[0]
+    sources = [
+        Source(sound, shape, 1.0 if is_main else DISTRACTOR_LEVEL)
+        for (shape, _, _, _, sound), is_main, size in zip(
+            scenes.words[0].tolist(), scenes.is_main[0].tolist(), scenes.size[0].tolist(), strict=True
+        )
+        if sound != NONE and size > 0
+    ]
+    return frames, waveform(sources, rng=np.random.default_rng(entropy[2:]), duration_s=DURATION_S)
+
+
+def encode_clip(frames: Tensor, sound: Wave) -> bytes:
+    """Frames (T, 3, S, S) uint8 and sound (samples,) -> an MP4 file."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        video = container.add_stream("libx264", rate=FRAME_RATE, options=_H264)
+        video.width, video.height, video.pix_fmt = frames.shape[-1], frames.shape[-2], "yuv420p"
+        video.codec_context.thread_count = 1  # more would cost more than they bring, and other clips need the cores
+        audio = container.add_stream("aac", rate=SAMPLE_RATE_HZ, layout="mono", options=_AAC)
+        audio.bit_rate = _AAC_BITS_PER_S
+        for picture in frames.movedim(1, -1).contiguous().numpy():
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(video.encode())
+        samples = av.AudioFrame.from_ndarray(np.ascontiguousarray(sound[None]), format="fltp", layout="mono")
+        samples.sample_rate, samples.time_base, samples.pts = SAMPLE_RATE_HZ, Fraction(1, SAMPLE_RATE_HZ), 0
+        container.mux([*audio.encode(samples), *audio.encode()])
+    return buffer.getvalue()
+
+
+# ---- many clips ----
+
+
+def _write_all(out: Path, clips: Sequence[WorldClip], look: Look, num_workers: int | None) -> Iterator[int]:
+    """Write them all; yields how many more are written, every now and then."""
+    if num_workers is None:
+        num_workers = 0 if len(clips) < _FEWEST_FOR_A_POOL else os.cpu_count() or 1
+    chunks = [clips[i : i + _CLIPS_AT_A_TIME] for i in range(0, len(clips), _CLIPS_AT_A_TIME)]
+    if num_workers < 2:
+        with _one_thread():
+            for chunk in chunks:
+                yield _write_some(out, chunk, look)
+        return
+    # Spawned, not forked: a fork of a process that runs threads (torch's) can hang.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(num_workers, len(chunks)), context, initializer=_start_worker) as pool:
+        try:
+            pending = {pool.submit(_write_some, out, chunk, look) for chunk in chunks}
+            while pending:
+                finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    yield future.result()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent stops us once the chunk is written
+    torch.set_num_threads(1)
+
+
+def _write_some(out: Path, clips: Sequence[WorldClip], look: Look) -> int:
+    for clip in clips:
+        write_atomically(out / clip.path, encode_clip(*render_clip(clip, look=look)))
+    return len(clips)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """As in a worker: threads do not pay for pictures this small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# ---- the folder ----
+
+
+def _claim(out: Path, settings: dict[str, Any]) -> None:
+    """Make the folder this world's: its settings are its first file, and agree with those that are there."""
+    path = out / "world.json"
+    if path.is_file():
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise LexividError(f"{str(path)!r} cannot be read: {error}; choose another folder") from None
+        if found != settings:
+            keys = [key for key in settings if not isinstance(found, dict) or found.get(key) != settings[key]]
+            raise LexividError(f"{str(out)!r} holds another world ({', '.join(keys)} differ): choose another folder")
+        for left in out.glob("*/*/.*.mp4.*"):  # half a file of a process that was killed
+            left.unlink(missing_ok=True)
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise LexividError(f"{str(out)!r} is not an empty folder, and holds no world: choose another")
+    write_atomically(path, json.dumps(settings, ensure_ascii=False, indent=1) + "\n")
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the file is there: files appear whole, but a machine that lost its power may leave an empty one."""
+    try:
+        return path.stat().st_size > 0
+    except OSError:
+        return False
+
+
+def _manifest(clips: Sequence[WorldClip], multi_label: bool) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["path", "labels" if multi_label else "label", "split"])
+    writer.writerows([clip.path, ";".join(c.name for c in clip.classes), clip.split] for clip in clips)
+    return buffer.getvalue()
+
+
+def _check(counts: dict[str, int], *, seed: int, num_base: int, num_novel: int, num_workers: int | None) -> None:
+    least = {"train": 1, "val": 0, "test": 0}
+    for split, count in counts.items():
+        if count < least[split]:
+            raise LexividError(f"{count} {split} clips per class: choose {least[split]} or more")
+    for name, value, low in (("seed", seed, 0), ("base classes", num_base, 1), ("novel classes", num_novel, 0)):
+        if value < low:
+            raise LexividError(f"{name}: {value}; choose {low} or more")
+    if num_workers is not None and num_workers < 0:
+        raise LexividError(f"num_workers is {num_workers}; choose 0 (this process alone) or more")
