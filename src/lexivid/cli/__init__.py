@@ -15,3 +15,4 @@ from lexivid.cli import demo as demo
 from lexivid.cli import flow as flow
 from lexivid.cli import train as train
 from lexivid.cli import evaluate as evaluate
+from lexivid.cli import world as world
