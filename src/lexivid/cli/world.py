@@ -25,7 +25,7 @@ def world(
     multi_label: Annotated[bool, typer.Option("--multi-label", help="2 to 4 objects in each clip.")] = False,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes. Default: all cores.")] = None,
     contact_sheet: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Also draw some clips: frames, flow, sound.")
+        Path | None, typer.Option(metavar="FILE", help="Also draw some clips: frames, flow, sound (.png or .jpg).")
     ] = None,
 ) -> None:
     """Make labelled clips with known ground truth: coloured shapes that move and sound, as real video files.

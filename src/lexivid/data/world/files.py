@@ -43,6 +43,8 @@ from lexivid.storage import write_atomically
 
 SIZE, FRAME_RATE, DURATION_S = 64, 8, 2.0
 NUM_FRAMES = round(FRAME_RATE * DURATION_S)
+SOUND_S = 32 * 1024 / SAMPLE_RATE_HZ
+"""Whole AAC frames of 1024 samples, 48 ms more than the pictures: otherwise every sound would end in silence."""
 MOST_OBJECTS = 4
 """Of a multi-label clip; it has at least two."""
 VERSION = 1
@@ -150,8 +152,8 @@ def make_world(
     settings: dict[str, Any] = {
         "world_version": VERSION, "kind": kind, "seed": seed, "clips_per_class": counts, "multi_label": multi_label,
         "base": [asdict(c) for c in classes.base], "novel": [asdict(c) for c in classes.novel],
-        "look": asdict(look), "size_px": SIZE, "frame_rate": FRAME_RATE, "duration_s": DURATION_S, "h264": _H264,
-        "aac": {**_AAC, "bits_per_s": _AAC_BITS_PER_S},
+        "look": asdict(look), "size_px": SIZE, "frame_rate": FRAME_RATE, "duration_s": DURATION_S, "sound_s": SOUND_S,
+        "h264": _H264, "aac": {**_AAC, "bits_per_s": _AAC_BITS_PER_S},
     }  # fmt: skip
     clips = plan_clips(classes, counts, seed=seed, multi_label=multi_label)
     out = Path(out)
@@ -196,7 +198,7 @@ def _with_company(clip: WorldClip, side: Sequence[WorldClass]) -> WorldClip:
 
 
 def render_clip(clip: WorldClip, *, look: Look = VIDEO) -> tuple[Tensor, Wave]:
-    """Frames (16, 3, 64, 64) uint8 and sound (32000,) float32 of a clip, as they are before they are compressed.
+    """Frames (16, 3, 64, 64) uint8 and sound (32768,) float32 of a clip, as they are before they are compressed.
 
     Nothing is read or written.
     """
@@ -211,7 +213,7 @@ def render_clip(clip: WorldClip, *, look: Look = VIDEO) -> tuple[Tensor, Wave]:
         )
         if sound != NONE and size > 0
     ]
-    return frames, waveform(sources, rng=np.random.default_rng(entropy[2:]), duration_s=DURATION_S)
+    return frames, waveform(sources, rng=np.random.default_rng(entropy[2:]), duration_s=SOUND_S)
 
 
 def encode_clip(frames: Tensor, sound: Wave) -> bytes:
