@@ -1,0 +1,252 @@
+"""Soft attributes: what a frozen language model knows of a label, handed to CLIP's text encoder as vectors (OVML).
+
+    label -> [P learned vectors] label's tokens [suffix] -> frozen language model -> vectors (K, S, W_lm)
+          -> prompting transformer: A learned queries attend to them -> soft attributes (K, A, W)
+          -> [start] soft attributes, label's tokens [end] -> frozen CLIP text encoder -> (K, D)
+
+Trained: the learned vectors and the prompting transformer; gradients reach them through both frozen models. What comes
+out depends on no video, so it is computed once a label and kept (`lexivid.labels.database`).
+
+Where the paper is silent, docs/ovml.md lists what we chose. The most important: a causal model says what it knows of a
+label *after* it, so it is asked ("LABEL is a"), and its expected next word is read. `SoftAttributeConfig.paper()` is
+the method as the paper describes it.
+
+Shapes: K labels, P prefixes, L tokens, S places that are read, A soft attributes a label, W the text encoder's width,
+D embedding width.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from lexivid.backbones import load_backbone
+from lexivid.errors import ModelError
+from lexivid.labels.language_model import FrozenLanguageModel, Reading
+from lexivid.labels.text_encoder import FrozenTextEncoder
+from lexivid.storage import write_atomically
+
+CONFIG_FILE, WEIGHTS_FILE = "soft_attributes.json", "soft_attributes.safetensors"
+
+
+@dataclass(frozen=True)
+class SoftAttributeConfig:
+    """Everything but weights.
+
+    Args:
+        num_prefixes: P, learned vectors before the label.
+        suffix: words after the label. num_suffix_vectors: learned vectors after those.
+        reading: what is taken from the language model, see `FrozenLanguageModel.read`. layer: of "hidden". top_k: of
+            "next_word"; None: all words.
+        attend: the places that are read: all of the "suffix", its "last" one, or "all" after the start token.
+        num_attributes: A. num_layers, num_heads, mlp_ratio, dropout: of the prompting transformer; heads None: 64 wide.
+        own_words: whether the label's own words follow the soft attributes into CLIP.
+        labels_at_once: labels that go through both models together.
+        save_memory: compute each such group a second time when its gradient is due, and keep nothing of it until then.
+    """
+
+    num_prefixes: int = 8
+    suffix: str = "is a"
+    num_suffix_vectors: int = 0
+    reading: Reading = "next_word"
+    layer: int = -1
+    top_k: int | None = None
+    attend: Literal["suffix", "last", "all"] = "suffix"
+    num_attributes: int = 8
+    num_layers: int = 2
+    num_heads: int | None = None
+    mlp_ratio: float = 4.0
+    dropout: float = 0.0
+    own_words: bool = True
+    labels_at_once: int = 128
+    save_memory: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("num_attributes", "num_layers", "labels_at_once"):
+            if getattr(self, name) < 1:
+                raise ModelError(f"{name} must be at least 1; got {getattr(self, name)}")
+        if self.num_prefixes < 0 or self.num_suffix_vectors < 0:
+            raise ModelError("num_prefixes and num_suffix_vectors cannot be below 0")
+        for name, known in (("reading", ("hidden", "next_word")), ("attend", ("suffix", "last", "all"))):
+            if getattr(self, name) not in known:
+                raise ModelError(f"{name} {getattr(self, name)!r}: choose {', '.join(known)}")
+        if self.attend == "suffix" and not self.suffix and not self.num_suffix_vectors:
+            raise ModelError(
+                "attend='suffix' reads what stands after the label: give a suffix, num_suffix_vectors or both"
+            )
+
+    @classmethod
+    def paper(cls, **overrides: Any) -> SoftAttributeConfig:
+        """Learned prefixes before the label, nothing after it, all output vectors of the language model."""
+        return cls(**({"suffix": "", "reading": "hidden", "attend": "all"} | overrides))
+
+
+class PromptingTransformer(nn.Module):
+    """A learned queries that attend to a language model's vectors: (K, S, W_lm) -> (K, A, W).
+
+    What comes out starts with the spread of CLIP's word vectors (`word_std`), the scale that its text encoder expects.
+    """
+
+    def __init__(self, config: SoftAttributeConfig, *, input_width: int, width: int, word_std: float) -> None:
+        super().__init__()
+        heads = config.num_heads or max(1, width // 64)
+        if width % heads:
+            raise ModelError(f"num_heads {heads} does not divide the text encoder's width {width}")
+        self.queries = nn.Parameter(torch.randn(config.num_attributes, width))
+        self.norm_in = nn.LayerNorm(input_width)
+        self.project = nn.Linear(input_width, width)
+        self.layers = nn.ModuleList(
+            nn.TransformerDecoderLayer(
+                width, heads, round(width * config.mlp_ratio), config.dropout, "gelu", batch_first=True, norm_first=True
+            )
+            for _ in range(config.num_layers)
+        )
+        self.norm_out = nn.LayerNorm(width)
+        self.out = nn.Linear(width, width)
+        nn.init.normal_(self.out.weight, std=word_std * width**-0.5)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        memory = self.project(self.norm_in(vectors))
+        x = self.queries.expand(len(vectors), -1, -1)
+        for layer in self.layers:
+            x = layer(x, memory)
+        return self.out(self.norm_out(x))
+
+
+class SoftAttributeEncoder(nn.Module):
+    """A label encoder: labels -> (K, D), unit length, with gradients to its own weights alone.
+
+    Args:
+        language_model, text_encoder: both frozen.
+    """
+
+    def __init__(
+        self, language_model: FrozenLanguageModel, text_encoder: FrozenTextEncoder, config: SoftAttributeConfig
+    ) -> None:
+        super().__init__()
+        self.config, self.language_model, self.text_encoder = config, language_model, text_encoder
+        words = language_model.word_vectors.detach().float()
+        mean, std = words.mean(dim=0), words.std()
+        # Learned vectors start among the language model's own words, not at zero, where they would all be one word.
+        self.prefixes = nn.Parameter(mean + std * torch.randn(config.num_prefixes, words.shape[1]))
+        self.suffixes = nn.Parameter(mean + std * torch.randn(config.num_suffix_vectors, words.shape[1]))
+        self.prompting = PromptingTransformer(
+            config,
+            input_width=language_model.width(config.reading),
+            width=text_encoder.width,
+            word_std=float(text_encoder.word_vectors.std()),
+        ).to(words.device)
+
+    def forward(self, labels: Sequence[str]) -> Tensor:
+        """K labels -> (K, D) float32.
+
+        Raises:
+            ModelError: a label of which the language model's tokenizer makes nothing.
+        """
+        by_length: dict[int, list[int]] = defaultdict(list)
+        tokens = [self.language_model.tokens(label) for label in labels]
+        for place, ids in enumerate(tokens):
+            by_length[len(ids)].append(place)
+        parts, order = [], []
+        for places in by_length.values():
+            for start in range(0, len(places), self.config.labels_at_once):
+                chosen = places[start : start + self.config.labels_at_once]
+                order += chosen
+                arguments = ([labels[i] for i in chosen], torch.tensor([tokens[i] for i in chosen]))
+                if self.config.save_memory and torch.is_grad_enabled():
+                    parts.append(checkpoint(self._encode, *arguments, use_reentrant=False))
+                else:
+                    parts.append(self._encode(*arguments))
+        if not parts:
+            return torch.zeros(0, self.text_encoder.embedding_dim, device=self.prefixes.device)
+        back = torch.tensor(order, device=parts[0].device).argsort()
+        return torch.cat(parts)[back]
+
+    def attributes(self, ids: Tensor) -> Tensor:
+        """Soft attributes of labels that have as many tokens each: (K, L) int64 -> (K, A, W)."""
+        c, model = self.config, self.language_model
+        words = model.word_vectors
+        ids = ids.to(words.device)
+
+        def several(vectors: Tensor) -> Tensor:
+            return vectors.expand(len(ids), *vectors.shape)
+
+        def fixed(tokens: list[int]) -> Tensor:
+            return several(words[torch.tensor(tokens, dtype=torch.int64, device=words.device)])
+
+        asked = model.continuation(c.suffix)
+        pieces = [fixed(model.start()), several(self.prefixes), words[ids], fixed(asked), several(self.suffixes)]
+        vectors = torch.cat([piece.float() for piece in pieces], dim=1)
+        num_suffix = len(asked) + c.num_suffix_vectors
+        num_read = {"suffix": num_suffix, "last": 1, "all": vectors.shape[1] - len(model.start())}[c.attend]
+        return self.prompting(model.read(vectors, num_read=num_read, reading=c.reading, layer=c.layer, top_k=c.top_k))
+
+    def _encode(self, labels: list[str], ids: Tensor) -> Tensor:
+        return self.text_encoder(labels, self.attributes(ids), own_words=self.config.own_words)
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """The weights that training moves, on the CPU; those of the two frozen models are not among them."""
+        return {
+            name: value.detach().cpu().contiguous() for name, value in self.named_parameters() if value.requires_grad
+        }
+
+    def save(self, folder: Path, *, backbone: str) -> None:
+        """Write configuration and trained weights; the two frozen models are named, not copied.
+
+        backbone: the name that `load_backbone` finds the CLIP model by.
+        """
+        from safetensors.torch import save
+
+        write_atomically(folder / WEIGHTS_FILE, save(self.trained_state()))
+        about = {
+            "backbone": backbone,
+            "language_model": self.language_model.name,
+            "language_model_fingerprint": self.language_model.fingerprint,
+            "config": asdict(self.config),
+        }
+        write_atomically(folder / CONFIG_FILE, json.dumps(about, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> SoftAttributeEncoder:
+        """The reverse of `save`.
+
+        Raises:
+            ModelError: a file is missing or damaged, or the language model is no longer the one that it was trained on.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        folder = Path(folder)
+        try:
+            about = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+            weights = load((folder / WEIGHTS_FILE).read_bytes())
+            config = SoftAttributeConfig(**about["config"])
+            names = about["backbone"], about["language_model"]
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise ModelError(
+                f"{str(folder)!r} holds no soft attributes that can be read ({type(error).__name__}: {error}): it "
+                f"needs {CONFIG_FILE} and {WEIGHTS_FILE}"
+            ) from None
+        language_model = FrozenLanguageModel.load(names[1], device=device)
+        if language_model.fingerprint != about.get("language_model_fingerprint"):
+            raise ModelError(
+                f"the language model {names[1]!r} is not the one that {str(folder)!r} was trained with: "
+                "its weights differ"
+            )
+        encoder = cls(
+            language_model, FrozenTextEncoder(load_backbone(names[0], device=device, dtype="float32")), config
+        )
+        expected = encoder.trained_state()
+        if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in expected.items()}:
+            raise ModelError(f"{str(folder / WEIGHTS_FILE)!r} does not fit its configuration")
+        encoder.load_state_dict(weights, strict=False)
+        return encoder.to(device).eval()

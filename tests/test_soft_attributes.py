@@ -1,0 +1,231 @@
+"""Soft attributes: both frozen models give what transformers gives, gradients pass through them and neither moves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from language_models import make_gpt2, make_llama
+from torch.nn import functional as F
+
+from lexivid.backbones import load_backbone
+from lexivid.errors import ModelError
+from lexivid.labels.language_model import FrozenLanguageModel
+from lexivid.labels.soft_attributes import WEIGHTS_FILE, SoftAttributeConfig, SoftAttributeEncoder
+from lexivid.labels.text_encoder import FrozenTextEncoder
+
+LABELS = ["cat", "a dog barking", "playing drums", "ox", "fog"]
+
+
+@pytest.fixture(scope="module", params=["gpt2", "llama"])
+def lm_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    make = {"gpt2": make_gpt2, "llama": make_llama}[request.param]
+    return make(tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def language_model(lm_folder: Path) -> FrozenLanguageModel:
+    return FrozenLanguageModel.load(str(lm_folder))
+
+
+@pytest.fixture(scope="module")
+def clip(clip_folder: Path) -> FrozenTextEncoder:
+    return FrozenTextEncoder(load_backbone(str(clip_folder), device="cpu", dtype="float32"))
+
+
+def make(language_model: FrozenLanguageModel, clip: FrozenTextEncoder, **settings: object) -> SoftAttributeEncoder:
+    torch.manual_seed(0)
+    defaults = {"num_prefixes": 3, "num_attributes": 4, "num_heads": 2}
+    return SoftAttributeEncoder(language_model, clip, SoftAttributeConfig(**(defaults | settings)))
+
+
+@pytest.mark.parametrize("kind", ["clip_folder", "siglip_folder"])
+def test_without_attributes_the_text_encoder_is_the_backbones(kind: str, request: pytest.FixtureRequest) -> None:
+    backbone = load_backbone(str(request.getfixturevalue(kind)), device="cpu", dtype="float32")
+    labels = [*LABELS, "x" * 200]  # the last is cut off at the context length
+    ours = FrozenTextEncoder(backbone)(labels)
+    torch.testing.assert_close(ours, backbone.encode_texts(labels), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["clip_folder", "siglip_folder"])
+def test_attributes_that_are_word_vectors_are_words(kind: str, request: pytest.FixtureRequest) -> None:
+    backbone = load_backbone(str(request.getfixturevalue(kind)), device="cpu", dtype="float32")
+    text = FrozenTextEncoder(backbone)
+    ids = torch.tensor([text.tokenizer("red", add_special_tokens=False)["input_ids"]] * 2)
+    given = text(["cat", "fish"], text.word_vectors[ids])
+    torch.testing.assert_close(given, text(["redcat", "redfish"]), atol=1e-6, rtol=0)  # letters are its tokens
+    replaced = text(["cat", "fish"], text.word_vectors[ids], own_words=False)
+    torch.testing.assert_close(replaced, text(["red", "red"]), atol=1e-6, rtol=0)
+
+
+def test_attributes_leave_long_labels_within_the_context(clip: FrozenTextEncoder) -> None:
+    attributes = torch.randn(2, 70, clip.width)  # 77 - start - end leaves 5 letters
+    long, cut = clip(["abcdefgh", "abcdexyz"], attributes[:1].expand(2, -1, -1))
+    torch.testing.assert_close(long, cut)
+    with pytest.raises(ModelError, match="76 soft attributes do not fit"):
+        clip(["a"], torch.randn(1, 76, clip.width))
+
+
+def test_reads_what_transformers_computes(language_model: FrozenLanguageModel) -> None:
+    ids = torch.randint(4, 20, (3, 6))
+    vectors = language_model.word_vectors[ids]
+    truth = language_model.model(input_ids=ids, output_hidden_states=True)
+    read = language_model.read(vectors, num_read=2, reading="hidden")
+    torch.testing.assert_close(read, truth.hidden_states[-1][:, -2:])
+    first = language_model.read(vectors, num_read=6, reading="hidden", layer=1)
+    torch.testing.assert_close(first, truth.hidden_states[1])
+    expected = truth.logits[:, -2:].softmax(-1) @ language_model.word_vectors
+    torch.testing.assert_close(language_model.read(vectors, num_read=2, reading="next_word"), expected)
+    every = language_model.read(vectors, num_read=2, reading="next_word", top_k=len(language_model.word_vectors))
+    torch.testing.assert_close(every, expected)
+    best = language_model.read(vectors, num_read=1, reading="next_word", top_k=1)[:, 0]
+    torch.testing.assert_close(best, language_model.word_vectors[truth.logits[:, -1].argmax(-1)])
+
+
+def test_answers_as_transformers_generates(language_model: FrozenLanguageModel) -> None:
+    tokenizer = language_model.tokenizer
+    asked = tokenizer("cat is a", return_tensors="pt")["input_ids"]  # with the start token where there is one
+    truth = language_model.model.generate(asked, max_new_tokens=5, do_sample=False, pad_token_id=1)
+    said = tokenizer.decode(truth[0, asked.shape[1] :], skip_special_tokens=True).strip()
+    assert language_model.answer(["cat"], num_tokens=5) == [said]
+
+
+def test_a_label_does_not_depend_on_its_neighbours(
+    language_model: FrozenLanguageModel, clip: FrozenTextEncoder
+) -> None:
+    encoder = make(language_model, clip)
+    together = encoder(LABELS)
+    assert together.shape == (5, 24)
+    torch.testing.assert_close(together.norm(dim=-1), torch.ones(5))
+    torch.testing.assert_close(encoder(LABELS[::-1]), together.flip(0))
+    torch.testing.assert_close(torch.cat([encoder([label]) for label in LABELS]), together, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(make(language_model, clip, labels_at_once=1)(LABELS), together, atol=1e-6, rtol=1e-5)
+    assert encoder([]).shape == (0, 24)
+
+
+def test_reading_places(language_model: FrozenLanguageModel, clip: FrozenTextEncoder) -> None:
+    """ "is a" is five letters to these models: "all" reads prefixes, label and suffix, but never the start token."""
+    ids = torch.tensor([language_model.tokens("cat")])
+    seen: list[int] = []
+    for settings, expected in (
+        ({}, 5),
+        ({"num_suffix_vectors": 2}, 7),
+        ({"attend": "last"}, 1),
+        ({"attend": "all"}, 3 + 3 + 5),
+    ):
+        encoder = make(language_model, clip, **settings)
+        encoder.prompting.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape[1]))
+        encoder.attributes(ids)
+        assert seen[-1] == expected
+    paper = SoftAttributeEncoder(language_model, clip, SoftAttributeConfig.paper(num_heads=2))
+    paper.prompting.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape[1]))
+    paper.attributes(ids)
+    assert seen[-1] == 8 + 3
+
+
+def test_gradients_pass_both_frozen_models_and_neither_moves(
+    language_model: FrozenLanguageModel, clip: FrozenTextEncoder
+) -> None:
+    encoder = make(language_model, clip, num_suffix_vectors=2)
+    encoder.train()
+    frozen = {name: value.clone() for name, value in encoder.state_dict().items()}
+    target = F.normalize(torch.randn(len(LABELS), 24, generator=torch.Generator().manual_seed(1)), dim=-1)
+    optimizer = torch.optim.AdamW([p for p in encoder.parameters() if p.requires_grad], lr=3e-3)
+    losses = []
+    for step in range(15):
+        loss = (1 - (encoder(LABELS) * target).sum(-1)).mean()
+        loss.backward()
+        if step == 0:
+            for name, value in encoder.named_parameters():
+                if name.startswith(("language_model.", "text_encoder.")):
+                    assert value.grad is None, name
+                else:
+                    assert value.grad is not None, name
+            assert encoder.prefixes.grad is not None
+            assert encoder.prefixes.grad.abs().sum(-1).min() > 0
+            assert encoder.suffixes.grad is not None
+            assert encoder.suffixes.grad.abs().sum(-1).min() > 0
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0] - 0.2
+    moved = {name for name, value in encoder.state_dict().items() if not torch.equal(value, frozen[name])}
+    assert {"prefixes", "suffixes", "prompting.queries"} <= moved
+    assert not [name for name in moved if name.startswith(("language_model.", "text_encoder."))]
+    assert not language_model.training
+    assert not clip.training
+
+
+def test_soft_attributes_start_at_the_scale_of_words(
+    language_model: FrozenLanguageModel, clip: FrozenTextEncoder
+) -> None:
+    encoder = make(language_model, clip, num_attributes=8)
+    ids = torch.tensor([language_model.tokens(word) for word in ("cat", "fog", "sun", "sea", "owl", "bee")])
+    ratio = encoder.attributes(ids).std() / clip.word_vectors.std()
+    assert 0.7 < ratio < 1.4
+
+
+def test_memory_is_bounded_by_one_group(language_model: FrozenLanguageModel, clip: FrozenTextEncoder) -> None:
+    """What is kept for the backward pass, counted in numbers: with save_memory, next to nothing a label."""
+    labels = [a + b for a in "abcdefgh" for b in "ijklmnop"]
+
+    def kept(num: int, *, save_memory: bool) -> tuple[int, torch.Tensor]:
+        encoder = make(language_model, clip, labels_at_once=8, save_memory=save_memory)
+        numbers: dict[int, int] = {}
+
+        def pack(x: torch.Tensor) -> torch.Tensor:
+            numbers[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes() // 4
+            held.append(x)
+            return x
+
+        held: list[torch.Tensor] = []
+        weights = {p.untyped_storage().data_ptr() for p in encoder.parameters()}
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            out = encoder(labels[:num])
+        out.sum().backward()
+        assert encoder.prefixes.grad is not None
+        return sum(size for place, size in numbers.items() if place not in weights), encoder.prefixes.grad
+
+    plain, gradient = kept(64, save_memory=False)
+    small, same_gradient = kept(64, save_memory=True)
+    torch.testing.assert_close(same_gradient, gradient, atol=1e-6, rtol=1e-4)
+    assert small < plain / 50
+    assert plain > 3 * kept(16, save_memory=False)[0]  # without, it grows with the labels
+
+
+def test_saved_and_loaded(
+    lm_folder: Path, language_model: FrozenLanguageModel, clip: FrozenTextEncoder, clip_folder: Path, tmp_path: Path
+) -> None:
+    encoder = make(language_model, clip, num_suffix_vectors=1)
+    encoder.save(tmp_path / "run", backbone=str(clip_folder))
+    size = (tmp_path / "run" / WEIGHTS_FILE).stat().st_size
+    assert (
+        size < 4.2 * sum(p.numel() for p in encoder.parameters() if p.requires_grad) + 5000
+    )  # no frozen weights in it
+    again = SoftAttributeEncoder.load(tmp_path / "run")
+    assert again.config == encoder.config
+    torch.testing.assert_close(again(LABELS), encoder(LABELS))
+    (tmp_path / "run" / WEIGHTS_FILE).write_bytes(b"no")
+    with pytest.raises(ModelError, match="holds no soft attributes that can be read"):
+        SoftAttributeEncoder.load(tmp_path / "run")
+
+
+def test_another_language_model_is_refused(clip: FrozenTextEncoder, clip_folder: Path, tmp_path: Path) -> None:
+    folder = make_gpt2(tmp_path / "lm")
+    encoder = make(FrozenLanguageModel.load(str(folder)), clip)
+    encoder.save(tmp_path / "run", backbone=str(clip_folder))
+    make_gpt2(folder, seed=1)
+    with pytest.raises(ModelError, match="its weights differ"):
+        SoftAttributeEncoder.load(tmp_path / "run")
+
+
+def test_errors_say_what_to_do(language_model: FrozenLanguageModel, clip: FrozenTextEncoder, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"'no-such-model' could not be loaded.*Name a causal language model"):
+        FrozenLanguageModel.load("no-such-model")
+    with pytest.raises(ModelError, match="give a suffix"):
+        SoftAttributeConfig(suffix="")
+    with pytest.raises(ModelError, match="makes no token of the label ''"):
+        make(language_model, clip)([""])
+    with pytest.raises(ModelError, match="num_heads 5 does not divide"):
+        make(language_model, clip, num_heads=5)
