@@ -96,7 +96,7 @@ def draw_classes(
     def draw(number: int, *, novel: bool) -> tuple[WorldClass, ...]:
         made: list[WorldClass] = []
         num_new = round(held_out * number)
-        for _ in range(100 * number):
+        for _ in range(100 * number + 1):
             if len(made) >= number:
                 return tuple(made[:number])
             is_new = novel and len(made) < num_new
