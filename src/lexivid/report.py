@@ -12,7 +12,6 @@ import platform
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from lexivid import __version__
 from lexivid.output import clock, printable
+from lexivid.page import render_page
 from lexivid.prediction import Prediction, Vocabulary
 
 _THUMBNAIL_HEIGHT = 135
@@ -43,11 +43,6 @@ def render_report(
         command: the call that repeats it.
         settings: further facts for the table at the end (views, device, seconds taken ...).
     """
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["clock"] = clock
-    source = (files("lexivid") / "report.html.jinja").read_text(encoding="utf-8")
     facts = {
         "Labels": f"{len(vocabulary.labels):,}",
         "Sentences": f"template set {vocabulary.templates!r}",
@@ -57,7 +52,9 @@ def render_report(
         + f", Python {platform.python_version()}",
         "Made on": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     }
-    return environment.from_string(source).render(
+    return render_page(
+        "report.html.jinja",
+        clock=clock,
         cards=[_card(prediction, top_k) for prediction in predictions],
         num_failed=sum(prediction.error is not None for prediction in predictions),
         model=predictions[0].model if predictions else "",

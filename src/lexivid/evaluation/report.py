@@ -1,0 +1,48 @@
+"""The report of a reproduction: one self-contained HTML page, the same as Markdown, and the numbers as JSON.
+
+In: what `lexivid reproduce` measured (`Results`, in report_parts.py; a file read back with `json.load` will do).
+Out: report.html, report.md, results.json and the pictures, each whole or not at all. The look: page.html.jinja and
+report.html.jinja; figures: report_figures.py; Markdown: report_markdown.py.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lexivid.evaluation import report_figures, report_markdown, report_parts
+from lexivid.evaluation.report_parts import Results, complete, finite
+from lexivid.page import render_page
+from lexivid.storage import write_atomically
+
+
+def write_report(results: Results | Mapping[str, Any], folder: Path) -> dict[str, Path]:
+    """Write report.html, report.md, results.json and picture1.png ... into a folder (made where it is missing).
+
+    results.json is written first: whatever may be wrong with the rest, the numbers are kept.
+
+    Returns:
+        the paths under "html", "markdown" and "json".
+
+    Raises:
+        LexividError: the folder cannot be written.
+        ValueError: a figure of an unknown kind; lists of unequal length; a picture that is not base64.
+    """
+    paths = {"html": folder / "report.html", "markdown": folder / "report.md", "json": folder / "results.json"}
+    numbers = json.dumps(finite(results), indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomically(paths["json"], numbers + "\n")
+    filled = complete(results)
+    page, text = render_html(filled), report_markdown.render(filled)
+    for index, picture in enumerate(filled["pictures"], start=1):
+        write_atomically(folder / report_parts.picture_name(index), base64.b64decode(picture["png"], validate=True))
+    write_atomically(paths["html"], page)
+    write_atomically(paths["markdown"], text)
+    return paths
+
+
+def render_html(results: Results) -> str:
+    """The page, from `complete` results."""
+    return render_page("evaluation/report.html.jinja", results=results, parts=report_parts, figures=report_figures)
