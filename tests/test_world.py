@@ -235,3 +235,17 @@ def test_words_are_drawn_evenly() -> None:
     for place, name in enumerate(ATTRIBUTES):
         counts = np.bincount(words[:, place].numpy(), minlength=len(ATTRIBUTES[name]))
         assert counts.min() > 0.8 * counts.mean()
+
+
+def test_the_curriculum_begins_with_one_object_in_the_middle() -> None:
+    scenes = random_scenes(300, PICTURE.eased(0.0), generator())
+    centre, angle, size = pose(scenes, torch.rand(300, 1, generator=generator()))
+    still = ~torch.isin(
+        scenes.words[:, 0, 3], torch.tensor([MOTIONS.index(m) for m in ("bouncing", "shaking", "spinning")])
+    )
+    assert centre[still, 0, 0].abs().max() < 1e-6
+    assert angle[still, 0, 0].abs().max() == 0
+    assert size[still, 0, 0].std() < 1e-6
+    before, _, _ = pose(scenes, torch.zeros(300, 1), age_s=0.1)
+    moves = scenes.words[:, 0, 3] < 4
+    assert before[moves, 0, 0].norm(dim=-1).min() > 0.09  # but its ghosts are where it came from

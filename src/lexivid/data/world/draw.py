@@ -50,6 +50,7 @@ class Look:
         occluder: share with a grey bar before everything. distractor: share with a second, smaller object.
         trail: share whose main object leaves ghosts, of opacity trail_alpha.
         badge: share that shows the badge of its sound.
+        scatter: at 0 every main object is upright, of one size and in the middle; at 1 as it comes.
     """
 
     noise: float
@@ -58,9 +59,10 @@ class Look:
     trail: float
     trail_alpha: float
     badge: float
+    scatter: float = 1.0
 
     def eased(self, progress: float, *, until: float = 0.4) -> Look:
-        """For a curriculum: at 0 no noise, occluder or distractor, always trail and badge; from `until` on as here."""
+        """For a curriculum: at 0 one object in the middle, with trail and badge; from `until` on as here."""
         share = min(1.0, max(0.0, progress / until))
         return replace(
             self,
@@ -69,6 +71,7 @@ class Look:
             distractor=self.distractor * share,
             trail=1 - (1 - self.trail) * share,
             badge=1 - (1 - self.badge) * share,
+            scatter=self.scatter * share,
         )
 
 
@@ -88,7 +91,7 @@ class Scenes(NamedTuple):
         badge: (N,) int64, the sound that a badge shows, or NONE. badge_at: (N, 2), its centre.
         occluder: (N, 5): centre x, y, half width, half height (0: none), grey.
         ground: (N, 5): three colours, then how they change along x and y.
-        noise: (N,).
+        noise: (N,). scatter: (N,), how far from its middle a motion takes an object, of all the way.
     """
 
     words: Tensor
@@ -105,6 +108,7 @@ class Scenes(NamedTuple):
     occluder: Tensor
     ground: Tensor
     noise: Tensor
+    scatter: Tensor
 
     def select(self, which: Tensor) -> Scenes:
         """Some of the scenes, by their places or by a mask."""
@@ -156,9 +160,9 @@ def _place(main: Tensor, look: Look, generator: torch.Generator) -> Scenes:
     words = torch.cat([main, other], dim=1)
     is_main = torch.arange(m + 1).expand(n, -1) < m
     scale = 1.0 if m == 1 else (0.78, 0.62, 0.56)[min(m, 4) - 2]
-    size = uniform(0.36, 0.56, n, m + 1) * scale
+    size = (0.46 + look.scatter * uniform(-0.1, 0.1, n, m + 1)) * scale
     size[:, m] = torch.where(uniform(0, 1, n) < look.distractor, size[:, m] * 0.55, 0.0)
-    centre = uniform(-0.2, 0.2, n, m + 1, 2)
+    centre = look.scatter * uniform(-0.2, 0.2, n, m + 1, 2)
     centre[:, m] = uniform(-0.75, 0.75, n, 2)
     if m > 1:  # around the middle, evenly
         start = uniform(0, 2 * math.pi, n, 1)
@@ -181,7 +185,7 @@ def _place(main: Tensor, look: Look, generator: torch.Generator) -> Scenes:
         is_main=is_main.clone(),
         centre=centre,
         size=size,
-        angle=uniform(-0.35, 0.35, n, m + 1),
+        angle=look.scatter * uniform(-0.35, 0.35, n, m + 1),
         turn=torch.where(uniform(0, 1, n, m + 1) < 0.5, 1.0, -1.0),
         phase=uniform(0, 1, n, m + 1),
         tint=uniform(-0.06, 0.06, n, m + 1, 3),
@@ -191,6 +195,7 @@ def _place(main: Tensor, look: Look, generator: torch.Generator) -> Scenes:
         occluder=bar,
         ground=torch.cat([grey + uniform(-0.05, 0.05, n, 3), uniform(-0.15, 0.15, n, 2)], dim=1),
         noise=torch.full((n,), look.noise),
+        scatter=torch.full((n,), look.scatter),
     )
 
 
@@ -202,14 +207,16 @@ def pose(scenes: Scenes, times_s: Tensor, *, age_s: float = 0.0) -> tuple[Tensor
     t = times_s.expand(scenes.num_scenes, -1)[..., None]  # (N, T, 1)
     motion, phase = scenes.words[:, None, :, 3], scenes.phase[:, None]
     second = (t + phase) % 1 - age_s  # of the motion, which starts over every second
-    way = _RANGE * (1 - 2 * second)
+    scatter = scenes.scatter[:, None, None]
+    way = _RANGE * ((1 - 2 * ((t + phase) % 1)) * scatter + 2 * age_s)
     shake = 0.13 * (2 * math.pi * 2 * second).sin()
     hop = 0.25 - 4 * 0.45 * (second % 1) * (1 - second % 1)
     turn = scenes.turn[:, None] * 2 * math.pi * _TURNS_PER_S * (t - age_s)
     x = (motion == _LEFT) * way - (motion == _RIGHT) * way + (motion == _SHAKE) * shake
     y = (motion == _UP) * way - (motion == _DOWN) * way + (motion == _BOUNCE) * hop
     angle = scenes.angle[:, None] + (motion == _SPIN) * turn
-    size = scenes.size[:, None] * torch.where(motion == _GROW, (0.45 + 0.9 * second).clamp(0.15), 1.0)
+    grown = 1 + 0.9 * (((t + phase) % 1 - 0.6) * scatter - age_s)
+    size = scenes.size[:, None] * torch.where(motion == _GROW, grown.clamp(0.15), 1.0)
     return scenes.centre[:, None] + torch.stack([x, y], dim=-1), angle, size
 
 
