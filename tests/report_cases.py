@@ -192,7 +192,12 @@ def _curves() -> dict[str, Any]:
 
 
 def _gains() -> dict[str, Any]:
-    names = ["red striped circle spinning with a hiss", "blue moon going left", "a plain heart", "green arrow growing"]
+    names = [
+        "red striped circle spinning with a hiss",
+        "blue moon going left",
+        '"heart" <b> & co',
+        "green arrow growing",
+    ]
     names += [f"class {index} of a bouncing object with a rising tone" for index in range(5, 13)]
     gains = [31.2, 18.7, 12.5, 6.3, 4.4, 1.0, 0.0, -2.2, -4.0, -6.7, -9.1, -12.9]
     return {

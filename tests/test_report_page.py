@@ -330,6 +330,35 @@ def test_figures_are_well_formed_stay_inside_and_leave_colours_to_the_page() -> 
             assert not {"fill", "stroke", "onload", "href"} & set(each.attrib)
 
 
+def test_markdown_shows_figures_that_bring_their_colours(written: dict[str, Path], markdown: str) -> None:
+    shown = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", markdown)
+    folder = written["markdown"].parent
+    assert sorted(shown) == sorted(path.name for path in folder.iterdir() if path.suffix in (".svg", ".png"))
+    assert len(shown) == 7 + 1
+    for name in shown[:-1]:
+        root = ElementTree.parse(folder / name).getroot()
+        style = next(each.text or "" for each in root if each.tag.endswith("style"))
+        assert "prefers-color-scheme: dark" in style
+        asked = set(re.findall(r"var\((--\w+)\)", style))
+        assert asked <= set(re.findall(r"(--\w+):", style))
+        styled = set(re.findall(r"\.(\w+)", re.sub(r"\{[^}]*\}", "", style)))
+        for each in root.iter():
+            assert set(each.attrib.get("class", "").split()) <= styled | {"figure", "s0", "d0"}, each.attrib
+
+
+def test_an_interval_lies_about_its_value_with_zero_in_the_middle() -> None:
+    mark = ElementTree.fromstring(report_figures.interval(-4.0, -8.0, 2.0, 10.0))
+    zero, whisker, dot = (each.attrib for each in mark)
+    middle = float(mark.attrib["width"]) / 2
+    assert zero["d"].startswith(f"M{middle:.0f} ")
+    low, high = map(float, re.findall(r"M([\d.]+) 8H([\d.]+)", whisker["d"])[0])
+    assert low < float(dot["cx"]) < middle < high
+    assert (middle - low) / (middle - float(dot["cx"])) == pytest.approx(2, rel=0.01)
+    assert (middle - low) / (high - middle) == pytest.approx(4, rel=0.02)
+    assert len(ElementTree.fromstring(report_figures.interval(1.0, None, None, 10.0))) == 2
+    assert report_figures.interval(None, None, None, 10.0) == ""
+
+
 def test_what_the_figures_show() -> None:
     by_title = {panel["title"]: (panel, drawing) for _, panel, drawing in _drawings(invented_results())}
     rising = ElementTree.fromstring(by_title["flow, base"][1])

@@ -20,7 +20,9 @@ from lexivid.storage import write_atomically
 
 
 def write_report(results: Results | Mapping[str, Any], folder: Path) -> dict[str, Path]:
-    """Write report.html, report.md, results.json and picture1.png ... into a folder (made where it is missing).
+    """Write report.html, report.md, results.json and the pictures of report.md into a folder (made if missing).
+
+    The page holds its pictures itself; Markdown shows picture1.png ... and each panel of a figure as figure1-1.svg ...
 
     results.json is written first: whatever may be wrong with the rest, the numbers are kept.
 
@@ -38,6 +40,10 @@ def write_report(results: Results | Mapping[str, Any], folder: Path) -> dict[str
     page, text = render_html(filled), report_markdown.render(filled)
     for index, picture in enumerate(filled["pictures"], start=1):
         write_atomically(folder / report_parts.picture_name(index), base64.b64decode(picture["png"], validate=True))
+    for figure in filled["figures"]:
+        for index, panel in enumerate(figure["panels"], start=1):
+            if drawing := report_figures.picture(figure["kind"], panel):
+                write_atomically(folder / report_parts.drawing_name(figure["id"], index), drawing)
     write_atomically(paths["html"], page)
     write_atomically(paths["markdown"], text)
     return paths

@@ -11,6 +11,7 @@ import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from importlib.resources import files
 
 from lexivid.evaluation.report_parts import Panel, Series, number, short
 
@@ -18,6 +19,7 @@ WIDTH = 340
 NUM_COLOURS = 6  # classes s0 to s5; dashes then tell further lines apart
 _CHAR = 6.3  # pixels that a character takes at the size of the labels, on the wide side
 _LINE = 14
+_STYLE = ("colours.css", "evaluation/report_figures.css")
 
 
 def draw(kind: str, panel: Panel) -> str:
@@ -29,6 +31,14 @@ def draw(kind: str, panel: Panel) -> str:
     if kind not in _KINDS:
         raise ValueError(f"a figure of kind {kind!r}: choose from {', '.join(_KINDS)}")
     return _KINDS[kind](panel)
+
+
+def picture(kind: str, panel: Panel) -> str:
+    """The same as a file of its own, which carries its colours for dark and light mode with it; "" for nothing."""
+    drawing = draw(kind, panel)
+    style = "".join(files("lexivid").joinpath(name).read_text(encoding="utf-8") for name in _STYLE)
+    start, end = drawing.partition(">")[::2]
+    return drawing and f'{start}><style>{style}</style><rect class="ground" width="100%" height="100%"/>{end}\n'
 
 
 def panel_table(kind: str, panel: Panel) -> tuple[list[str], list[list[str]]]:

@@ -1,4 +1,4 @@
-"""The report as Markdown that GitHub renders: the same parts in the same order as the page, figures as tables."""
+"""The report as Markdown that GitHub renders: the same parts in the same order as the page."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from lexivid.evaluation.report_parts import (
     attributes,
     column_labels,
     counted,
+    drawing_name,
     duration,
     facts,
     moment,
@@ -95,18 +96,22 @@ def _table(table: Table) -> list[str]:
             if key in labels and cell["per_seed"]
         ]
         head = ["system", "column", *(f"run {index}" for index in range(1, runs + 1))]
-        parts.append(f"<details><summary>Each run</summary>\n\n{_rows(head, values)}\n\n</details>")
+        parts.append(_folded("Each run", _rows(head, values)))
     return parts + _expectations(table["expectations"]) + _bullets(table["notes"])
 
 
 def _figure(figure: Figure) -> list[str]:
     parts = [f"## {_escape(figure['title'])}", _escape(figure["about"])]
-    for panel in figure["panels"]:
+    for index, panel in enumerate(figure["panels"], start=1):
         parts.append(f"**{_escape(panel['title'])}**" if panel["title"] else "")
         if panel["published"]:
             parts.append(f"Published, on other data: {_escape(panel['published'])}.")
         head, rows = report_figures.panel_table(figure["kind"], panel)
-        parts.append(_rows(head, rows) if rows else "Nothing was measured.")
+        if not rows:
+            parts.append("Nothing was measured.")
+            continue
+        parts.append(f"![{_escape(panel['title'] or figure['title'])}]({drawing_name(figure['id'], index)})")
+        parts.append(_folded("The numbers", _rows(head, rows)))
         if panel["marked"]:
             parts.append(f"\\* {_escape(panel['marked_label'] or 'marked')}")
     return parts + _expectations(figure["expectations"]) + _bullets(figure["notes"])
@@ -172,6 +177,10 @@ def _bracketed(cell: Cell, *, signed: bool = False) -> str:
 
 def _bullets(lines: Iterable[str]) -> list[str]:
     return ["\n".join(f"- {_escape(line)}" for line in lines)]
+
+
+def _folded(summary: str, text: str) -> str:
+    return f"<details><summary>{summary}</summary>\n\n{text}\n\n</details>"
 
 
 def _rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

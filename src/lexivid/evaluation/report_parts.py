@@ -7,6 +7,7 @@ Every key may be missing, and None stands for what was not measured. `complete` 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal, TypedDict, TypeVar, cast
@@ -299,3 +300,7 @@ def moment(created: str) -> str:
 
 def picture_name(index: int) -> str:
     return f"picture{index}.png"
+
+
+def drawing_name(figure: str, index: int) -> str:
+    return f"{re.sub(r'[^A-Za-z0-9_-]+', '-', figure)}-{index}.svg"
