@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import torch
 from colours import ColourBackbone, colour_classifier, colour_film
 
 from lexivid import cli
+from lexivid.prediction import Prediction
 
 LABELS = "red, green, blue"
 
@@ -275,6 +277,31 @@ def test_report(run: Callable[..., Outcome], folder: Path, tmp_path: Path) -> No
     assert "http" not in page.replace("http-equiv", "")
     assert "a red.mp4" in page
     assert "broken.mp4" in page
+
+
+def test_a_report_of_a_library_keeps_few_pictures(
+    run: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pictures beyond the limit are let go while the files go by, and not only in the end."""
+    alive: list[weakref.ref[torch.Tensor]] = []
+    held_at_once = []
+
+    def library(*_: object, **__: object) -> Iterator[Prediction]:
+        for number in range(8):
+            held_at_once.append(sum(ref() is not None for ref in alive))
+            frame = torch.zeros(3, 8, 8, dtype=torch.uint8)
+            alive.append(weakref.ref(frame))
+            prediction = Prediction(f"{number}.mp4", "colours", duration_s=1.0, thumbnails=((0.5, frame),))
+            del frame
+            yield prediction
+            del prediction
+
+    monkeypatch.setattr("lexivid.library.classify_library", library)
+    monkeypatch.setattr("lexivid.cli.running._FILES_WITH_THUMBNAILS", 3)
+    report = tmp_path / "report.html"
+    assert run("classify", tmp_path, "-l", LABELS, "--report", report).status == 0
+    assert report.read_text().count("data:image/jpeg;base64,") == 3
+    assert held_at_once == [0, 1, 2, 3, 3, 3, 3, 3]
 
 
 def test_hostile_file_names(run: Callable[..., Outcome], folder: Path, tmp_path: Path) -> None:

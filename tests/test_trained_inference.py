@@ -85,6 +85,16 @@ def test_run_folder(run: Path, clips: Path) -> None:
         train(run / "recipe.yaml", clips, run, resume=True, set=["training.lr=1"])
 
 
+def test_clips_are_read_as_in_training(run: Path) -> None:
+    model = TrainedModel.from_pretrained(run, device="cpu")
+    spec = model.sample_spec()
+    assert (spec.num_frames, spec.stride, spec.flow_size, spec.audio_s) == (4, None, 32, 1)
+    assert (spec.train, spec.num_clips, spec.num_audio_views, spec.reads) == (False, 1, 1, model.inputs)
+    spec = model.sample_spec(Views(8, 2, 3, stride=4), inputs=("flow",))
+    assert (spec.num_frames, spec.stride, spec.num_audio_views, spec.reads) == (8, 4, 6, ("flow",))
+    assert spec.flow_size == 32
+
+
 def test_resume_of_a_finished_run_and_free_settings(run: Path, clips: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run, tmp_path / "copy")
     train(copy / "recipe.yaml", clips, copy, resume=True, set=["training.keep_checkpoints=1"], device="cpu")

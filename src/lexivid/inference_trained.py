@@ -162,7 +162,8 @@ class TrainedClassifier(Classifier):
                 work = partial(self._trained_timeline, vocabulary, used, timeline_s, num_thumbnails, kind)
                 yield self._guarded(path, work, raise_errors)
             return
-        spec = self._spec(views or Views(num_frames=self.model.sampling.get("num_frames", 16)), used)
+        looked = views or Views(num_frames=self.model.sampling.get("num_frames", 16))
+        spec = self.model.sample_spec(looked, inputs=used)
 
         def read(path: str | Path) -> tuple[str | Path, _Read | Exception]:
             try:
@@ -173,21 +174,6 @@ class TrainedClassifier(Classifier):
         for path, found in in_background(map(read, paths), ahead=2):
             work = partial(self._trained_file, found, vocabulary, num_thumbnails, kind)
             yield self._guarded(path, work, raise_errors)
-
-    def _spec(self, views: Views, used: tuple[str, ...]) -> SampleSpec:
-        sampling = {k: v for k, v in self.model.sampling.items() if k in ("flow", "flow_size", "flow_crop", "audio_s")}
-        return SampleSpec(
-            images=self.backbone.images,
-            modalities=self.model.mov.config.modalities,
-            inputs=used,
-            train=False,
-            num_frames=views.num_frames,
-            stride=views.stride,
-            stride_rate=views.stride_rate,
-            num_clips=views.num_clips,
-            num_crops=views.num_crops,
-            **sampling,
-        )
 
     def _trained_file(
         self, read: _Read | Exception, vocabulary: Vocabulary, num_thumbnails: int, kind: VocabularyIs, path: str | Path
@@ -283,7 +269,7 @@ class TrainedClassifier(Classifier):
         info = probe(path)
         hop_s = min(window_s / HOPS_PER_WINDOW, max(info.duration_s, 1e-3))
         num_hops = max(1, math.ceil(info.duration_s / hop_s - 1e-6))
-        spec = self._spec(Views(num_frames=FRAMES_PER_HOP), used)
+        spec = self.model.sample_spec(Views(num_frames=FRAMES_PER_HOP), inputs=used)
         hops = _Hops(self, spec, hop_s)
         thumbnails = hops.read(info, num_hops, num_thumbnails)
         tokens, mask = hops.windows()

@@ -77,6 +77,8 @@ def run(
             for prediction in predictions:
                 row = prediction.to_dict(top_k=call["top_k"], threshold=call["threshold"])
                 rows.append(row)
+                if len(done) >= _FILES_WITH_THUMBNAILS:
+                    prediction = prediction.without_thumbnails()
                 done.append(prediction)
                 if journal:
                     journal.add(row)
@@ -98,14 +100,13 @@ def run(
     if report:
         from lexivid.report import render_report
 
-        pictures = [p if i < _FILES_WITH_THUMBNAILS else p.without_thumbnails() for i, p in enumerate(done)]
         settings = {
             "Views": call["views"],
             "Backbone": f"{classifier.backbone.name} on {classifier.backbone.device}",
             "Time": f"{time.monotonic() - started:.1f} s",
         }
         command = shlex.join(["lexivid", *sys.argv[1:]])
-        page = render_report(pictures, vocabulary, top_k=call["top_k"], command=command, settings=settings)
+        page = render_report(done, vocabulary, top_k=call["top_k"], command=command, settings=settings)
         write_atomically(report, page)
         say(f"report: {report}")
     if interrupted:

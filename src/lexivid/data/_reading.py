@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import av
 import numpy as np
 import torch
 from torch import Tensor
@@ -109,11 +108,6 @@ def shrink(frame: Tensor, short_side: int, *, mode: str) -> Tensor:
         return frame
     size = (max(1, round(height * short_side / short)), max(1, round(width * short_side / short)))
     return F.interpolate(frame[None], size=size, mode=mode, antialias=True)[0]
-
-
-def decoder_version() -> str:
-    """What decodes, for cache keys: another FFmpeg may give other pixels."""
-    return av.__version__
 
 
 def read_pictures(

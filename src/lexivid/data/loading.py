@@ -27,7 +27,7 @@ from lexivid.data.augment import random_window, sample_clip_augmentation, spec_a
 from lexivid.data.clip_cache import ClipCache, Entry, content_id, key_of
 from lexivid.data.dataset import Clip
 from lexivid.errors import LexividError, MediaError
-from lexivid.media.decode import MediaInfo, probe
+from lexivid.media.decode import MediaInfo, decoder_version, probe
 from lexivid.media.flow import ZERO_FLOW, Algorithm
 from lexivid.media.spectrogram import STEPS_PER_S, normalise, views_of
 from lexivid.media.views import Views
@@ -105,6 +105,37 @@ class SampleSpec:
             raise LexividError(f"audio_s is {self.audio_s}, and must be at least 0.1 s")
         if self.train and self.stride is None:
             Views(num_frames=self.num_frames * self.windows.num_windows)  # checks
+
+    @classmethod
+    def of_views(
+        cls,
+        images: ImageProcessing,
+        views: Views,
+        *,
+        modalities: tuple[str, ...] = ("video",),
+        inputs: tuple[str, ...] | None = None,
+        num_audio_views: int | None = None,
+        **sampling: Any,
+    ) -> SampleSpec:
+        """Testing: what `views` look at.
+
+        Args:
+            num_audio_views: None: as many windows of sound as `views` has of pictures.
+            sampling: flow, flow_size, flow_crop, audio_s.
+        """
+        return cls(
+            images,
+            modalities,
+            inputs,
+            train=False,
+            num_frames=views.num_frames,
+            stride=views.stride,
+            stride_rate=views.stride_rate,
+            num_clips=views.num_clips,
+            num_crops=views.num_crops,
+            num_audio_views=num_audio_views or views.num_clips * views.num_crops,
+            **sampling,
+        )
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -279,7 +310,7 @@ def read_parts(
     content = content_id(clip.path) if cache is not None else ""
     flow_size = FlowSize(spec.flow, spec.flow_size or spec.images.resize_to) if "flow" in spec.reads else None
     frame_size = spec.frame_size if "video" in spec.reads else None
-    span = {"start_s": clip.start_s, "end_s": clip.end_s, "decoder": _reading.decoder_version()}
+    span = {"start_s": clip.start_s, "end_s": clip.end_s, "decoder": decoder_version()}
     places = _reading.windows_key(spec.windows)
     wanted: dict[tuple[str, int], str] = {}  # (what, window) -> key
     for window in windows:

@@ -22,6 +22,7 @@ from lexivid.evaluation import protocols
 from lexivid.evaluation.collected import collect
 from lexivid.evaluation.twins import calibrate_with_twins
 from lexivid.labels import LabelBank, load_templates
+from lexivid.media.decode import decoder_version
 from lexivid.media.views import Views
 
 
@@ -83,7 +84,10 @@ def evaluate(
         clips, which = _held_out(Path(model), data), "held out of training"
     else:
         clips, which = _clips(dataset.clips, part, set(chosen.classes))
-    spec = _spec(trained, backbone, views, num_audio_views)
+    if trained:
+        spec = trained.sample_spec(views, num_audio_views=num_audio_views)
+    else:
+        spec = SampleSpec.of_views(backbone.images, views or Views())
     samples = ClipSamples(clips, spec, classes=dataset.classes, cache=ClipCache() if cache else None)
     sentences = load_templates(templates or (trained.templates if trained else backbone.default_templates))
     bank = LabelBank(backbone)
@@ -117,7 +121,7 @@ def evaluate(
         "clips": which,
         "split": asdict(chosen),
         "distractors": len(distractors),
-        "decoder": _decoder(),
+        "decoder": decoder_version(),
         "clips_asked": len(clips),
         "clips_failed": len(collected.failures),
         "failures": [list(pair) for pair in collected.failures],
@@ -200,33 +204,3 @@ def _held_out(run: Path, data: str | Path) -> list[Clip]:
     if not held_out:
         raise LexividError("this run kept no clips back: train with data.held_out above 0 to calibrate")
     return list(held_out)
-
-
-def _spec(trained: Any, backbone: Any, views: Views | None, num_audio_views: int | None) -> SampleSpec:
-    sampling = trained.sampling if trained else {}
-    if views is None:
-        views = Views(
-            num_frames=sampling.get("num_frames", 16),
-            stride=sampling.get("stride"),
-            stride_rate=sampling.get("stride_rate", 30.0),
-        )
-    known = {key: sampling[key] for key in ("flow", "flow_size", "flow_crop", "audio_s") if key in sampling}
-    return SampleSpec(
-        images=backbone.images,
-        modalities=trained.mov.config.modalities if trained else ("video",),
-        inputs=trained.inputs if trained else None,
-        train=False,
-        num_frames=views.num_frames,
-        stride=views.stride,
-        stride_rate=views.stride_rate,
-        num_clips=views.num_clips,
-        num_crops=views.num_crops,
-        num_audio_views=num_audio_views or views.num_clips * views.num_crops,
-        **known,
-    )
-
-
-def _decoder() -> str:
-    from lexivid.data._reading import decoder_version
-
-    return decoder_version()

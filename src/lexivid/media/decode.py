@@ -183,6 +183,11 @@ def open_video(
     return VideoReader(path, max_short_side=max_short_side, num_threads=num_threads)
 
 
+def decoder_version() -> str:
+    """What decodes, for cache keys and results: another FFmpeg may give other pixels."""
+    return av.__version__
+
+
 def probe(path: str | os.PathLike[str]) -> MediaInfo:
     """What a file holds: its streams, their length and kind. Decodes one frame, for its rotation.
 

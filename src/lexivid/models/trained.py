@@ -27,7 +27,9 @@ from torch import Tensor
 from lexivid.backbones import Backbone, load_backbone
 from lexivid.backbones.base import choose_device
 from lexivid.backbones.clip import ClipBackbone
+from lexivid.data.loading import SampleSpec
 from lexivid.errors import ModelError
+from lexivid.media.views import Views
 from lexivid.models.mov import FROZEN_PREFIX, MOV, MOVConfig, MOVFeatures, predict_base, probabilities
 from lexivid.storage import write_atomically
 
@@ -101,6 +103,32 @@ class TrainedModel:
     def predict_novel(self, features: MOVFeatures, labels: Tensor) -> Tensor:
         """Eq. 11 and 12 -> (B, q)."""
         return self.mov.predict_novel(features, labels)
+
+    def sample_spec(
+        self,
+        views: Views | None = None,
+        *,
+        inputs: tuple[str, ...] | None = None,
+        num_audio_views: int | None = None,
+    ) -> SampleSpec:
+        """How a clip is read for this model outside training.
+
+        Args:
+            views: None: one view, sampled in time as in training.
+            inputs: the streams that are read; None: all that it was trained with.
+            num_audio_views: None: as many as `views` has.
+        """
+        if views is None:
+            in_time = {k: self.sampling[k] for k in ("num_frames", "stride", "stride_rate") if k in self.sampling}
+            views = Views(**in_time)
+        return SampleSpec.of_views(
+            self.backbone.images,
+            views,
+            modalities=self.mov.config.modalities,
+            inputs=self.inputs if inputs is None else inputs,
+            num_audio_views=num_audio_views,
+            **{k: self.sampling[k] for k in ("flow", "flow_size", "flow_crop", "audio_s") if k in self.sampling},
+        )
 
     def prepare(self, x: Tensor) -> Tensor:
         """To the device; uint8 pictures are normalised as the backbone asks."""

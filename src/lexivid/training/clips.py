@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from lexivid.backbones.preprocess import ImageProcessing
-from lexivid.data._reading import decoder_version
 from lexivid.data.batches import Samples
 from lexivid.data.clip_cache import ClipCache, content_id
 from lexivid.data.dataset import Clip, read_dataset
 from lexivid.data.loading import ClipSamples, SampleSpec
 from lexivid.data.splits import ClassSplit, hold_out, split_classes
 from lexivid.errors import LexividError, MediaError
+from lexivid.media.decode import decoder_version
 from lexivid.models.mov import MOV
 from lexivid.models.trained import tower_fingerprint
 from lexivid.training.features import CachedVideo, FeatureStore, cache_features
