@@ -101,10 +101,10 @@ def _lines(panel: Panel) -> str:
         x_ticks = [x for x in x_ticks if float(x).is_integer()] or [min(xs)]
     left = 26 + _CHAR * max(len(short(y)) for y in y_ticks)
     right, top, bottom = WIDTH - 12.0, 10.0, 200.0
-    span = (max(xs) - min(xs)) or 1.0
+    span = max(xs) - min(xs)
 
     def across(x: float) -> float:
-        return left + 6 + (x - min(xs)) / span * (right - left - 12)
+        return left + 6 + ((x - min(xs)) / span if span else 0.5) * (right - left - 12)
 
     def down(y: float) -> float:
         return bottom - (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]) * (bottom - top)

@@ -112,8 +112,8 @@ def _figure(figure: Figure) -> list[str]:
             continue
         parts.append(f"![{_escape(panel['title'] or figure['title'])}]({drawing_name(figure['id'], index)})")
         parts.append(_folded("The numbers", _rows(head, rows)))
-        if panel["marked"]:
-            parts.append(f"\\* {_escape(panel['marked_label'] or 'marked')}")
+        if panel["marked_label"]:
+            parts.append(f"\\* outlined: {_escape(panel['marked_label'])}")
     return parts + _expectations(figure["expectations"]) + _bullets(figure["notes"])
 
 
