@@ -328,7 +328,7 @@ def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     status, err = run(*counts, "--contact-sheet", str(tmp_path / "sheet.jpg"))
     assert status == 0, err
     assert "8 clips of 2 base and 2 novel classes" in err
-    assert "lexivid train lite-audio --data" in err
+    assert "lexivid train world-mov-audio --data" in err
     assert (tmp_path / "sheet.jpg").stat().st_size > 10_000
     assert len(read_dataset(tmp_path / "w").clips) == 8
     assert "8 were there already" in run(*counts)[1]

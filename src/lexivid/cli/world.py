@@ -11,6 +11,8 @@ import typer
 from lexivid.cli.console import progress_bar, say, status
 from lexivid.cli.root import app
 
+_RECIPES = {"motion": "world-mov", "sound": "world-mov-audio", "both": "world-mov-all"}
+
 
 @app.command()
 def world(
@@ -37,7 +39,8 @@ def world(
     with progress_bar() as progress:
         task = progress.add_task("drawing", total=None)
         made = make_world(
-            out, kind=kind, clips_per_class=clips_per_class, test_clips_per_class=test_clips_per_class,
+            out, kind=kind,  # type: ignore[arg-type]
+            clips_per_class=clips_per_class, test_clips_per_class=test_clips_per_class,
             val_clips_per_class=val_clips_per_class, num_base=base, num_novel=novel, seed=seed,
             multi_label=multi_label, num_workers=workers,
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
@@ -57,5 +60,4 @@ def world(
     say("next:")
     say(f"  lexivid classify {shlex.quote(str(out / clip.path))} --model world --labels {shlex.quote(labels)}")
     split = f"data.class_split={out / 'split.json'}"
-    recipe = "lite-audio" if kind == "sound" else "lite-mov"
-    say(f"  lexivid train {recipe} --data {shlex.quote(str(out))} --out RUN --set {shlex.quote(split)}")
+    say(f"  lexivid train {_RECIPES[kind]} --data {shlex.quote(str(out))} --out RUN --set {shlex.quote(split)}")
