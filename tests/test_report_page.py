@@ -79,6 +79,10 @@ def page(source: str) -> Page:
     return Page(source)
 
 
+def page_of(paths: dict[str, Path]) -> Page:
+    return Page(paths["html"].read_text(encoding="utf-8"))
+
+
 @pytest.fixture(scope="module")
 def markdown(written: dict[str, Path]) -> str:
     return written["markdown"].read_text(encoding="utf-8")
@@ -271,14 +275,14 @@ TOGETHER = {"x", "y", "names", "values", "series"}
 @pytest.mark.parametrize("key", sorted(_keys(invented_results()) - TOGETHER))
 def test_any_part_may_be_missing(key: str, tmp_path: Path) -> None:
     paths = write_report(_without(invented_results(), key), tmp_path)
-    assert Page(paths["html"].read_text(encoding="utf-8")).text
+    assert page_of(paths).text
     for head, *rows in _markdown_tables(paths["markdown"].read_text(encoding="utf-8")):
         assert {_num_cells(row) for row in rows} == {_num_cells(head)}
 
 
 def test_nothing_at_all_is_a_report_that_says_so(tmp_path: Path) -> None:
     paths = write_report({}, tmp_path)
-    page = Page(paths["html"].read_text(encoding="utf-8"))
+    page = page_of(paths)
     for text in (page.text, paths["markdown"].read_text(encoding="utf-8")):
         assert "None was checked in this run." in text
         assert "Where the time went" not in text
@@ -286,8 +290,10 @@ def test_nothing_at_all_is_a_report_that_says_so(tmp_path: Path) -> None:
         assert "pre-trained CLIPs" not in text
     empty = {"tables": [{}], "figures": [{"panels": [{}]}, {}, {"kind": "bars", "panels": [{}]}, {"kind": "grid"}]}
     paths = write_report(empty, tmp_path)
-    assert Page(paths["html"].read_text(encoding="utf-8")).text.count("Nothing was measured.") == 4
+    assert page_of(paths).text.count("Nothing was measured.") == 4
     assert "No row was measured." in paths["markdown"].read_text(encoding="utf-8")
+    sections = [attributes["id"] for tag, attributes in page_of(paths).tags if tag == "section"]
+    assert sections == ["signs", "tables-1", *(f"figures-{index}" for index in range(1, 5)), "used"]
 
 
 def test_numbers_outlive_a_figure_that_cannot_be_drawn(tmp_path: Path) -> None:
@@ -384,6 +390,10 @@ def test_what_the_figures_show() -> None:
     )
     outlined = next(each for each in cells if each.attrib.get("class") == "outline")
     assert float(strongest.attrib["y"]) < float(outlined.attrib["y"])  # 49.4 lies above the cell that was chosen
+
+    _, drawing = by_title["MOV minus CLIP"]
+    signs = [each.attrib["class"] for each in ElementTree.fromstring(drawing) if "fill-opacity" in each.attrib]
+    assert signs == ["up", "up", "down", "up", "up", "up"]
 
 
 def test_a_gap_in_a_curve_and_one_point_alone() -> None:
