@@ -195,7 +195,8 @@ def test_what_was_used_is_said(page: Page, markdown: str) -> None:
         "the decoder gave up: 0 frames",
         "Held-out words decide the panel of novel classes.",
         "No row was measured.",
-        "26 min 54 s",
+        "16 min 51 s",
+        "other data: ↓ down",
         "share of the text variance",
         "chosen on the validation classes",
     ):
@@ -304,6 +305,20 @@ def test_numbers_outlive_a_figure_that_cannot_be_drawn(tmp_path: Path) -> None:
     assert not (tmp_path / "report.html").exists()
     with pytest.raises(LexividError, match="cannot be written"):
         write_report({}, tmp_path / "results.json" / "folder")
+
+
+def test_models_of_which_little_is_known(tmp_path: Path) -> None:
+    paths = write_report({"models": [{"id": "world"}, {"id": "world-1"}]}, tmp_path)
+    for text in (page_of(paths).text, paths["markdown"].read_text(encoding="utf-8")):
+        assert "world, world-1" in text
+        assert "word accuracy" not in text
+    paths = write_report({"models": [{"id": "world", "word_accuracy": {"shape": 0.5}}, {"id": "world-1"}]}, tmp_path)
+    rows = [[" ".join(cell.split()) for cell in row] for row in page_of(paths).tables[0]]
+    assert rows == [
+        ["model", "", "shape"],
+        ["world", "word accuracy", "50.0 %"],
+        ["world-1", "word accuracy", "–"],
+    ]
 
 
 def _drawings(results: dict[str, Any]) -> list[tuple[str, dict[str, Any], str]]:

@@ -53,9 +53,9 @@ def panel_table(kind: str, panel: Panel) -> tuple[list[str], list[list[str]]]:
         named = zip(panel["names"], panel["values"], strict=True)
         return ["", "difference"], [[name, number(value, signed=True)] for name, value in named]  # type: ignore[arg-type]
     marked = {tuple(cell) for cell in panel["marked"]}
-    rows = []
+    rows, signed = [], _signed(panel)
     for i, (y, values) in enumerate(zip(panel["y"], panel["values"], strict=True)):
-        cells = (number(v) + (" *" if (i, j) in marked else "") for j, v in enumerate(values))  # type: ignore[arg-type]
+        cells = (number(v, signed=signed) + (" *" if (i, j) in marked else "") for j, v in enumerate(values))  # type: ignore[arg-type]
         rows.append([_label(y), *cells])
     return [f"{panel['y_label']} \\ {panel['x_label']}", *map(_label, panel["x"])], rows
 
@@ -187,7 +187,8 @@ def _grid(panel: Panel) -> str:
         return ""
     names = [_label(y) for y in panel["y"]], [_label(x) for x in panel["x"]]
     left = 10 + _CHAR * max(map(len, names[0]))
-    widest = max(len(text) for text in [*names[1], *map(number, shown)])
+    signed = _signed(panel)
+    widest = max(len(text) for text in [*names[1], *(number(value, signed=signed) for value in shown)])
     cell = max((WIDTH - left) / len(names[1]), 8 + _CHAR * widest)
     width, height, top = left + cell * len(names[1]), 30, 26.0
     parts = []
@@ -195,7 +196,7 @@ def _grid(panel: Panel) -> str:
         parts.append(_text(0, top - 14, line))
         top += _LINE
     parts += [_text(left + cell * (j + 0.5), top - 8, x, "middle") for j, x in enumerate(names[1])]
-    least, most = (0.0, max(map(abs, shown))) if min(shown) < 0 else (min(shown), max(shown))
+    least, most = (0.0, max(map(abs, shown))) if signed else (min(shown), max(shown))
     for i, row in enumerate(rows):
         y = top + height * i
         parts.append(_text(left - 6, y + 19, names[0][i], "end"))
@@ -206,7 +207,7 @@ def _grid(panel: Panel) -> str:
                 strength = 0.04 + 0.41 * (abs(value) - least) / ((most - least) or 1.0)
                 parts.append(f'<rect class="{"down" if value < 0 else "up"}" fill-opacity="{strength:.2f}" ')
                 parts.append(f'x="{x + 1:.1f}" y="{y + 1:.1f}" width="{cell - 2:.1f}" height="{height - 2}"/>')
-            parts.append(_text(x + cell / 2, y + 19, number(value), "middle", "value"))
+            parts.append(_text(x + cell / 2, y + 19, number(value, signed=signed), "middle", "value"))
     for i, j in panel["marked"]:
         x, y = left + cell * j, top + height * i
         parts.append(f'<rect class="outline" x="{x + 2:.1f}" y="{y + 2:.1f}" width="{cell - 4:.1f}" height="26"/>')
@@ -214,6 +215,11 @@ def _grid(panel: Panel) -> str:
 
 
 _KINDS: Mapping[str, Callable[[Panel], str]] = {"lines": _lines, "bars": _bars, "grid": _grid}
+
+
+def _signed(panel: Panel) -> bool:
+    """A grid with a negative number is one of differences."""
+    return any(value is not None and value < 0 for row in panel["values"] for value in row)
 
 
 def _points(series: Series) -> dict[float, tuple[float, float | None, float | None]]:

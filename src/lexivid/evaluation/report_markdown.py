@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from lexivid.evaluation import report_figures
 from lexivid.evaluation.report_parts import (
     MARKS,
-    MEASURES,
     Cell,
     Expectation,
     Figure,
@@ -17,9 +16,11 @@ from lexivid.evaluation.report_parts import (
     attributes,
     column_labels,
     counted,
+    direction,
     drawing_name,
     duration,
     facts,
+    measures,
     moment,
     num_runs,
     number,
@@ -46,7 +47,7 @@ def render(results: Results) -> str:
 
 def _origin(results: Results) -> str:
     lines = [
-        f"Measured on: **{_escape(results['data'])}**" if results["data"] else "",
+        f"**Measured on:** {_escape(results['data'])}" if results["data"] else "",
         _escape(moment(results["created"])),
     ]
     return "  \n".join(line for line in lines if line)
@@ -105,7 +106,7 @@ def _figure(figure: Figure) -> list[str]:
     for index, panel in enumerate(figure["panels"], start=1):
         parts.append(f"**{_escape(panel['title'])}**" if panel["title"] else "")
         if panel["published"]:
-            parts.append(f"Published, on other data: {_escape(panel['published'])}.")
+            parts.append(f"Published, on other data: {_escape(direction(panel['published']))}.")
         head, rows = report_figures.panel_table(figure["kind"], panel)
         if not rows:
             parts.append("Nothing was measured.")
@@ -123,7 +124,7 @@ def _expectations(expectations: Sequence[Expectation]) -> list[str]:
         sign, words = MARKS[each["holds"]]
         measured = f" Measured: {_escape(each['measured'])}." if each["measured"] else ""
         reason = f" Reason: {_escape(each['reason'])}" if each["reason"] else ""
-        lines.append(f"- {sign} **{words}**: {_escape(each['text'])}.{measured}{reason}")
+        lines.append(f"- {sign} **{words}**: {_escape(each['text'].rstrip('.'))}.{measured}{reason}")
     return ["\n".join(lines)] if lines else []
 
 
@@ -139,7 +140,6 @@ def _seconds(results: Results) -> list[str]:
     if not results["seconds"]:
         return []
     rows = [[stage, duration(seconds)] for stage, seconds in results["seconds"].items()]
-    rows.append(["together", duration(sum(results["seconds"].values()))])
     return ["## Where the time went", _rows(["stage", "time"], rows)]
 
 
@@ -147,10 +147,12 @@ def _models(results: Results) -> list[str]:
     if not results["models"]:
         return []
     names = attributes(results)
+    if not names:
+        return ["## The pre-trained CLIPs", _escape(", ".join(model["id"] for model in results["models"]))]
     rows = [
         [model["id"], what, *(share(model[key].get(name)) for name in names)]  # type: ignore[literal-required]
         for model in results["models"]
-        for key, what in MEASURES.items()
+        for key, what in measures(results).items()
     ]
     return ["## The pre-trained CLIPs", _rows(["model", "", *names], rows)]
 

@@ -20,6 +20,7 @@ _SEVERAL = {True: "hold", False: "do not hold", None: "not measured"}
 # What is known of a pre-trained CLIP, in the order of the report.
 MEASURES = {"word_accuracy": "word accuracy", "chance": "chance", "text_variance": "share of the text variance"}
 _MINUS = "−"
+_ARROWS = {"up": "↑ up", "down": "↓ down"}
 
 
 class Cell(TypedDict, total=False):
@@ -244,6 +245,11 @@ def num_runs(table: Table) -> int:
     return max((len(cell["per_seed"]) for row in table["rows"] for cell in row["values"].values()), default=0)
 
 
+def measures(results: Results) -> dict[str, str]:
+    """Those of `MEASURES` that any model has."""
+    return {key: what for key, what in MEASURES.items() if any(model[key] for model in results["models"])}  # type: ignore[literal-required]
+
+
 def attributes(results: Results) -> list[str]:
     """Every attribute (shape, colour ...) that any measure of any model has, in the order met."""
     return list(
@@ -287,6 +293,11 @@ def duration(seconds: float) -> str:
         return f"{rest} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def direction(published: str) -> str:
+    """What the paper shows, with an arrow where it is one."""
+    return _ARROWS.get(published, published)
 
 
 def moment(created: str) -> str:
