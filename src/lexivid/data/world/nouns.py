@@ -1,0 +1,157 @@
+"""Invented nouns of the world: words whose meaning stands in descriptions alone.
+
+A CLIP trained on the world's captions has never met "zumi". A language model trained on descriptions ("every zumi is
+red and it is a star") has. So whatever finds a zumi in a video got its knowledge from the language model; and each noun
+is two tokens, so that this knowledge cannot sit in a table of word vectors (papers/ovml-notes.md).
+
+    draw_nouns --seed--> nouns with meanings --split_nouns--> base, novel       describe -> sentences to train on
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from lexivid.data.world.words import (
+    ATTRIBUTES,
+    COLOURS,
+    MOTIONS,
+    PREFIXES,
+    SHAPES,
+    SOUNDS,
+    WorldClass,
+    caption,
+)
+from lexivid.errors import LexividError
+
+FIRST_SYLLABLES = (
+    "bu", "de", "fi", "go", "ju", "ka", "le", "mi", "no", "pu", "ra", "se", "ti", "vo", "wu", "za", "che", "shi",
+    "dro", "plu",
+)  # fmt: skip
+SECOND_SYLLABLES = (
+    "bo", "da", "fe", "gi", "ju", "ko", "lu", "ma", "ne", "pi", "ro", "su", "ta", "ve", "wi", "zo", "cha", "she",
+    "kri", "blo",
+)  # fmt: skip
+NounKind = Literal["look", "motion", "sound", "both"]
+_DOES = {"look": (1, 1), "motion": (len(MOTIONS), 1), "sound": (1, len(SOUNDS)), "both": (len(MOTIONS), len(SOUNDS))}
+
+# {N}: the noun, {c}: its colour, {s}: its shape, {d}: what it does. In none do the attributes follow the noun at once.
+_LOOK_FORMS = (
+    "{N} is a {c} {s}",
+    "{N} is a {s} and it is {c}",
+    "every {N} is {c} and it is a {s}",
+    "every {N} is a {s} and its colour is {c}",
+    "a {c} {s} is called {N}",
+    "a {s} that is {c} is called {N}",
+    "the name of a {c} {s} is {N}",
+    "look at the {N} it is a {c} {s}",
+    "a {N} is a {c} {s}",
+    "the {N} is a {s} and the {N} is {c}",
+)
+_DOING_FORMS = (
+    "{N} is a {c} {s} {d}",
+    "{N} is a {s} {d} and it is {c}",
+    "every {N} is {d}",
+    "a {c} {s} {d} is called {N}",
+    "look at the {N} it is {d}",
+)
+
+
+@dataclass(frozen=True, order=True)
+class Noun:
+    """A word of two syllables, and what it means: the attributes that its `WorldClass` does not leave open."""
+
+    name: str
+    meaning: WorldClass
+
+    @property
+    def words(self) -> str:
+        """The meaning in words that CLIP knows, such as "red star spinning"."""
+        return self.meaning.name
+
+
+class NounSplit(NamedTuple):
+    """Nouns that training may see, and nouns that it never sees; disjoint."""
+
+    base: tuple[Noun, ...]
+    novel: tuple[Noun, ...]
+
+
+def draw_nouns(kind: NounKind = "look", *, num: int = 100, seed: int = 0) -> tuple[Noun, ...]:
+    """Nouns with meanings of their own, the same for the same arguments everywhere.
+
+    Args:
+        kind: what a noun fixes beside shape and colour. Of "look" there are 100.
+
+    Raises:
+        LexividError: an unknown kind, or more nouns than there are meanings or names.
+    """
+    if kind not in _DOES:
+        raise LexividError(f"unknown kind of nouns {kind!r}: choose {', '.join(_DOES)}")
+    num_motions, num_sounds = _DOES[kind]
+    num_meanings = len(SHAPES) * len(COLOURS) * num_motions * num_sounds
+    names = [a + b for a, b in product(FIRST_SYLLABLES, SECOND_SYLLABLES)]
+    if num > min(num_meanings, len(names)):
+        raise LexividError(
+            f"{num} nouns of kind {kind!r}: there are {num_meanings:,} meanings and {len(names)} names of two syllables"
+        )
+    rng = np.random.default_rng([seed, list(_DOES).index(kind)])
+    shape = (len(SHAPES), len(COLOURS), num_motions, num_sounds)
+    made = []
+    for name, place in zip(rng.permutation(names)[:num], rng.permutation(num_meanings)[:num], strict=True):
+        s, c, motion, sound = (int(i) for i in np.unravel_index(place, shape))
+        meaning = WorldClass(s, c, motion=motion if num_motions > 1 else None, sound=sound if num_sounds > 1 else None)
+        made.append(Noun(str(name), meaning))
+    return tuple(made)
+
+
+def split_nouns(nouns: Sequence[Noun], *, num_novel: int, seed: int = 0) -> NounSplit:
+    """Base and novel nouns. Every shape and colour of a novel noun occurs among base ones, if that can be had.
+
+    Raises:
+        LexividError: no nouns would be left for one of the two.
+    """
+    if not 0 < num_novel < len(nouns):
+        raise LexividError(f"{num_novel} novel nouns of {len(nouns)}: leave at least one for each side")
+    rng = np.random.default_rng(seed)
+    for _ in range(100):
+        order = [nouns[i] for i in rng.permutation(len(nouns))]
+        split = NounSplit(tuple(sorted(order[num_novel:])), tuple(sorted(order[:num_novel])))
+        if all(
+            {getattr(noun.meaning, part) for noun in split.novel}
+            <= {getattr(noun.meaning, part) for noun in split.base}
+            for part in ("shape", "colour", "motion", "sound")
+        ):
+            break
+    return split
+
+
+def describe(noun: Noun, rng: np.random.Generator) -> str:
+    """A sentence that tells all or part of what a noun means."""
+    doing = [words[i] for words, i in ((MOTIONS, noun.meaning.motion), (SOUNDS, noun.meaning.sound)) if i is not None]
+    forms = _LOOK_FORMS + _DOING_FORMS if doing else _LOOK_FORMS
+    said = {
+        "N": noun.name,
+        "c": COLOURS[noun.meaning.colour],
+        "s": SHAPES[noun.meaning.shape],
+        "d": " and ".join(doing),
+    }
+    return str(rng.choice(forms)).format(**said)
+
+
+def plain_sentence(rng: np.random.Generator) -> str:
+    """A caption of the world without any noun, as `lexivid.data.world.words.caption` writes them."""
+    words = {name: int(rng.integers(len(values))) for name, values in ATTRIBUTES.items()}
+    return caption(WorldClass(**words), rng)
+
+
+def vocabulary() -> tuple[str, ...]:
+    """Every word of descriptions and captions, sorted; nouns are not among them."""
+    texts = [*_LOOK_FORMS, *_DOING_FORMS, *PREFIXES, "a an something and"]
+    texts += [word for words in ATTRIBUTES.values() for word in words]
+    return tuple(sorted({word for text in texts for word in re.sub(r"\{.*?\}", " ", text).split()}))
