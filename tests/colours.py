@@ -47,6 +47,9 @@ class ColourBackbone:
     def is_truncated(self, text: str) -> bool:
         return len(text) > 200
 
+    def unknown_words(self, text: str) -> list[str]:
+        return []
+
 
 def colour_classifier() -> Classifier:
     backbone = ColourBackbone()

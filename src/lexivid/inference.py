@@ -3,6 +3,9 @@
 file -> frames (V, T, 3, S, S) -> backbone -> mean over T, unit length (V, D) -> softmax(cosine / tau) over K labels
 -> mean over V views -> scores (K,). A timeline does the same for windows that slide over the file, and encodes each
 frame once however many windows it lies in.
+
+Shares among the labels asked for cannot say "several" or "none". Beside them stands what `lexivid.labels.background`
+says of each label by itself: with `multi_label` these probabilities are the scores.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ from lexivid.backbones import Backbone, load_backbone
 from lexivid.background import in_background
 from lexivid.errors import LexividError, MediaError, ModelError
 from lexivid.labels import LabelBank, TemplateSet, check_labels, load_templates
+from lexivid.labels.background import Judge, make_judge
+from lexivid.labels.evidence import DEFAULT_THRESHOLD
 from lexivid.media.decode import SampledFrames, open_video, read_views
 from lexivid.media.views import Views
 from lexivid.prediction import (
@@ -35,6 +40,7 @@ from lexivid.prediction import (
     join_cells,
     pick_thumbnails,
     ranked,
+    segments_by_label,
 )
 
 _TIMELINE_BATCH = 32
@@ -82,8 +88,19 @@ class Classifier:
             filled = sentence.replace("{}", name)
             if len(filled) > _LONG_LABEL_CHARACTERS and self.backbone.is_truncated(filled):
                 warnings.append(f"label {name[:40]!r}... is longer than the model reads: its end is ignored")
+        unknown = list(dict.fromkeys(word for name in names for word in self.backbone.unknown_words(name)))
+        if unknown:
+            words = ", ".join(repr(word[:40]) for word in unknown[:10]) + (" ..." if len(unknown) > 10 else "")
+            warnings.append(f"model {self.name!r} was never taught {words}: to it, all such words are the same one")
         vectors = self.bank.embed(names, chosen, on_progress=on_progress)
-        return Vocabulary(tuple(names), vectors, chosen.name, tuple(warnings))
+        judge = self._judge(names, chosen, on_progress)
+        return Vocabulary(tuple(names), vectors, chosen.name, tuple(warnings), judge)
+
+    def _judge(
+        self, names: Sequence[str], templates: TemplateSet, on_progress: Callable[[int, int], None] | None
+    ) -> Judge | None:
+        """What says of each label by itself whether it holds; None for a model that cannot."""
+        return make_judge(self.backbone, self.bank, names, templates, on_progress=on_progress)
 
     def classify(
         self,
@@ -94,6 +111,8 @@ class Classifier:
         modalities: Sequence[str] | None = None,
         timeline_s: float | None = None,
         num_thumbnails: int = 0,
+        multi_label: bool = False,
+        threshold: float = DEFAULT_THRESHOLD,
     ) -> Prediction:
         """Classify one file.
 
@@ -104,11 +123,14 @@ class Classifier:
             timeline_s: length of a sliding window; the prediction then has `segments`, and its `labels` are of the
                 whole file (`views` is not used).
             num_thumbnails: how many frames, spread evenly over those seen, are returned with the prediction.
+            multi_label: judge each label by itself. Scores are then probabilities that do not depend on the other
+                labels, any number of which may be high; a timeline has segments for each label, which may overlap.
+            threshold: of a multi-label timeline: from which probability on a label has a segment.
 
         Raises:
             MediaError: the file cannot be used.
             LabelError: the labels cannot be used.
-            ModelError: a modality that this model has no path for.
+            ModelError: a modality that this model has no path for, or `multi_label` with a model that cannot.
         """
         vocabulary = labels if isinstance(labels, Vocabulary) else self.prepare(labels)
         for prediction in self.classify_many(
@@ -118,6 +140,8 @@ class Classifier:
             modalities=modalities,
             timeline_s=timeline_s,
             num_thumbnails=num_thumbnails,
+            multi_label=multi_label,
+            threshold=threshold,
             raise_errors=True,
         ):
             return replace(prediction, warnings=(*vocabulary.warnings, *prediction.warnings))
@@ -132,6 +156,8 @@ class Classifier:
         modalities: Sequence[str] | None = None,
         timeline_s: float | None = None,
         num_thumbnails: int = 0,
+        multi_label: bool = False,
+        threshold: float = DEFAULT_THRESHOLD,
         raise_errors: bool = False,
     ) -> Iterator[Prediction]:
         """Classify files one after another, each as `classify` does; the next file is decoded meanwhile.
@@ -140,11 +166,21 @@ class Classifier:
         """
         vocabulary = labels if isinstance(labels, Vocabulary) else self.prepare(labels)
         self._check_modalities(modalities)
+        if multi_label and vocabulary.judge is None:
+            raise ModelError(
+                f"model {self.name!r} cannot judge labels one by one: its scores are shares among those asked for; "
+                "multi-label takes lite or a CLIP model, and a vocabulary from prepare()"
+            )
         if timeline_s is not None:
             check_window(timeline_s)
             for path in paths:
                 work = partial(
-                    self._timeline, vocabulary=vocabulary, window_s=timeline_s, num_thumbnails=num_thumbnails
+                    self._timeline,
+                    vocabulary=vocabulary,
+                    window_s=timeline_s,
+                    num_thumbnails=num_thumbnails,
+                    multi_label=multi_label,
+                    threshold=threshold,
                 )
                 yield self._guarded(path, work, raise_errors)
             return
@@ -158,7 +194,12 @@ class Classifier:
 
         for path, sampled in in_background(map(decode, paths), ahead=2):
             work = partial(
-                self._whole_file, sampled=sampled, vocabulary=vocabulary, views=chosen, num_thumbnails=num_thumbnails
+                self._whole_file,
+                sampled=sampled,
+                vocabulary=vocabulary,
+                views=chosen,
+                num_thumbnails=num_thumbnails,
+                multi_label=multi_label,
             )
             yield self._guarded(path, work, raise_errors)
 
@@ -196,15 +237,16 @@ class Classifier:
         vocabulary: Vocabulary,
         views: Views,
         num_thumbnails: int,
+        multi_label: bool,
     ) -> Prediction:
         if isinstance(sampled, Exception):
             raise sampled
-        features = self._encode_views(sampled, views)  # (V, T, D)
-        scores = self._scores(features.mean(1), vocabulary).mean(0)
+        features = self._encode_views(sampled, views).mean(1)  # (V, D)
         return self._prediction(
             path,
-            scores,
+            features,
             vocabulary,
+            multi_label,
             duration_s=sampled.info.duration_s,
             warnings=tuple(sampled.warnings),
             thumbnails=pick_thumbnails(sampled.times_s.ravel(), sampled.frames.flatten(0, 1), num_thumbnails),
@@ -220,12 +262,23 @@ class Classifier:
         spread = features[:, torch.from_numpy(place.ravel())]  # (C, clips * T, D)
         return spread.view(views.num_crops * num_clips, num_frames, -1)
 
-    def _scores(self, features: Tensor, vocabulary: Vocabulary) -> Tensor:
-        """(N, D) -> probabilities (N, K)."""
+    def _scores(self, features: Tensor, vocabulary: Vocabulary, multi_label: bool) -> Tensor:
+        """(N, D) -> (N, K): shares, or each label's own probability."""
+        if multi_label:
+            assert vocabulary.judge is not None
+            return vocabulary.judge.probabilities(features)
         cosines = F.normalize(features.double(), dim=-1) @ vocabulary.vectors.double().T
         return torch.softmax(cosines / self.backbone.temperature, dim=-1)
 
-    def _timeline(self, path: str | Path, vocabulary: Vocabulary, window_s: float, num_thumbnails: int) -> Prediction:
+    def _timeline(
+        self,
+        path: str | Path,
+        vocabulary: Vocabulary,
+        window_s: float,
+        num_thumbnails: int,
+        multi_label: bool,
+        threshold: float,
+    ) -> Prediction:
         """Frames on a regular grid, each encoded once; windows of two hops; a hop scores the mean of its windows."""
         with open_video(path) as video:
             declared_s = max(video.info.duration_s, 1e-3)
@@ -260,24 +313,47 @@ class Classifier:
         grid = grid[: max(1, int(np.searchsorted(times, duration_s)))]
         hops = torch.stack([part.mean(0) for part in grid.split(FRAMES_PER_HOP)])  # (H, D)
         sums = hops[:-1] + hops[1:] if len(hops) > 1 else hops
-        windows = self._scores(sums, vocabulary)  # (max(1, H - 1), K)
+        windows = self._scores(sums, vocabulary, multi_label)  # (max(1, H - 1), K)
         cells = (windows[[0, *range(len(hops) - 1)]] + windows[[*range(len(hops) - 1), -1]]) / 2
-        segments = join_cells(cells if len(hops) > 1 else windows, vocabulary, hop_s, duration_s)
-        whole = self._scores(grid.mean(0, keepdim=True), vocabulary)[0]
+        cells = cells if len(hops) > 1 else windows
+        if multi_label:
+            segments = segments_by_label(cells, vocabulary, hop_s, duration_s, threshold=threshold)
+        else:
+            segments = join_cells(cells, vocabulary, hop_s, duration_s)
         return self._prediction(
             path,
-            whole,
+            grid.mean(0, keepdim=True),
             vocabulary,
+            multi_label,
             duration_s=duration_s,
             warnings=warnings,
             segments=segments,
             thumbnails=tuple(thumbnails),
         )
 
-    def _prediction(self, path: str | Path, scores: Tensor, vocabulary: Vocabulary, **facts: Any) -> Prediction:
+    def _prediction(
+        self, path: str | Path, features: Tensor, vocabulary: Vocabulary, multi_label: bool, **facts: Any
+    ) -> Prediction:
+        """From the features of each view (V, D). Shares are averaged over views; a label is judged by their mean."""
+        mean = F.normalize(features, dim=-1).mean(0, keepdim=True)
+        none_of_these = None
+        if multi_label:
+            scores = self._scores(mean, vocabulary, multi_label)[0]
+            none_of_these = 1 - float(scores.max())
+        else:
+            scores = self._scores(features, vocabulary, multi_label).mean(0)
+            if vocabulary.judge is not None:
+                none_of_these = float(vocabulary.judge.none_of_these(mean)[0])
         labels = ranked(scores, vocabulary)
         return Prediction(
-            str(path), self.name, modalities=("video",), labels=labels, by_modality={"video": labels}, **facts
+            str(path),
+            self.name,
+            modalities=("video",),
+            labels=labels,
+            by_modality={"video": labels},
+            multi_label=multi_label,
+            none_of_these=none_of_these,
+            **facts,
         )
 
 

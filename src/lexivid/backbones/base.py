@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor
 
 from lexivid.backbones.preprocess import ImageProcessing
 from lexivid.errors import ModelError
+
+WORLD = ("world",)
+"""Checkpoints that `lexivid pretrain` made, which come with the package; each is a folder beside this file."""
 
 
 class Backbone(Protocol):
@@ -45,6 +49,10 @@ class Backbone(Protocol):
 
     def is_truncated(self, text: str) -> bool:
         """Whether the text encoder reads only the beginning of this sentence."""
+        ...
+
+    def unknown_words(self, text: str) -> list[str]:
+        """Words that the text encoder has no notion of at all."""
         ...
 
 
@@ -89,8 +97,8 @@ def load_backbone(name: str, *, device: str | torch.device = "auto", dtype: str 
     """Load a backbone by name.
 
     Args:
-        name: "lite", a model of the Hugging Face Hub ("openai/clip-vit-base-patch16", optionally with
-            "@revision"), or a folder in that format.
+        name: "lite", "world" (of the synthetic world alone), a model of the Hugging Face Hub
+            ("openai/clip-vit-base-patch16", optionally with "@revision"), or a folder in that format.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         dtype: "auto", "float32", "bfloat16" or "float16".
 
@@ -107,4 +115,6 @@ def load_backbone(name: str, *, device: str | torch.device = "auto", dtype: str 
         return LiteBackbone.load(device=chosen_device, dtype=exact)
     from lexivid.backbones.clip import ClipBackbone
 
-    return ClipBackbone.load(name, device=chosen_device, dtype=choose_dtype(dtype, chosen_device))
+    chosen_dtype = choose_dtype(dtype, chosen_device)
+    folder = Path(__file__).parent / name if name in WORLD else None
+    return ClipBackbone.load(name, device=chosen_device, dtype=chosen_dtype, folder=folder)

@@ -28,6 +28,7 @@ _OFFLINE_HINT = 'The model "lite" works offline (pip install "lexivid[lite]").'
 _HUB_TIMEOUT_S = 10.0
 _IMAGE_BATCH = 32
 _TEXT_BATCH = 64
+_SMALL_FILE = 16 << 20
 # PIL's numbers, as preprocessor_config.json stores them.
 _RESAMPLE = {2: "bilinear", 3: "bicubic"}
 
@@ -36,7 +37,6 @@ class ClipBackbone:
     """A CLIP-family model as a `Backbone`."""
 
     english_only = False  # unknown for a model of the Hub: no warning is better than a wrong one
-    default_templates = "clip-video"
 
     def __init__(
         self,
@@ -56,6 +56,9 @@ class ClipBackbone:
         parameter = next(model.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
         self.fingerprint = f"{fingerprint}-{str(self.dtype).removeprefix('torch.')}"
+        # A checkpoint of this project may name its own; no other name is taken from a file that a stranger wrote.
+        is_world = getattr(self.model.config, "lexivid_templates", None) == "world"
+        self.default_templates = "world" if is_world else "clip-video"
         self.temperature = float((-self.model.logit_scale.detach().float()).exp())
         text_config: Any = self.model.config.text_config
         self.max_text_tokens = int(text_config.max_position_embeddings)
@@ -66,8 +69,13 @@ class ClipBackbone:
         )
 
     @classmethod
-    def load(cls, name: str, *, device: torch.device, dtype: torch.dtype = torch.float32) -> ClipBackbone:
+    def load(
+        cls, name: str, *, device: torch.device, dtype: torch.dtype = torch.float32, folder: Path | None = None
+    ) -> ClipBackbone:
         """Load "owner/name", "owner/name@revision" or a folder.
+
+        Args:
+            folder: where the model lies, for one whose name does not say so.
 
         Raises:
             ModelError: not found, not downloadable, no safetensors, or a model of another kind.
@@ -77,6 +85,7 @@ class ClipBackbone:
         from transformers.utils import logging as transformers_logging
 
         source, _, revision = name.partition("@") if not Path(name).exists() else (name, "", "")
+        source, revision = (str(folder), "") if folder else (source, revision)
         where = _locate(source, revision or None)
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
@@ -140,6 +149,14 @@ class ClipBackbone:
     def is_truncated(self, text: str) -> bool:
         """Whether the text encoder reads only the beginning of this sentence."""
         return len(self.tokenizer(text, truncation=False, verbose=False)["input_ids"]) > self.max_text_tokens
+
+    def unknown_words(self, text: str) -> list[str]:
+        """Words that the tokenizer has no token for, so that the model cannot tell them from any other such word."""
+        unknown = self.tokenizer.unk_token_id
+        if unknown is None or unknown == self.tokenizer.eos_token_id:  # CLIP's own reads every letter
+            return []
+        words = dict.fromkeys(text.split())
+        return [word for word in words if unknown in self.tokenizer(word, add_special_tokens=False)["input_ids"]]
 
 
 def _features(output: Any) -> Tensor:
@@ -216,14 +233,17 @@ def _read_image_processing(source: str, where: dict[str, Any], config: Any) -> I
 def _fingerprint(source: str, config: Any) -> str:
     """The Hub's commit, or for a folder a hash of the configuration and of samples of the weights.
 
-    Reading gigabytes at each start would cost more than the label vectors it protects, so of each weight file the
-    size, the time of its last change and 64 KiB at 8 places count.
+    Reading gigabytes at each start would cost more than the label vectors it protects, so of each large weight file
+    the size, the time of its last change and 64 KiB at 8 places count. A small one counts whole, wherever it lies.
     """
     if not Path(source).is_dir():
         return f"{source}@{getattr(config, '_commit_hash', None)}"
     digest = hashlib.sha256((Path(source) / "config.json").read_bytes())
     for file in sorted(Path(source).glob("*.safetensors")):
         size = file.stat().st_size
+        if size <= _SMALL_FILE:
+            digest.update(file.read_bytes())
+            continue
         digest.update(f"{file.name} {size} {file.stat().st_mtime_ns}".encode())
         with file.open("rb") as stream:
             for part in range(8):

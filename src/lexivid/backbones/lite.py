@@ -310,3 +310,7 @@ class LiteBackbone:
     def is_truncated(self, text: str) -> bool:
         """Whether the sentence encoder reads only the beginning of this sentence (256 tokens)."""
         return self.text.num_tokens(text) > MAX_TOKENS
+
+    def unknown_words(self, text: str) -> list[str]:
+        """None: WordPiece reads every word in Latin letters, and other scripts are a matter of `english_only`."""
+        return []

@@ -16,3 +16,5 @@ from lexivid.cli import flow as flow
 from lexivid.cli import train as train
 from lexivid.cli import evaluate as evaluate
 from lexivid.cli import world as world
+from lexivid.cli import pretrain as pretrain
+from lexivid.cli import reproduce as reproduce
