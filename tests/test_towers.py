@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +19,7 @@ from lexivid.backbones.preprocess import ImageProcessing
 from lexivid.errors import ModelError
 from lexivid.models.mov import MOV, MOVConfig
 from lexivid.models.towers import ClipTower, LiteTower, make_frozen_tower, make_tower
+from lexivid.training.distributed import trained_state
 
 SIDE, PATCH, LAYERS = 32, 8, 4
 _SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": LAYERS, "num_attention_heads": 4}
@@ -211,8 +213,45 @@ def test_lite_spectrograms(lite: LiteBackbone) -> None:
     pooled = torch.stack([sound[..., i : i + 4].mean(-1) for i in range(0, 202, 4)], dim=-1)
     with torch.no_grad():
         assert torch.allclose(tower(sound), plain.eval()(pooled * 0.5), atol=1e-4)
-    with pytest.raises(ValueError, match="time_pooling"):
-        LiteTower(EfficientNetLite0(), lite.whitened_classes, time_pooling=0)
+    with pytest.raises(ValueError, match="pooling"):
+        LiteTower(EfficientNetLite0(), lite.whitened_classes, pooling=(1, 0))
+
+
+def test_clip_spectrograms() -> None:
+    """Pooling comes before the patches, and only where sound is concerned."""
+    backbone = _backbone()
+    tower = make_tower(backbone, modality="audio", spectrogram_pooling=(4, 2)).eval()
+    plain = make_tower(backbone, modality="audio").eval()
+    sound = torch.randn(2, 3, 64, 50)
+    pooled = sound.unflatten(2, (16, 4)).mean(3).unflatten(3, (25, 2)).mean(4)
+    with torch.no_grad():
+        assert torch.allclose(tower(sound), plain(pooled), atol=1e-5)
+    flow = make_tower(backbone, modality="flow", spectrogram_pooling=(4, 2))
+    assert isinstance(flow, ClipTower)
+    assert flow.pooling == (1, 1)
+    assert MOVConfig.from_dict({"spectrogram_pooling": [4, 2]}).spectrogram_pooling == (4, 2)
+    assert MOVConfig.from_dict({"spectrogram_pooling": 4}).spectrogram_pooling is None  # of older configurations
+    with pytest.raises(ModelError, match="spectrogram_pooling"):
+        MOVConfig(spectrogram_pooling=(4, 0))
+
+
+def test_video_tower_can_be_trained() -> None:
+    """The comparison of figure 1: its weights learn, are kept, and are no longer the backbone's."""
+    backbone = _backbone()
+    config = MOVConfig.for_backbone(
+        backbone, modalities=("video",), frozen_video=False, num_temporal_layers=0, num_cross_layers=0, tau_v_ratio=1.0
+    )
+    assert config.tau_v == config.tau
+    model = MOV.from_backbone(backbone, config).train()
+    frames = backbone.images.normalise(_pictures(4, SIDE, SIDE)).unflatten(0, (2, 2))
+    before = model(video=frames)
+    zero_shot = backbone.encode_images(_pictures(4, SIDE, SIDE)).unflatten(0, (2, 2)).mean(1)
+    assert torch.allclose(F.normalize(before.v_m, dim=-1), F.normalize(zero_shot, dim=-1), atol=1e-5)
+    assert torch.allclose(before.v, before.v_m)
+    model.loss(before, torch.randn(5, config.embedding_dim), torch.tensor([0, 1])).backward()
+    assert all(p.grad is not None for n, p in model.named_parameters() if n.startswith("towers.video"))
+    assert set(trained_state(model)) == set(model.state_dict()) != set()
+    assert trained_state(MOV.from_backbone(backbone, replace(config, frozen_video=True))) == {}
 
 
 @pytest.mark.parametrize("kind", ["clip", "lite"])
@@ -236,7 +275,7 @@ def test_mov_from_backbone(kind: str, lite: LiteBackbone) -> None:
     assert any(n.startswith("towers.audio") for n in names)
     if kind == "lite":
         assert (model.towers["flow"].batch_norm_momentum, model.towers["audio"].batch_norm_momentum) == (None, 0.1)
-        assert (model.towers["flow"].time_pooling, model.towers["audio"].time_pooling) == (1, 4)
+        assert (model.towers["flow"].pooling, model.towers["audio"].pooling) == ((1, 1), (1, 4))
     if kind == "clip":  # the same weights behind all three (section 3.1)
         assert torch.allclose(model.towers["flow"](frames[0]), model.towers["video"](frames[0]), atol=1e-5)
 

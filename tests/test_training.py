@@ -119,6 +119,18 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
         )  # fmt: skip
 
 
+def test_looks_between_epochs_change_nothing(tmp_path: Path, whole: dict[str, Tensor]) -> None:
+    """`on_epoch` sees the model at rest before the first epoch and after each; `checkpoint_every: 0` writes one."""
+    seen: list[tuple[int, bool]] = []
+    result = fit(
+        cases.tiny_mov(), cases.labels(), cases.samples(), cases.recipe(checkpoint_every=0), tmp_path,
+        images=cases.IMAGES, device="cpu", on_epoch=lambda mov, epoch: seen.append((epoch, mov.training)),
+    )  # fmt: skip
+    assert seen == [(epoch, False) for epoch in range(5)]
+    assert _equal(result.weights, whole)
+    assert [path.name for path in list_checkpoints(tmp_path / "checkpoints", "step")] == ["step-00000012"]
+
+
 def test_export_best(tmp_path: Path) -> None:
     result = cases.run(tmp_path, export="best", epochs=6)
     best = list_checkpoints(tmp_path / "checkpoints", "best")

@@ -36,7 +36,7 @@ from lexivid.models.fusion import AudioLayer, CrossLayer, TemporalLayer
 from lexivid.models.towers import FrozenTower, make_frozen_tower, make_tower
 
 MODALITIES = ("video", "flow", "audio")
-FROZEN_PREFIX = "towers.video."  # of the state dict: the backbone's own weights, which training leaves as they are
+FROZEN_PREFIX = "towers.video.tower."  # of the state dict: what a `FrozenTower` holds, the backbone's own weights
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class MOVConfig:
     Args:
         embedding_dim: D.
         num_heads: 8 for D = 512 (B/16), 12 for D = 768 (L/14): section 4.2 and 4.3.
-        num_temporal_layers: L of phi_v and phi_f.
+        num_temporal_layers: L of phi_v and phi_f; 0 leaves out the audio MLP of eq. 4 too.
         num_cross_layers: layers of eq. 5 and 6, and of eq. 7 and 8.
         mlp_ratio: hidden width of each MLP, in D.
         modalities: "video" first, then "flow", "audio" or both.
@@ -54,8 +54,11 @@ class MOVConfig:
         tau: temperature of eq. 9 and 10.
         beta: weight of the others in eq. 12, shared; v has 1 - beta.
         tau_v, tau_f, tau_a: temperatures of eq. 11 (appendix B on why tau_v is smaller).
-        trainable_layers: of the flow and audio towers, the last n; None for all (table 6).
-        spectrogram_pooling, audio_batch_norm_momentum: of lite's audio tower alone, see `LiteTower`.
+        frozen_video: false trains the video tower as well, which MOV does not: the comparison of figure 1 (a-d).
+        trainable_layers: of the trained towers, the last n; None for all (table 6).
+        spectrogram_pooling: mel bins and steps of a spectrogram that the audio tower sees as one, their mean; None:
+            (1, 4) for `lite`, (1, 1) for the CLIP family. A CLIP of few and large patches wants more.
+        audio_batch_norm_momentum: of lite's audio tower alone, see `LiteTower`.
         scale_tokens: bring every token of eq. 1 to the length sqrt(D). The paper does not say. On for every backbone:
             it makes one learning rate fit all, and unit-length tokens, which some backbones give, drown in the
             residual stream (papers/lite-notes.md: novel classes fell from 38 % to 2 %).
@@ -75,8 +78,9 @@ class MOVConfig:
     tau_v: float = 0.003
     tau_f: float = 0.01
     tau_a: float = 0.01
+    frozen_video: bool = True
     trainable_layers: int | None = None
-    spectrogram_pooling: int = 4
+    spectrogram_pooling: tuple[int, int] | None = None
     audio_batch_norm_momentum: float | None = 0.1
     scale_tokens: bool = True
     zero_init: bool = True
@@ -90,6 +94,12 @@ class MOVConfig:
             )
         if self.embedding_dim % self.num_heads:
             raise ModelError(f"embedding_dim {self.embedding_dim} is no multiple of num_heads {self.num_heads}")
+        if self.spectrogram_pooling is not None:
+            object.__setattr__(self, "spectrogram_pooling", tuple(self.spectrogram_pooling))
+            if len(self.spectrogram_pooling) != 2 or min(self.spectrogram_pooling) < 1:
+                raise ModelError(
+                    f"spectrogram_pooling is mel bins and steps, both at least 1; got {self.spectrogram_pooling}"
+                )
         for name in ("tau", "tau_v", "tau_f", "tau_a"):
             if not getattr(self, name) > 0:
                 raise ModelError(f"{name} is a temperature and must be above 0; got {getattr(self, name)}")
@@ -98,11 +108,11 @@ class MOVConfig:
                 raise ModelError(f"{name} is a weight between 0 and 1; got {getattr(self, name)}")
 
     @classmethod
-    def for_backbone(cls, backbone: Backbone, **overrides: Any) -> MOVConfig:
+    def for_backbone(cls, backbone: Backbone, *, tau_v_ratio: float = 0.3, **overrides: Any) -> MOVConfig:
         """The defaults that suit a backbone: heads 64 wide, as the paper's; temperatures from the backbone's own.
 
         With CLIP's temperature of 0.01 these are the paper's numbers; `lite`, at 0.07, gets tau = tau_f = tau_a = 0.07
-        and tau_v = 0.021, the paper's ratio.
+        and tau_v = 0.021, the paper's ratio. tau_v_ratio: another one.
         """
         dim, tau = backbone.embedding_dim, backbone.temperature
         defaults = {
@@ -111,13 +121,14 @@ class MOVConfig:
             "tau": tau,
             "tau_f": tau,
             "tau_a": tau,
-            "tau_v": 0.3 * tau,
+            "tau_v": tau_v_ratio * tau,
         }
         return cls.from_dict(defaults | overrides)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
-        return asdict(self) | {"modalities": list(self.modalities)}
+        pooling = list(self.spectrogram_pooling) if self.spectrogram_pooling else None
+        return asdict(self) | {"modalities": list(self.modalities), "spectrogram_pooling": pooling}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> MOVConfig:
@@ -129,6 +140,9 @@ class MOVConfig:
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
             raise ModelError(f"unknown MOV setting {unknown[0]!r}; known: {', '.join(f.name for f in fields(cls))}")
+        values = dict(values)
+        if values.get("spectrogram_pooling") == 4:  # of configurations that are older than the pair: the default
+            values["spectrogram_pooling"] = None
         return cls(**values)
 
 
@@ -154,7 +168,8 @@ class MOV(nn.Module):
     Args:
         config: see MOVConfig.
         towers: modality -> module from pictures (N, 3, H, W) to features (N, D), see `lexivid.models.towers`. A
-            modality without one takes tokens instead of pictures. The video tower is frozen here, and nowhere else.
+            modality without one takes tokens instead of pictures. The video tower is frozen here, and nowhere else,
+            unless `frozen_video` is false.
     """
 
     def __init__(self, config: MOVConfig, *, towers: Mapping[str, nn.Module] | None = None) -> None:
@@ -163,7 +178,8 @@ class MOV(nn.Module):
         towers = dict(towers or {})
         if extra := sorted(set(towers) - set(config.modalities)):
             raise ModelError(f"a tower for {extra[0]!r}, but the model's modalities are {config.modalities}")
-        if "video" in towers:  # "we freeze the video encoder" (section 3.3): no gradient, evaluation mode for ever
+        # "we freeze the video encoder" (section 3.3): no gradient, evaluation mode for ever
+        if "video" in towers and config.frozen_video:
             video = towers["video"]
             towers["video"] = video if isinstance(video, FrozenTower) else FrozenTower(video)
         self.towers = nn.ModuleDict(towers)
@@ -173,7 +189,7 @@ class MOV(nn.Module):
         for name in config.modalities:
             self.temporal[name] = (
                 AudioLayer(dim, ratio, zero_init=zero)
-                if name == "audio"
+                if name == "audio" and config.num_temporal_layers
                 else nn.Sequential(
                     *(TemporalLayer(dim, heads, ratio, zero_init=zero) for _ in range(config.num_temporal_layers))
                 )
@@ -193,16 +209,18 @@ class MOV(nn.Module):
         if config.embedding_dim != backbone.embedding_dim:
             raise ModelError(f"embedding_dim {config.embedding_dim}, but {backbone.name} has {backbone.embedding_dim}")
         towers: dict[str, nn.Module] = {
-            name: make_tower(
+            name: make_frozen_tower(backbone)
+            if name == "video" and config.frozen_video
+            else make_tower(
                 backbone,
                 modality=name,
                 trainable_layers=config.trainable_layers,
                 batch_norm_momentum=config.audio_batch_norm_momentum if name == "audio" else None,
                 spectrogram_pooling=config.spectrogram_pooling,
             )
-            for name in config.modalities[1:]
+            for name in config.modalities
         }
-        return cls(config, towers={"video": make_frozen_tower(backbone)} | towers)
+        return cls(config, towers=towers)
 
     def forward(
         self,
@@ -264,7 +282,7 @@ class MOV(nn.Module):
         The tower sees only the pictures that are there: nothing else can reach a batch norm or cost time.
         """
         x, dim = given[name], self.config.embedding_dim
-        dtype = next(self.cross.parameters()).dtype
+        dtype = next((p.dtype for p in self.parameters()), torch.float32)
         if x is None:  # as many tokens as the clips have frames: the same arithmetic, bit for bit, as when masked
             frames = next((y for n in ("video", "flow") if (y := given[n]) is not None), None)
             num_tokens = 1 if name == "audio" or frames is None else frames.shape[1]

@@ -25,6 +25,7 @@ from lexivid.backbones.efficientnet_lite import FEATURE_DIM, EfficientNetLite0
 from lexivid.errors import ModelError
 
 LITE_LOGIT_SCALE = 1 / 30  # papers/lite-notes.md: logits of the trunk's classifier -> weights of the class vectors
+LITE_SPECTROGRAM_POOLING = (1, 4)  # 800 steps become 200, a quarter of the cost, as measured in the notes
 LITE_SPECTROGRAM_STD = 0.5  # the trunk was trained on (x - 127) / 128, whose deviation is about that
 
 
@@ -54,7 +55,7 @@ def make_tower(
     trainable_layers: int | None = None,
     interpolation: Literal["bilinear", "bicubic"] = "bilinear",
     batch_norm_momentum: float | None = None,
-    spectrogram_pooling: int = 4,
+    spectrogram_pooling: tuple[int, int] | None = None,
 ) -> ClipTower | LiteTower:
     """A trainable copy of the backbone's picture encoder, for "video", "flow" or "audio".
 
@@ -64,7 +65,8 @@ def make_tower(
             `tower.num_layers` says how many there are (lite: blocks, 16).
         interpolation: CLIP family, see ClipTower.
         batch_norm_momentum: lite, see LiteTower. MOV takes None (evaluation mode) for flow and 0.1 for audio.
-        spectrogram_pooling: lite's audio alone, see LiteTower.
+        spectrogram_pooling: audio alone: (mel bins, steps) of which the tower sees the mean; None: (1, 4) for lite,
+            (1, 1) for the CLIP family.
 
     Raises:
         ModelError: a backbone of another kind, an unknown modality, a negative number of layers.
@@ -76,14 +78,19 @@ def make_tower(
             f"trainable_layers is a number of layers from the last, or None for all; got {trainable_layers}"
         )
     if isinstance(backbone, ClipBackbone):
-        return ClipTower(backbone.model, trainable_layers=trainable_layers, interpolation=interpolation)
+        return ClipTower(
+            backbone.model,
+            trainable_layers=trainable_layers,
+            interpolation=interpolation,
+            pooling=(spectrogram_pooling or (1, 1)) if modality == "audio" else (1, 1),
+        )
     if isinstance(backbone, lite.LiteBackbone):
         return LiteTower(
             lite.load_vision(lite.packaged_vision()),  # the backbone's own has its batch norms folded away
             backbone.whitened_classes,
             trainable_layers=trainable_layers,
             batch_norm_momentum=batch_norm_momentum,
-            time_pooling=spectrogram_pooling if modality == "audio" else 1,
+            pooling=(spectrogram_pooling or LITE_SPECTROGRAM_POOLING) if modality == "audio" else (1, 1),
             input_scale=LITE_SPECTROGRAM_STD if modality == "audio" else 1.0,
         )
     raise ModelError(f"model {backbone.name!r} has no picture encoder that Lexivid knows how to train")
@@ -112,6 +119,8 @@ class ClipTower(nn.Module):
             128 x 800 (8 x 50 patches of 16, rows are mel bins). "bilinear" is the paper's (section 4.2, after Gong
             et al., 2021). "bicubic" is what transformers does under `interpolate_pos_encoding=True`, equal to it, but
             overshoots between positions. Both without aligned corners. Pictures of the model's own size need neither.
+        pooling: rows and columns of the input that become one, their mean, before the patches; the last mean of a
+            side may be of fewer.
     """
 
     def __init__(
@@ -120,9 +129,10 @@ class ClipTower(nn.Module):
         *,
         trainable_layers: int | None = None,
         interpolation: Literal["bilinear", "bicubic"] = "bilinear",
+        pooling: tuple[int, int] = (1, 1),
     ) -> None:
         super().__init__()
-        self.interpolation = interpolation
+        self.interpolation, self.pooling = interpolation, _checked(pooling)
         self.vision: Any = deepcopy(model.vision_model).float()
         self.projection: nn.Module = deepcopy(getattr(model, "visual_projection", nn.Identity())).float()
         self.patch_size: int = self.vision.embeddings.patch_size
@@ -140,6 +150,7 @@ class ClipTower(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, D). H and W are at least one patch; what is over a multiple of it is cut off."""
         vision = self.vision
+        pictures = _pooled(pictures, self.pooling)
         x = vision.embeddings.patch_embedding(pictures.to(vision.embeddings.patch_embedding.weight.dtype))
         rows, columns = x.shape[-2:]
         x = x.flatten(2).transpose(1, 2)  # (N, P, width)
@@ -178,8 +189,7 @@ class LiteTower(nn.Module):
             running statistics cannot follow). A number lets those of the trainable layers learn their statistics, for
             long training on inputs unlike pictures (sound; the package's 0.01 is too slow). Their scales and shifts
             train either way. Frozen layers' stay in evaluation mode always.
-        time_pooling: mean over so many steps of a spectrogram before the trunk: 4 makes 800 steps 200, a quarter of
-            the cost, as measured in the notes; 1 for none.
+        pooling: as of `ClipTower`.
         input_scale: factor on the input.
     """
 
@@ -190,13 +200,11 @@ class LiteTower(nn.Module):
         *,
         trainable_layers: int | None = None,
         batch_norm_momentum: float | None = None,
-        time_pooling: int = 1,
+        pooling: tuple[int, int] = (1, 1),
         input_scale: float = 1.0,
     ) -> None:
         super().__init__()
-        if time_pooling < 1:
-            raise ValueError(f"time_pooling is a number of steps, 1 for none; got {time_pooling}")
-        self.time_pooling, self.input_scale, self.batch_norm_momentum = time_pooling, input_scale, batch_norm_momentum
+        self.pooling, self.input_scale, self.batch_norm_momentum = _checked(pooling), input_scale, batch_norm_momentum
         self.trunk = deepcopy(trunk).float()
         classes, fc = whitened_classes.detach().float().cpu(), self.trunk.fc
         self.head = nn.Linear(FEATURE_DIM, classes.shape[1])
@@ -229,10 +237,18 @@ class LiteTower(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, D)."""
-        if self.time_pooling > 1:
-            pictures = F.avg_pool2d(pictures, (1, self.time_pooling), ceil_mode=True)
-        pictures = pictures * self.input_scale
+        pictures = _pooled(pictures, self.pooling) * self.input_scale
         return self.head(self.trunk.features(pictures.contiguous(memory_format=torch.channels_last)))
+
+
+def _checked(pooling: tuple[int, int]) -> tuple[int, int]:
+    if len(pooling) != 2 or min(pooling) < 1:
+        raise ValueError(f"pooling is (rows, columns), (1, 1) for none; got {pooling}")
+    return pooling
+
+
+def _pooled(pictures: Tensor, pooling: tuple[int, int]) -> Tensor:
+    return pictures if pooling == (1, 1) else F.avg_pool2d(pictures, pooling, ceil_mode=True)
 
 
 class ConseTower(nn.Module):

@@ -141,8 +141,15 @@ class TrainedModel:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half)
 
     @property
+    def _backbone_fingerprint(self) -> str:
+        """Of the backbone's picture tower, which a model that trained its video tower no longer holds."""
+        if self.mov.config.frozen_video:
+            return tower_fingerprint(self.mov)
+        return tower_fingerprint(MOV.from_backbone(self.backbone, self.mov.config))
+
+    @property
     def device(self) -> torch.device:
-        return next(self.mov.cross.parameters()).device
+        return next(self.mov.parameters()).device
 
     def to_config(self) -> dict[str, Any]:
         """config.json."""
@@ -157,7 +164,7 @@ class TrainedModel:
             "backbone": {
                 "name": str(Path(name).resolve()) if local else name.partition("@")[0],
                 "revision": revision or (None if local else name.partition("@")[2] or None),
-                "fingerprint": tower_fingerprint(self.mov),
+                "fingerprint": self._backbone_fingerprint,
             },
             "mov": self.mov.config.to_dict(),
             "base_classes": list(self.base_classes),

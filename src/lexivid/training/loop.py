@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -47,6 +47,9 @@ class FitState:
     failures: dict[str, str] = field(default_factory=dict)
 
 
+OnEpoch = Callable[[MOV, int], None]
+
+
 class FitResult(NamedTuple):
     """The state after the last step, and the weights that the recipe exports (all but the frozen tower's)."""
 
@@ -67,6 +70,7 @@ def fit(
     accelerator: Accelerator | None = None,
     device: str = "auto",
     on_progress: OnProgress | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> FitResult:
     """Train `model` in place; afterwards it holds the weights that `recipe.training.export` names.
 
@@ -78,6 +82,7 @@ def fit(
         out: the run folder: checkpoints/, log.jsonl, tensorboard/.
         images: how the backbone normalises pictures.
         resume: go on from the newest checkpoint in `out`, if there is one.
+        on_epoch: called with the model, in evaluation mode, and the epochs done, before the first and after each.
 
     Raises:
         LexividError: no clip could be read in a whole epoch, the loss is not a number, or the folder cannot be written.
@@ -115,7 +120,15 @@ def fit(
             )  # fmt: skip
         accelerator.wait_for_everyone()
 
+    def look(epochs_done: int) -> None:
+        if on_epoch and accelerator.is_main_process:
+            wrapped.eval()
+            with torch.no_grad():
+                on_epoch(accelerator.unwrap_model(wrapped), epochs_done)
+
     try:
+        if state.step == 0:
+            look(0)
         for epoch in range(state.step // max(1, plan.num_steps), settings.epochs):
             samples.set_epoch(epoch)
             first = state.step - epoch * plan.num_steps
@@ -141,7 +154,7 @@ def fit(
                         Progress("training", state.step, total, epoch + 1, loss, lr, speed, left_s, state.metrics)
                     )
                 ends_epoch = state.step == (epoch + 1) * plan.num_steps
-                if state.step % settings.checkpoint_every == 0 and not ends_epoch:
+                if settings.checkpoint_every and state.step % settings.checkpoint_every == 0 and not ends_epoch:
                     save()
             is_last = epoch + 1 == settings.epochs
             state.failures = _merged(state.failures, accelerator)
@@ -154,7 +167,9 @@ def fit(
                 if _is_better(state.metrics, state.best):
                     state.best = {**state.metrics, "step": state.step}
                     save("best")
-            save()
+            look(epoch + 1)
+            if settings.checkpoint_every or is_last:
+                save()
         if settings.epochs == 0:
             save()
     finally:

@@ -28,11 +28,13 @@ class ModelRecipe:
     Args:
         backbone: "lite", a CLIP-family model of the Hub (best with "@revision"), or a folder.
         modalities: "video" first, then "flow", "audio" or both.
-        trainable_layers: of the flow and audio towers, the last n; None for all (table 6).
+        frozen_video: false trains the video tower too, which MOV does not (figure 1, a to d).
+        trainable_layers: of the trained towers, the last n; None for all (table 6).
+        tau_v_ratio: tau_v in units of the backbone's temperature, where tau_v is None.
         base_score: what scores base classes: "v_m" (eq. 10), or "mean" of all streams' own softmaxes, which with
             `num_cross_layers: 0` is the score fusion of table 5.
         templates: sentences around a label; None: the backbone's.
-        spectrogram_pooling, audio_batch_norm_momentum: of lite's audio tower, see `lexivid.models.towers.LiteTower`.
+        spectrogram_pooling, audio_batch_norm_momentum: of the audio tower, see `MOVConfig`.
         init_from: a run folder whose weights training starts from, as far as names and shapes agree.
     """
 
@@ -48,18 +50,20 @@ class ModelRecipe:
     tau_v: float | None = None
     tau_f: float | None = None
     tau_a: float | None = None
+    tau_v_ratio: float = 0.3
+    frozen_video: bool = True
     trainable_layers: int | None = None
     scale_tokens: bool = True
     zero_init: bool = True
     base_score: Literal["v_m", "mean"] = "v_m"
     templates: str | None = None
-    spectrogram_pooling: int = 4
+    spectrogram_pooling: tuple[int, ...] | None = None
     audio_batch_norm_momentum: float | None = 0.1
     init_from: str | None = None
 
     def mov_settings(self) -> dict[str, Any]:
-        """The keyword arguments of `MOVConfig.for_backbone`."""
-        own = ("backbone", "base_score", "templates", "init_from")
+        """The keyword arguments of `MOVConfig.for_backbone`, `tau_v_ratio` apart."""
+        own = ("backbone", "base_score", "templates", "init_from", "tau_v_ratio")
         as_asked = ("trainable_layers", "audio_batch_norm_momentum")  # None means something
         return {k: v for k, v in asdict(self).items() if k not in own and (v is not None or k in as_asked)}
 
@@ -139,7 +143,8 @@ class TrainingRecipe:
         clip_norm: of the gradient, over all parameters; None: not clipped.
         mixup: beta distribution's parameter for sound alone (models without pictures); 0: off.
         precision: "float32" or "bfloat16" (autocast; weights stay float32).
-        checkpoint_every: steps between checkpoints; there is one after every epoch too. keep_checkpoints: the last n.
+        checkpoint_every: steps between checkpoints; there is one after every epoch too. 0: only after the last, for
+            runs of a minute, which start over sooner than they write. keep_checkpoints: the last n.
         evaluate_every: epochs between looks at the held-out clips (and always after the last).
         export: which weights the run folder offers: those after the "last" step or the "best" on held-out clips.
     """
@@ -163,7 +168,7 @@ class TrainingRecipe:
 
     def __post_init__(self) -> None:
         _at_least(
-            self, epochs=0, batch_size=1, lr=0, weight_decay=0, warmup_steps=0, mixup=0, checkpoint_every=1,
+            self, epochs=0, batch_size=1, lr=0, weight_decay=0, warmup_steps=0, mixup=0, checkpoint_every=0,
             keep_checkpoints=1, evaluate_every=1, seed=0,
         )  # fmt: skip
         if self.micro_batch is not None:
@@ -196,6 +201,8 @@ class Recipe:
             raise LexividError("training.mixup mixes sounds; it works where data.inputs is [audio]")
         if self.data.cache_video_features and "video" not in inputs:
             raise LexividError("data.cache_video_features is set, but video is not among the inputs")
+        if self.data.cache_video_features and not self.model.frozen_video:
+            raise LexividError("data.cache_video_features keeps what a frozen tower makes; model.frozen_video is false")
         if self.data.flow_from != "flow" and not {"video", "flow"} <= set(inputs):
             raise LexividError(f"data.flow_from={self.data.flow_from!r} needs both video and flow among the inputs")
         if self.data.flow_from == "frames" and self.data.cache_video_features:

@@ -30,7 +30,7 @@ from lexivid.storage import write_atomically
 from lexivid.training.clips import TrainingClips, open_clips
 from lexivid.training.distributed import is_sharded, load_trained, make_accelerator, trained_state
 from lexivid.training.log import OnProgress
-from lexivid.training.loop import FitState, fit
+from lexivid.training.loop import FitState, OnEpoch, fit
 from lexivid.training.recipe import Recipe, load_recipe
 
 
@@ -63,6 +63,7 @@ def train(
     device: str = "auto",
     backbone: Backbone | None = None,
     on_progress: OnProgress | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> TrainingResult:
     """Train a model.
 
@@ -76,6 +77,7 @@ def train(
         self_contained: the run folder also holds the backbone.
         device: "auto", "cpu", "cuda".
         backbone: if it is loaded already.
+        on_epoch: see `fit`.
 
     Raises:
         LexividError: the recipe, the data or the folder cannot be used.
@@ -89,7 +91,7 @@ def train(
     accelerator = make_accelerator(recipe.training, device=device)
     if backbone is None:
         backbone = load_backbone(recipe.model.backbone, device=accelerator.device, dtype="float32")
-    config = MOVConfig.for_backbone(backbone, **recipe.model.mov_settings())
+    config = MOVConfig.for_backbone(backbone, tau_v_ratio=recipe.model.tau_v_ratio, **recipe.model.mov_settings())
     torch.manual_seed(recipe.training.seed)  # the fusion blocks' first weights
     mov = MOV.from_backbone(backbone, config)
     if recipe.model.init_from:
@@ -113,7 +115,7 @@ def train(
         labels = LabelBank(backbone).embed(names, load_templates(templates)).clone()
     result = fit(
         mov, labels, data.train, recipe, out, images=backbone.images, held_out=data.held_out, resume=resume,
-        accelerator=accelerator, on_progress=on_progress,
+        accelerator=accelerator, on_progress=on_progress, on_epoch=on_epoch,
     )  # fmt: skip
     result.state.failures.update(data.failures)
     summary = _summary(recipe, result.state, data, time.monotonic() - started, accelerator.num_processes)
