@@ -152,3 +152,22 @@ def test_the_interval_covers_as_often_as_it_says():
 def test_what_is_wrong_is_said(call, message):
     with pytest.raises(LexividError, match=message):
         call()
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 4, 29])
+def test_student_quantile_equals_scipy(degrees):
+    for probability in (0.5, 0.9, 0.975):
+        ours = metrics.student_quantile(probability, degrees)
+        assert ours == pytest.approx(scipy.stats.t.ppf(probability, degrees), rel=1e-5, abs=1e-9)
+
+
+def test_t_interval_equals_scipy():
+    values = [3.0, 4.5, 2.0, 7.0, 5.5]
+    found = metrics.t_interval(values)
+    low, high = scipy.stats.t.interval(0.95, 4, loc=np.mean(values), scale=scipy.stats.sem(values))
+    assert found == pytest.approx((np.mean(values), low, high, 5), rel=1e-6)
+    one = metrics.t_interval([3.0])
+    assert one.value == 3.0
+    assert np.isnan(one.low)
+    with pytest.raises(LexividError, match="n above 0"):
+        metrics.t_interval([])

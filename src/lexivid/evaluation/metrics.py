@@ -9,6 +9,7 @@ Shapes: n clips, K labels, B resamples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -186,6 +187,35 @@ def bootstrap_harmonic_mean(
         drawn = np.where(means.sum(axis=1) > 0, 2 * means.prod(axis=1) / means.sum(axis=1), 0.0)
     value = harmonic_mean(float(correct[is_base].mean()), float(correct[~is_base].mean()))
     return _interval(value, drawn[~np.isnan(means).any(axis=1)], len(correct), factors, level)
+
+
+def t_interval(values: Sequence[float] | np.ndarray, *, level: float = 0.95) -> Interval:
+    """The mean of a few independent runs, such as seeds, with Student's interval: mean +- t s / sqrt(n).
+
+    Of a handful of runs a percentile bootstrap is too narrow (of 5, by about a third). One run has no interval.
+    """
+    x = np.asarray(values, dtype=np.float64)
+    if x.ndim != 1 or not len(x):
+        raise LexividError(f"values must be (n,) with n above 0; got {x.shape}")
+    if len(x) == 1:
+        return Interval(float(x[0]), float("nan"), float("nan"), 1)
+    half = student_quantile((1 + level) / 2, len(x) - 1) * float(x.std(ddof=1)) / math.sqrt(len(x))
+    return Interval(float(x.mean()), float(x.mean()) - half, float(x.mean()) + half, len(x))
+
+
+def student_quantile(probability: float, degrees: int) -> float:
+    """The value that Student's t with so many degrees of freedom stays below with this probability (0.5 to 1).
+
+    With t = sqrt(degrees) tan(angle) the density is proportional to cos(angle)^(degrees - 1), summed here on a grid.
+    """
+    if not 0.5 <= probability < 1 or degrees < 1:
+        raise LexividError(
+            f"a probability from 0.5 to 1 and at least one degree of freedom; got {probability}, {degrees}"
+        )
+    angles = np.linspace(0, math.pi / 2, 200_001)
+    density = np.cos(angles) ** (degrees - 1)
+    area = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    return math.sqrt(degrees) * math.tan(float(np.interp(2 * probability - 1, area / area[-1], angles)))
 
 
 def _interval(

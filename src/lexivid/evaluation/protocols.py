@@ -116,13 +116,21 @@ def generalized(
 
 
 def calibrate(
-    collected: Collected, embed: Embed, *, spare: float = 0.05, most: int = 256, num_draws: int = 8, seed: int = 0
+    collected: Collected,
+    embed: Embed,
+    *,
+    spare: float = 0.05,
+    most: int = 256,
+    num_draws: int = 8,
+    seed: int = 0,
+    nothing: Sequence[str] | None = None,
 ) -> cal.Calibration:
     """Fit the offsets on held-out clips of the model's base classes (`calibration.fit_held_out`).
 
     Args:
         spare: share of the base clips' accuracy that the offset may cost.
         most: names of nothing; offsets are fitted for 1, 2, 4, ... of them. num_draws: of each number.
+        nothing: these names, which no clip is of; None: ImageNet's.
 
     Raises:
         LexividError: the model has no base classes, no clip is of them, or none is ever right.
@@ -133,7 +141,7 @@ def calibrate(
     part, targets, _ = _side(collected, own, ())
     if not len(part):
         raise LexividError("no clip is of a base class of the model: there is nothing to calibrate it on")
-    nothing = cal.names_of_nothing(most, seed=seed, exclude=own)
+    nothing = cal.names_of_nothing(most, seed=seed, exclude=own) if nothing is None else nothing[:most]
     vectors = embed([*own, *nothing])
     rng = np.random.default_rng(seed)
     folds: dict[int, list[cal.Fold]] = {}

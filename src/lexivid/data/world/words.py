@@ -105,7 +105,7 @@ def draw_classes(
                 int(rng.choice(new_colours if is_new and rng.random() < 0.5 else old_colours)),
                 int(rng.integers(len(TEXTURES))),
             )
-            options = [c for c in _doings(look, kind, rng) if not novel or _pool_of(c) == pool]
+            options = [c for c in _doings(look, kind, rng) if not novel or pool_of(c) == pool]
             if look in looks or len(options) < SHARED:
                 continue
             looks.add(look)
@@ -126,7 +126,8 @@ def _doings(look: tuple[int, int, int], kind: Kind, rng: np.random.Generator) ->
     return [every[i] for i in rng.permutation(len(every))]
 
 
-def _pool_of(made: WorldClass) -> str:
+def pool_of(made: WorldClass) -> str:
+    """Which half of all combinations a class is of: "report" or "validation"."""
     return ("report", "validation")[hashlib.sha256(made.name.encode()).digest()[0] % 2]
 
 
