@@ -1,0 +1,11 @@
+"""The MOV paper's tables and figures, made from nothing on the synthetic world: `reproduce(["table1"], "out")`.
+
+plan.py says which systems a table needs, clips.py makes their data, rows.py trains and runs one of them, run.py all of
+them; scores.py, tables.py, figures.py and expectations.py turn what they made into results, results.py puts those
+together for `lexivid.evaluation.report`.
+"""
+
+from lexivid.reproduce.plan import NAMES, QUICK, Scale
+from lexivid.reproduce.run import RunProgress, reproduce
+
+__all__ = ["NAMES", "QUICK", "RunProgress", "Scale", "reproduce"]

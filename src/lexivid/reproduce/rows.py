@@ -1,0 +1,205 @@
+"""One row: a system is trained on a world's base classes and run over its test clips, once, and what it made of them is
+kept (`Collected`), so that every table is scored without it.
+
+    recipe + WorldSamples --train()--> run folder --TrainedModel, collect()--> Collected, one npz file
+
+Training is `lexivid.training.train` and nothing else; the run folder is removed when the features are there.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lexivid.backbones import Backbone, load_backbone
+from lexivid.data.world.words import Kind
+from lexivid.evaluation import metrics
+from lexivid.evaluation.collected import Collected, collect, score
+from lexivid.models.mov import MOV
+from lexivid.models.trained import TrainedModel
+from lexivid.reproduce.clips import PackedClips, WorldFeatures, WorldSamples
+from lexivid.reproduce.plan import OTHER, Row, Scale, System, systems
+from lexivid.training import train
+from lexivid.training.clips import TrainingClips
+from lexivid.training.recipe import Recipe, load_recipe
+
+TEST, HELD_OUT = "test", "held-out"
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where the files of a reproduction lie."""
+
+    out: Path
+
+    def clips(self, kind: Kind, seed: int) -> Path:
+        """The folder of a world's video files."""
+        return self.out / "clips" / f"{kind}-{seed}"
+
+    def packed(self, kind: Kind, seed: int) -> Path:
+        """The same decoded."""
+        return self.out / "tensors" / f"{kind}-{seed}.safetensors"
+
+    def features(self, kind: Kind, seed: int) -> Path:
+        """What the backbone makes of it."""
+        return self.out / "tensors" / f"{kind}-{seed}-features.safetensors"
+
+    def row(self, row: Row, *, control: bool = False) -> Path:
+        """What a system made of its test clips."""
+        return self.out / "rows" / f"{row.kind}-{row.seed}" / f"{row.system}{'-control' if control else ''}.npz"
+
+
+def recipe_of(row: Row, scale: Scale, *, clip: str, num_layers: int) -> Recipe | None:
+    """The recipe of a row, with everything that this run sets; None: nothing is trained."""
+    system = systems(row.kind, num_layers)[row.system]
+    if system.recipe is None:
+        return None
+    recipe = load_recipe(system.recipe, system.settings)
+    epochs = max(1, round(recipe.training.epochs * scale.epochs))
+    return recipe.with_settings(
+        {"model.backbone": clip, "training.epochs": epochs, "training.seed": row.seed, "data.num_workers": 0}
+    )
+
+
+def is_done(row: Row, place: Workplace, scale: Scale, *, clip: str, num_layers: int) -> bool:
+    """Whether the row is there and was made by the recipe as it is now."""
+    path = place.row(row)
+    if not path.is_file():
+        return False
+    recipe = recipe_of(row, scale, clip=clip, num_layers=num_layers)
+    return bool(Collected.load(path).facts.get("recipe") == (recipe.to_dict() if recipe else None))
+
+
+def run_row(row: Row, place: Workplace, scale: Scale, *, clip: str) -> dict[str, float]:
+    """Make a row -> seconds by stage ("training", "scoring"). Its file appears when all is done."""
+    began = time.monotonic()
+    backbone = _backbone(clip)
+    packed, features = _world(place.packed(row.kind, row.seed), place.features(row.kind, row.seed))
+    system = systems(row.kind, features.num_layers)[row.system]
+    recipe = recipe_of(row, scale, clip=clip, num_layers=features.num_layers)
+    bench = _Bench(row, backbone, packed, features)
+    if recipe is None:
+        collected = bench.collect(backbone)
+        seconds = {"training": 0.0, "scoring": time.monotonic() - began}
+        facts: dict[str, Any] = {"recipe": None}
+    else:
+        with tempfile.TemporaryDirectory(dir=_made(place.out), prefix=".training-") as folder:
+            run, curve, looking_s = _train(bench, recipe, system, Path(folder) / "run", scale)
+            trained = time.monotonic()
+            model = TrainedModel.from_pretrained(run, device="cpu", backbone=backbone)
+        collected = bench.collect(model)
+        if system.control:
+            bench.collect(model, shuffled=OTHER[row.kind]).save(place.row(row, control=True))
+        if system.curve:
+            curve.append({"epoch": recipe.training.epochs, **bench.accuracies(collected)})
+        seconds = {
+            "training": trained - began - looking_s,
+            "scoring": time.monotonic() - trained + looking_s,
+        }
+        facts = {"recipe": recipe.to_dict(), "curve": curve}
+    collected.facts = {**facts, "row": asdict(row), "backbone": backbone.name, "seconds": seconds}
+    collected.save(place.row(row))
+    return seconds
+
+
+def _train(
+    bench: _Bench, recipe: Recipe, system: System, run: Path, scale: Scale
+) -> tuple[Path, list[dict[str, float]], float]:
+    """(run folder, points of the curve but the last, seconds that they took)."""
+    curve: list[dict[str, float]] = []
+    looking_s = 0.0
+
+    def look(mov: MOV, epochs_done: int) -> None:
+        nonlocal looking_s
+        if not system.curve or epochs_done == recipe.training.epochs or epochs_done % scale.curve_every:
+            return
+        began = time.monotonic()
+        split, backbone = bench.packed.split, bench.backbone
+        model = TrainedModel(
+            backbone, mov, split.base, backbone.default_templates, recipe.inputs, recipe.model.base_score
+        )
+        curve.append({"epoch": epochs_done, **bench.accuracies(bench.collect(model, parts=(TEST,)))})
+        looking_s += time.monotonic() - began
+
+    data, model_ = recipe.data, recipe.model
+    samples = WorldSamples(
+        bench.packed, bench.packed.places("train"), modalities=model_.modalities, inputs=recipe.inputs,
+        frozen=bench.features.frames if model_.frozen_video else None, num_moments=data.num_frames,
+        seed=recipe.training.seed, spec_time=data.spec_time, spec_mel=data.spec_mel,
+    )  # fmt: skip
+    clips = TrainingClips(samples, None, bench.packed.split.base, bench.packed.split)
+    result = train(recipe, clips, run, device="cpu", backbone=bench.backbone, on_epoch=look)
+    return result.out, curve, looking_s
+
+
+@dataclass
+class _Bench:
+    """A world and a backbone, and what is measured of any model on them."""
+
+    row: Row
+    backbone: Backbone
+    packed: PackedClips
+    features: WorldFeatures
+
+    def collect(
+        self, model: TrainedModel | Backbone, *, parts: Sequence[str] = (TEST, HELD_OUT), shuffled: str | None = None
+    ) -> Collected:
+        """What a model makes of all moments of the clips of these parts, which are the groups of the result."""
+        places = self.packed.places(*parts)
+        trained = model if isinstance(model, TrainedModel) else None
+        frozen: Tensor | None = None
+        if trained is not None and trained.mov.config.frozen_video:
+            frozen = self.features.frames
+        samples = WorldSamples(
+            self.packed, places, modalities=trained.mov.config.modalities if trained else ("video",),
+            inputs=trained.inputs if trained else ("video",), frozen=frozen, seed=self.row.seed, shuffled=shuffled,
+        )  # fmt: skip
+        return collect(
+            model, samples, classes=self.packed.split.classes, batch_size=_BATCH, num_workers=0,
+            paths=[self.packed.paths[i] for i in places], groups=[self.packed.parts[i] for i in places],
+        )  # fmt: skip
+
+    def accuracies(self, collected: Collected) -> dict[str, float]:
+        """Base and novel accuracy of the test clips, 0 to 1."""
+        num_base = len(self.packed.split.base)
+        test = np.array(collected.groups) == TEST
+        found = {}
+        for side, own in (("base", collected.targets < num_base), ("novel", collected.targets >= num_base)):
+            part = collected.select(test & own)
+            labels = self.features.labels[:num_base] if side == "base" else self.features.labels[num_base:]
+            targets = part.targets if side == "base" else part.targets - num_base
+            found[side] = metrics.top_k_accuracy(score(part, labels, path=side), targets)  # type: ignore[arg-type]
+        return found
+
+
+@lru_cache(maxsize=3)
+def _backbone(name: str) -> Backbone:
+    return load_backbone(name, device="cpu", dtype="float32")
+
+
+@lru_cache(maxsize=1)  # rows come world by world
+def _world(packed: Path, features: Path) -> tuple[PackedClips, WorldFeatures]:
+    return PackedClips.load(packed), WorldFeatures.load(features)
+
+
+def start_worker() -> None:
+    """One thread each: pictures this small do not pay for more, and the other cores have rows of their own."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent ends us
+    torch.set_num_threads(1)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,274 @@
+"""`reproduce`: names of tables -> worlds, rows, results, report.
+
+    OUT/settings.json                 what every row here was made with; another call must agree
+    OUT/clips/KIND-SEED/              video files (see lexivid.data.world.files)
+    OUT/tensors/KIND-SEED*            the same decoded, and the frozen tower's features; can be deleted afterwards
+    OUT/rows/KIND-SEED/SYSTEM.npz     one system's features of the test clips
+    OUT/report.html, report.md, results.json
+
+What is there is not made again: a call that was interrupted goes on with the first row that is missing, and a
+recipe that has changed since makes its rows anew.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lexivid.backbones import Backbone, load_backbone
+from lexivid.data.world.words import Kind
+from lexivid.errors import LexividError
+from lexivid.models.mov import MOV
+from lexivid.models.trained import tower_fingerprint
+from lexivid.reproduce.clips import PackedClips, encode_world, names_of_nothing, pack_world
+from lexivid.reproduce.plan import CLIPS, QUICK, Row, Scale, kinds_of, parse_names, rows_of, systems
+from lexivid.reproduce.rows import Workplace, is_done, run_row, start_worker
+from lexivid.storage import write_atomically
+
+_CLIP_COST = 0.06  # seconds of one process, to make, decode and follow a clip; only the time left depends on it
+
+
+@dataclass(frozen=True)
+class RunProgress:
+    """Where a reproduction is.
+
+    Attributes:
+        what: the rows or the world in work. share: of all the work, 0 to 1. left_s: seconds, None while unknown.
+    """
+
+    what: str
+    share: float
+    left_s: float | None
+
+
+OnProgress = Callable[[RunProgress], None]
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What there is to do.
+
+    Attributes:
+        names: tables and figures. clips: backbones; seed s uses clips[s % len(clips)].
+    """
+
+    names: tuple[str, ...]
+    seeds: tuple[int, ...]
+    clips: tuple[str, ...]
+    scale: Scale
+    place: Workplace
+    num_layers: int
+
+    @property
+    def rows(self) -> list[Row]:
+        """All of them, done or not."""
+        return rows_of(self.names, seeds=self.seeds, num_layers=self.num_layers)
+
+    def clip(self, seed: int) -> str:
+        """The backbone of a seed."""
+        return self.clips[seed % len(self.clips)]
+
+    def missing(self) -> list[Row]:
+        """The rows still to be made, the dearest of each world first, so that no process waits long for the last."""
+        left = [
+            row
+            for row in self.rows
+            if not is_done(row, self.place, self.scale, clip=self.clip(row.seed), num_layers=self.num_layers)
+        ]
+        return sorted(left, key=lambda row: (row.seed, row.kind, -self.cost(row)))
+
+    def cost(self, row: Row) -> float:
+        """Seconds of one process, about."""
+        size = self.scale.size
+        share = size.num_base * size.train_clips / 800 * self.scale.epochs
+        return 2 + systems(row.kind, self.num_layers)[row.system].cost * share
+
+
+def reproduce(
+    names: Sequence[str],
+    out: str | Path,
+    *,
+    seeds: int | Sequence[int] = 1,
+    quick: bool = False,
+    clips: Sequence[str] = CLIPS,
+    scale: Scale | None = None,
+    num_workers: int | None = None,
+    on_progress: OnProgress | None = None,
+    command: str = "",
+) -> dict[str, Any]:
+    """Make tables and figures of the MOV paper on the synthetic world -> the results, as the report shows them.
+
+    Args:
+        names: of `lexivid.reproduce.plan.NAMES`, or "all".
+        out: a folder, new or that of an earlier call with the same settings, which is gone on with.
+        seeds: how many, from 0 on, or which ones. A seed decides class split, clips, training and which backbone.
+        quick: a small world and few epochs, see `QUICK`.
+        clips: backbones, by name or folder.
+        scale: how much is run; None: as `quick` says.
+        num_workers: processes; None: all cores.
+        command: what the report shows for repeating it.
+
+    Raises:
+        LexividError: an unknown name, no seeds, a folder of other settings, or as `train`.
+    """
+    from lexivid.evaluation.report import write_report
+    from lexivid.reproduce.results import assemble
+
+    asked = parse_names(names)
+    numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    if not numbers or min(numbers) < 0:
+        raise LexividError(f"seeds: {seeds}; give a number of at least 1")
+    if not clips:
+        raise LexividError("name at least one backbone")
+    began = time.monotonic()
+    scale = scale or (QUICK if quick else Scale())
+    loaded = {name: load_backbone(name, device="cpu", dtype="float32") for name in _used(clips, numbers)}
+    layers = {name: _num_layers(backbone) for name, backbone in loaded.items()}
+    if len(set(layers.values())) > 1:
+        raise LexividError(f"the backbones must have the same number of layers; got {layers}")
+    place = Workplace(Path(out))
+    job = Reproduction(asked, numbers, tuple(clips), scale, place, next(iter(layers.values())))
+    _claim(place.out, scale, loaded)
+    num_workers = num_workers or os.cpu_count() or 1
+    missing = job.missing()
+    worlds = [
+        (kind, seed)
+        for seed in numbers
+        for kind in kinds_of(asked)
+        if any((row.kind, row.seed) == (kind, seed) for row in missing) or not place.features(kind, seed).is_file()
+    ]
+    progress = _Progress(job, missing, worlds, num_workers, on_progress)
+    for kind, seed in worlds:
+        _prepare(job, kind, seed, loaded[job.clip(seed)], num_workers, progress)
+    for row in _run_all(job, missing, num_workers, progress):
+        progress.finish(row)
+    results = assemble(job, loaded, wall_s=time.monotonic() - began, command=command)
+    write_report(results, place.out)
+    return results
+
+
+def _used(clips: Sequence[str], seeds: Sequence[int]) -> list[str]:
+    return list(dict.fromkeys(clips[seed % len(clips)] for seed in seeds))
+
+
+def _num_layers(backbone: Backbone) -> int:
+    from lexivid.models.towers import make_tower
+
+    return int(make_tower(backbone, modality="flow").num_layers)
+
+
+def _claim(out: Path, scale: Scale, backbones: dict[str, Backbone]) -> None:
+    """Make the folder this run's: what decides its rows is its first file, and must agree with one that is there."""
+    path = out / "settings.json"
+    prints = {name: tower_fingerprint(MOV.from_backbone(backbone)) for name, backbone in backbones.items()}
+    settings: dict[str, Any] = {"scale": asdict(scale), "backbones": prints}
+    if path.is_file():
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise LexividError(f"{str(path)!r} cannot be read ({error}): choose another folder") from None
+        known = found.get("backbones", {})
+        same = found.get("scale") == settings["scale"]
+        if not same or any(known.get(name, value) != value for name, value in prints.items()):
+            what = "backbones" if same else "classes, clips or epochs (--quick?)"
+            raise LexividError(f"{str(out)!r} holds a run with other {what}: choose another folder")
+        settings["backbones"] = known | prints
+    write_atomically(path, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
+
+
+def _prepare(
+    job: Reproduction, kind: Kind, seed: int, backbone: Backbone, num_workers: int, progress: _Progress
+) -> None:
+    """Files, tensors and features of a world, as far as they are missing."""
+    place, name = job.place, f"clips of {kind} {seed}"
+    if not place.packed(kind, seed).is_file():
+        packed = pack_world(
+            place.clips(kind, seed), kind=kind, seed=seed, size=job.scale.size, pool=job.scale.pool,
+            images=backbone.images, num_workers=num_workers,
+            on_count=lambda done, total: progress.count(name, done, total),
+        )  # fmt: skip
+        packed.save(place.packed(kind, seed))
+    if not place.features(kind, seed).is_file():
+        packed = PackedClips.load(place.packed(kind, seed))
+        nothing = names_of_nothing(packed.split, kind, seed=seed, pool=job.scale.pool)
+        encode_world(packed, backbone, nothing=nothing).save(place.features(kind, seed))
+    progress.count(name, 1, 1)
+
+
+def _run_all(job: Reproduction, rows: Sequence[Row], num_workers: int, progress: _Progress) -> Iterator[Row]:
+    """Make the rows, several at a time; yields each that is done."""
+    if not rows:
+        return
+    if num_workers == 1 or len(rows) == 1:
+        for row in rows:
+            progress.start(row)
+            run_row(row, job.place, job.scale, clip=job.clip(row.seed))
+            yield row
+        return
+    # Spawned, not forked: a fork of a process that runs threads (torch's) can hang.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(num_workers, len(rows)), context, initializer=start_worker) as pool:
+        waiting, running = list(rows), dict[Future[Any], Row]()
+        try:
+            while waiting or running:
+                while waiting and len(running) < num_workers:
+                    row = waiting.pop(0)
+                    running[pool.submit(run_row, row, job.place, job.scale, clip=job.clip(row.seed))] = row
+                    progress.start(row)
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    row = running.pop(future)
+                    future.result()
+                    yield row
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+class _Progress:
+    """Work done and left, in seconds of one process as the plan guesses them, scaled by how long they really took."""
+
+    def __init__(
+        self, job: Reproduction, rows: Sequence[Row], worlds: Sequence[tuple[Kind, int]], num_workers: int,
+        on_progress: OnProgress | None,
+    ) -> None:  # fmt: skip
+        size = job.scale.size
+        clips = (size.train_clips + size.held_out_clips + size.test_clips) * size.num_base
+        self.of_world = (clips + size.test_clips * size.num_novel) * _CLIP_COST
+        self.job, self.num_workers, self.on_progress = job, num_workers, on_progress
+        self.total = self.of_world * len(worlds) + sum(job.cost(row) for row in rows)
+        self.done = 0.0
+        self.shares: dict[str, float] = {}
+        self.running: list[Row] = []
+        self.began = time.monotonic()
+
+    def count(self, name: str, done: int, total: int) -> None:
+        """A world is so far."""
+        share = self.of_world * done / max(1, total)
+        self.done += share - self.shares.get(name, 0.0)
+        self.shares[name] = share
+        self._tell(name)
+
+    def start(self, row: Row) -> None:
+        """A row is in work."""
+        self.running.append(row)
+        self._tell(", ".join(map(str, self.running)))
+
+    def finish(self, row: Row) -> None:
+        """A row is there."""
+        self.running.remove(row)
+        self.done += self.job.cost(row)
+        self._tell(", ".join(map(str, self.running)) or "scoring")
+
+    def _tell(self, what: str) -> None:
+        if self.on_progress is None:
+            return
+        elapsed, share = time.monotonic() - self.began, self.done / self.total if self.total else 1.0
+        left = elapsed * (1 - share) / share if share > 0.02 else self.total / self.num_workers
+        self.on_progress(RunProgress(what, min(1.0, share), left))

@@ -1,0 +1,228 @@
+"""What the rows said -> hits per clip -> numbers with intervals. Nothing is trained or encoded here.
+
+    Collected of each seed --Scores.outcomes(...)--> Outcome per seed --estimate(statistic, ...)--> a cell of a table
+
+A seed is another class split, other clips, another training and (one of three) another pre-trained backbone, so the
+interval of several seeds is Student's over their values: it holds all of that variation, the sampling of clips
+included. Differences are taken within each seed, on the same clips. With one seed it is a bootstrap over its
+clips, and holds nothing else.
+
+Accuracies are in percent. Shapes: n test clips, K labels, D embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+
+from lexivid.data.world.words import Kind
+from lexivid.evaluation import calibration as cal
+from lexivid.evaluation import metrics, protocols
+from lexivid.evaluation.collected import Collected, opinion, score
+from lexivid.reproduce.clips import WorldFeatures
+from lexivid.reproduce.plan import Row
+from lexivid.reproduce.rows import HELD_OUT, TEST
+from lexivid.reproduce.run import Reproduction
+
+Rule = Literal["all-novel", "calibrated"]
+_NUM_RESAMPLES = 2000
+
+
+class Sides(NamedTuple):
+    """Accuracy in percent on the clips of base and of novel classes."""
+
+    base: float
+    novel: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One system on the test clips of one seed: hits (n,) of 0 and 1, and which clips are of base classes (n,)."""
+
+    hits: np.ndarray
+    is_base: np.ndarray
+
+    @cached_property
+    def sides(self) -> Sides:
+        """Accuracies."""
+        return Sides(100 * float(self.hits[self.is_base].mean()), 100 * float(self.hits[~self.is_base].mean()))
+
+
+Statistic = Callable[..., float]
+"""Of the `Sides` of one or more systems."""
+
+
+def base(a: Sides) -> float:
+    """Accuracy on base classes."""
+    return a.base
+
+
+def novel(a: Sides) -> float:
+    """Accuracy on novel classes."""
+    return a.novel
+
+
+def harmonic(a: Sides) -> float:
+    """The paper's one number for both."""
+    return metrics.harmonic_mean(a.base, a.novel)
+
+
+COLUMNS: dict[str, Statistic] = {"base": base, "novel": novel, "harmonic_mean": harmonic}
+
+
+def minus(statistic: Statistic) -> Statistic:
+    """The same statistic of a first system minus that of a second."""
+    return lambda a, b: statistic(a) - statistic(b)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval, and its value in each seed."""
+
+    value: float
+    low: float
+    high: float
+    per_seed: tuple[float, ...]
+
+    def cell(self) -> dict[str, Any]:
+        """As the report wants it."""
+        rounded = {"value": round(self.value, 3), "low": round(self.low, 3), "high": round(self.high, 3)}
+        return rounded | {"per_seed": [round(x, 3) for x in self.per_seed]}
+
+    def __str__(self) -> str:
+        known = not np.isnan(self.low)
+        interval = f"{self.low:+.1f} to {self.high:+.1f}" if known else "one seed, no interval"
+        return f"{self.value:+.1f} ({interval})".replace("-", "−")
+
+
+def estimate(statistic: Statistic, *systems: Sequence[Outcome]) -> Estimate:
+    """A statistic of systems, each with an outcome per seed (see the module for the interval)."""
+    per_seed = tuple(statistic(*(outcome.sides for outcome in seed)) for seed in zip(*systems, strict=True))
+    if len(per_seed) > 1:
+        found = metrics.t_interval(per_seed)
+        return Estimate(found.value, found.low, found.high, per_seed)
+    columns = [np.where(own, o.hits, np.nan) for (o,) in systems for own in (o.is_base, ~o.is_base)]
+    means = 100 * metrics.resampled_means(np.stack(columns, axis=1), num_resamples=_NUM_RESAMPLES)
+    drawn = [statistic(*(Sides(*row[i : i + 2]) for i in range(0, len(row), 2))) for row in means]
+    low, high = np.nanquantile(drawn, [0.025, 0.975])
+    return Estimate(per_seed[0], float(low), float(high), per_seed)
+
+
+class Scores:
+    """All rows of a reproduction, read when they are asked for."""
+
+    def __init__(self, job: Reproduction) -> None:
+        self.job = job
+        self.collected = lru_cache(maxsize=None)(self._collected)
+        self.world = lru_cache(maxsize=None)(self._world)
+        self.outcomes = lru_cache(maxsize=None)(self._outcomes)
+
+    def _collected(self, kind: Kind, seed: int, system: str, *, control: bool = False) -> Collected:
+        return Collected.load(self.job.place.row(Row(kind, seed, system), control=control))
+
+    def _world(self, kind: Kind, seed: int) -> WorldFeatures:
+        features = WorldFeatures.load(self.job.place.features(kind, seed))
+        return replace(features, frames=features.frames[:0])  # which are large, and were for the rows
+
+    def temperature(self, kind: Kind, seed: int) -> float:
+        """The backbone's own."""
+        return self.world(kind, seed).temperature
+
+    def _outcomes(
+        self,
+        kind: Kind,
+        system: str,
+        *,
+        control: bool = False,
+        beta: float | None = None,
+        tau_v: float | None = None,
+        absolute: bool = False,
+    ) -> tuple[Outcome, ...]:
+        """One per seed: base clips among the base classes (eq. 10), novel clips among the novel ones (eq. 11, 12).
+
+        Args:
+            control: with every clip's flow or sound taken from another.
+            beta, tau_v: in place of the model's; tau_v in units of the backbone's temperature, unless `absolute`.
+        """
+        found = []
+        for seed in self.job.seeds:
+            collected = self.collected(kind, seed, system, control=control)
+            settings: dict[str, float] = {} if beta is None else {"beta": beta}
+            if tau_v is not None:
+                settings["tau_v"] = tau_v if absolute else tau_v * self.temperature(kind, seed)
+            found.append(self._sides(collected, kind, seed, lambda c, v, path, s=settings: score(c, v, path=path, **s)))
+        return tuple(found)
+
+    def stream(self, kind: Kind, system: str, name: str) -> tuple[Outcome, ...]:
+        """One stream of a system alone: "v", "v_m", "flow" or "audio"."""
+        found = []
+        for seed in self.job.seeds:
+            tau = self.temperature(kind, seed)
+            collected = self.collected(kind, seed, system)
+            found.append(self._sides(collected, kind, seed, lambda c, v, path, t=tau: opinion(c, v, name=name, tau=t)))
+        return tuple(found)
+
+    def _sides(self, collected: Collected, kind: Kind, seed: int, answer: Callable[..., np.ndarray]) -> Outcome:
+        labels, num_base = self.world(kind, seed).labels, len(self.split_base(collected))
+        test = np.array(collected.groups) == TEST
+        parts = []
+        for path, own, vectors, first in (
+            ("base", collected.targets < num_base, labels[:num_base], 0),
+            ("novel", collected.targets >= num_base, labels[num_base:], num_base),
+        ):
+            part = collected.select(test & own)
+            parts.append(metrics.hits(answer(part, vectors, path), part.targets - first))
+        return Outcome(np.concatenate(parts), np.arange(sum(map(len, parts))) < len(parts[0]))
+
+    def split_base(self, collected: Collected) -> tuple[str, ...]:
+        """The base classes; they come first among the classes."""
+        return collected.classes[: self.job.scale.size.num_base]
+
+    def generalised(self, kind: Kind, system: str, rule: Rule) -> tuple[Outcome, ...]:
+        """Every test clip among all classes, without saying which side it is of (appendix C).
+
+        "all-novel" takes every class for a novel one, as the paper does. "calibrated" is ours: each class by its own
+        path, novel ones with an offset that was fitted on held-out base clips (`lexivid.evaluation.calibration`).
+        """
+        found = []
+        for seed in self.job.seeds:
+            collected = self.collected(kind, seed, system)
+            test = collected.select(np.array(collected.groups) == TEST)
+            labels, num_base = self.world(kind, seed).labels, len(self.split_base(collected))
+            p = score(test, labels, path="novel")
+            if rule == "calibrated":
+                is_base = np.arange(len(labels)) < num_base
+                offset = self.calibration(kind, seed, system).offset_for(len(labels) - num_base)
+                p = cal.combine(score(test, labels, path="base"), p, is_base, offset=offset)
+            found.append(Outcome(metrics.hits(p, test.targets), test.targets < num_base))
+        return tuple(found)
+
+    def calibration(self, kind: Kind, seed: int, system: str) -> cal.Calibration:
+        """Fitted on the held-out clips of base classes, among their names and names of nothing."""
+        collected, world = self.collected(kind, seed, system), self.world(kind, seed)
+        held_out = collected.select(np.array(collected.groups) == HELD_OUT)
+        held_out.base_classes = self.split_base(collected)
+        names, vectors = (*collected.classes, *world.names_of_nothing), torch.cat([world.labels, world.nothing])
+        place = {name: i for i, name in enumerate(names)}
+        return protocols.calibrate(
+            held_out, lambda asked: vectors[[place[name] for name in asked]], nothing=world.names_of_nothing
+        )
+
+    def per_class(self, kind: Kind, system: str) -> dict[str, list[float]]:
+        """Accuracy of each class in percent, in every seed that has it."""
+        found: dict[str, list[float]] = {}
+        for seed, outcome in zip(self.job.seeds, self.outcomes(kind, system), strict=True):
+            collected = self.collected(kind, seed, system)
+            test = collected.targets[np.array(collected.groups) == TEST]
+            num_base = len(self.split_base(collected))
+            targets = np.concatenate([test[test < num_base], test[test >= num_base]])  # the order of an outcome
+            recall = metrics.per_class_accuracy(targets, outcome.hits, num_classes=len(collected.classes))
+            for name, value in zip(collected.classes, recall, strict=True):
+                if not np.isnan(value):
+                    found.setdefault(name, []).append(100 * float(value))
+        return found
