@@ -31,7 +31,7 @@ _FRAMES = 8
 def measure(
     backbone: Backbone,
     *,
-    num_pictures: int = 1000,
+    num_pictures: int = 2000,
     clips_per_class: int = 5,
     num_names: int = 1500,
     seed: int = 1_000_003,
@@ -69,13 +69,13 @@ def measure(
 def word_accuracy(
     backbone: Backbone, vectors: dict[str, Tensor], look: Look, num: int, generator: torch.Generator
 ) -> dict[str, float]:
-    """Percent of `num` new stills whose own word is the nearest of its attribute's; vectors: (words, D) of each."""
+    """Percent of `num` new stills whose own word is the nearest of its attribute's; vectors[attribute]: (words, D)."""
     scenes = random_scenes(num, look, generator)
     times_s = _CLIP_S * torch.rand(num, 1, generator=generator)
     pixels = draw(scenes, times_s, size=backbone.images.crop_size, generator=generator)[:, 0]
     features = backbone.encode_images(pixels)  # (N, D)
-    right = [(features @ v.T).argmax(1) == scenes.words[:, 0, i] for i, v in enumerate(vectors.values())]
-    return {name: _percent(hits) for name, hits in zip(vectors, right, strict=True)}
+    truth = dict(zip(ATTRIBUTES, scenes.words[:, 0].T, strict=True))
+    return {name: _percent((features @ v.T).argmax(1) == truth[name]) for name, v in vectors.items()}
 
 
 def text_variance(backbone: Backbone, templates: TemplateSet, num: int, generator: torch.Generator) -> dict[str, float]:

@@ -21,7 +21,7 @@ import math
 import platform
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -90,7 +90,7 @@ class OptimiserRecipe:
         precision: "bfloat16" is autocast; weights stay float32.
     """
 
-    steps: int = 4000
+    steps: int = 3000
     batch_size: int = 128
     lr: float = 2e-3
     weight_decay: float = 0.05
@@ -115,6 +115,18 @@ class OptimiserRecipe:
 
 
 @dataclass(frozen=True)
+class GatesRecipe:
+    """How much is measured at the end, see `lexivid.evaluation.world_gates.measure`."""
+
+    num_pictures: int = 2000
+    clips_per_class: int = 5
+    num_names: int = 1500
+
+    def __post_init__(self) -> None:
+        at_least(self, num_pictures=1, clips_per_class=1, num_names=2)
+
+
+@dataclass(frozen=True)
 class PretrainRecipe(Settings):
     """One pre-training."""
 
@@ -122,6 +134,7 @@ class PretrainRecipe(Settings):
     pictures: PicturesRecipe = field(default_factory=PicturesRecipe)
     loss: LossRecipe = field(default_factory=LossRecipe)
     training: OptimiserRecipe = field(default_factory=OptimiserRecipe)
+    gates: GatesRecipe = field(default_factory=GatesRecipe)
 
 
 class PretrainResult(NamedTuple):
@@ -173,7 +186,7 @@ def pretrain(
     save_clip(model, recipe.model, out)
     trained_s = time.monotonic() - started
     # Measured on what was written: float16 weights, read back as anyone would.
-    gates = measure(load_backbone(str(out), device="cpu", dtype="float32"))
+    gates = measure(load_backbone(str(out), device="cpu", dtype="float32"), **asdict(recipe.gates))
     write_atomically(out / "recipe.yaml", recipe.to_yaml())
     report = {
         "gates": gates, "losses": losses, "pictures_seen": recipe.training.steps * recipe.training.batch_size,

@@ -1,0 +1,195 @@
+"""Pre-training of a CLIP on the synthetic world: the losses, the start, and that a short run learns."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+from typer.testing import CliRunner
+
+from lexivid.backbones import load_backbone
+from lexivid.cli import app
+from lexivid.data.world.draw import PICTURE
+from lexivid.data.world.words import ATTRIBUTES
+from lexivid.errors import LexividError
+from lexivid.evaluation.world_gates import word_accuracy
+from lexivid.labels import load_templates
+from lexivid.labels.bank import embed_labels
+from lexivid.training.pretrain import (
+    PicturePool,
+    PretrainRecipe,
+    Tokens,
+    contrastive_loss,
+    fit,
+    pretrain,
+    words_loss,
+)
+from lexivid.training.settings import load_settings, recipe_names
+from lexivid.training.world_clip import (
+    ModelRecipe,
+    make_tokenizer,
+    save_clip,
+    sine_positions,
+    vocabulary,
+    whitening_filters,
+)
+
+TINY = {
+    "model.width": 32, "model.num_heads": 2, "model.image_layers": 1, "model.embedding_dim": 16, "pictures.pool": 64,
+    "training.batch_size": 16, "training.steps": 10, "training.warmup_steps": 2,
+    "gates.num_pictures": 20, "gates.clips_per_class": 1, "gates.num_names": 50,
+}  # fmt: skip
+
+
+@pytest.fixture
+def tiny() -> PretrainRecipe:
+    return load_settings(PretrainRecipe, "world-clip", TINY)
+
+
+def test_contrastive_loss_is_clips_where_captions_differ() -> None:
+    logits = torch.randn(6, 6, generator=torch.Generator().manual_seed(0))
+    truth = torch.arange(6)
+    clips = (F.cross_entropy(logits, truth) + F.cross_entropy(logits.T, truth)) / 2
+    torch.testing.assert_close(contrastive_loss(logits, truth), clips)
+
+
+def test_pictures_of_one_caption_are_no_negatives() -> None:
+    # Pictures 0 and 1 share caption 0. By hand: its softmax over pictures counts both.
+    logits = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 3.0]])
+    to_captions = F.cross_entropy(logits, torch.tensor([0, 0, 1]))
+    e = logits.exp()
+    to_pictures = -((e[0, 0] + e[1, 0]) / e[:, 0].sum()).log() - (e[2, 1] / e[:, 1].sum()).log()
+    torch.testing.assert_close(contrastive_loss(logits, torch.tensor([0, 0, 1])), (to_captions + to_pictures / 2) / 2)
+
+
+def test_words_loss_takes_each_attribute_by_itself() -> None:
+    sizes = [len(words) for words in ATTRIBUTES.values()]
+    logits = torch.randn(4, sum(sizes), generator=torch.Generator().manual_seed(1))
+    words = torch.tensor([[0, 9, 2, 7, 1]] * 4)
+    start = sum(sizes[:3])
+    motion = F.cross_entropy(logits[:, start : start + sizes[3]], words[:, 3])
+    torch.testing.assert_close(words_loss(logits, words, weights=(0, 0, 0, 2, 0)), 2 * motion)
+
+
+def test_whitening_filters_decorrelate() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.randn(64, 3, 16, 16, generator=generator).cumsum(-1)  # neighbours alike, brightness dominates
+    filters = whitening_filters(pictures, 4, floor=1e-6)
+    answers = F.conv2d(pictures, filters, stride=4).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(answers @ answers.T / answers.shape[1], torch.eye(48), atol=1e-2, rtol=0)
+    variances = F.conv2d(pictures, F.normalize(filters.flatten(1)).view_as(filters), stride=4).square().mean((0, 2, 3))
+    assert (variances.diff() <= 1e-4).all()  # most variance first
+
+
+def test_every_patch_has_its_own_position() -> None:
+    positions = sine_positions(4, 32)
+    assert positions.shape == (16, 32)
+    assert torch.cdist(positions, positions).fill_diagonal_(1).min() > 0.1
+    torch.testing.assert_close(positions[1, :16], positions[2, :16])  # one row
+    torch.testing.assert_close(positions[1, 16:], positions[5, 16:])  # one column
+
+
+def test_tokenizer_knows_the_world_and_says_what_it_does_not() -> None:
+    recipe = ModelRecipe()
+    tokenizer, words = make_tokenizer(recipe), vocabulary()
+    ids = tokenizer("A picture of a red striped STAR moving left and humming")["input_ids"]
+    assert ids[0] == words["<|startoftext|>"]
+    assert ids[-1] == words["<|endoftext|>"]
+    assert words["<unk>"] not in ids
+    assert ids.count(words["a"]) == 2
+    assert words["<unk>"] in tokenizer("surfing")["input_ids"]
+    templates = load_templates("world").templates
+    assert all(words["<unk>"] not in tokenizer(text.replace("{}", "star"))["input_ids"] for text in templates)
+
+
+def test_sentences_are_padded_to_the_longest() -> None:
+    ids = Tokens(ModelRecipe())(["red", "a red star", "red"])
+    assert ids.shape == (3, 5)
+    assert ids[0].tolist() == ids[2].tolist()
+    assert (ids[0, 2:] == vocabulary()["<|endoftext|>"]).all()
+
+
+def test_pool_gets_harder_and_forgets_the_oldest(tiny: PretrainRecipe) -> None:
+    recipe = tiny.with_settings({"training.steps": 400, "pictures.fresh": 1.0})
+    pool = PicturePool(recipe, torch.Generator().manual_seed(0))
+    first = pool.pixels.clone()
+    assert len(first) == 64
+    pixels, words = pool.batch(0)
+    assert pixels.shape == (16, 3, 32, 32)
+    assert pixels.dtype == torch.uint8
+    assert words.shape == (16, 5)
+    pool.batch(392)
+    assert not (pool.pixels == first).flatten(1).all(1).any()
+
+    def roughness(pictures: torch.Tensor) -> float:
+        return float(pictures[..., :4, :4].float().diff(dim=-1).abs().mean())  # of a corner: ground and noise alone
+
+    assert roughness(pool.pixels) > 2 * roughness(first)
+
+
+def test_same_seed_same_weights(tiny: PretrainRecipe, tmp_path: Path) -> None:
+    outs = []
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        torch.rand(7)  # the global random state must not matter
+        before = torch.random.get_rng_state()
+        model, losses = fit(tiny.with_settings({"training.seed": seed}))
+        assert torch.equal(torch.random.get_rng_state(), before)
+        assert len(losses) == 10
+        save_clip(model, tiny.model, tmp_path / name)
+        outs.append((tmp_path / name / "model.safetensors").read_bytes())
+    assert outs[0] == outs[1]
+    assert outs[0] != outs[2]
+
+
+def test_unknown_settings_name_the_nearest(tiny: PretrainRecipe) -> None:
+    with pytest.raises(LexividError, match=r"training\.step'.*training\.steps"):
+        tiny.with_settings(["training.step=3"])
+    with pytest.raises(LexividError, match="multiple"):
+        tiny.with_settings(["model.patch_size=5"])
+    assert PretrainRecipe.from_dict(tiny.to_dict()) == tiny
+    assert recipe_names(PretrainRecipe) == ["world-clip"]
+
+
+def test_a_folder_in_use_is_refused(tiny: PretrainRecipe, tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("mine")
+    with pytest.raises(LexividError, match="new or empty"):
+        pretrain(tiny, tmp_path)
+
+
+def colour_accuracy(recipe: PretrainRecipe, folder: Path) -> float:
+    """Of the checkpoint that the recipe makes, on easy pictures."""
+    model, _ = fit(recipe)
+    save_clip(model, recipe.model, folder)
+    backbone = load_backbone(str(folder), device="cpu", dtype="float32")
+    vectors = {"colour": embed_labels(backbone, ATTRIBUTES["colour"], load_templates("world"))}
+    generator = torch.Generator().manual_seed(1_000_003)
+    return word_accuracy(backbone, vectors, PICTURE.eased(0.1), 400, generator)["colour"]
+
+
+@pytest.mark.slow
+def test_a_short_run_learns_and_shuffled_captions_teach_nothing(tmp_path: Path) -> None:
+    short = {
+        "training.steps": 120, "training.batch_size": 64, "training.warmup_steps": 20, "model.image_layers": 2,
+        "pictures.pool": 2048, "pictures.curriculum": 1.0,
+    }  # fmt: skip
+    recipe = load_settings(PretrainRecipe, "world-clip", short)
+    assert colour_accuracy(recipe, tmp_path / "captions") > 60  # chance is 10
+    shuffled = recipe.with_settings({"pictures.shuffle_captions": True})
+    assert colour_accuracy(shuffled, tmp_path / "shuffled") < 25
+
+
+def test_command(tmp_path: Path) -> None:
+    out = tmp_path / "clip"
+    settings = [f"--set={key}={value}" for key, value in TINY.items()]
+    result = CliRunner().invoke(app, ["pretrain", "world-clip", "--out", str(out), "--seed", "5", *settings])
+    assert result.exit_code == 0, result.output
+    assert "words on video stills" in result.output
+    assert "seed: 5" in (out / "recipe.yaml").read_text()
+    assert load_settings(PretrainRecipe, out / "recipe.yaml").training.seed == 5
+    assert "--seed 5" in (out / "README.md").read_text()
+    gates = json.loads((out / "pretrain.json").read_text())["gates"]
+    assert set(gates["text_variance"]) == set(ATTRIBUTES)
+    assert gates["num_pictures"] == 20
