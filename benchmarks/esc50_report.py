@@ -128,8 +128,9 @@ def plot(summary: Mapping[str, Any]) -> None:
         left.bar(x, values, 0.26, yerr=error, capsize=2, color=colour, label=key, error_kw={"lw": 0.8})
     for name, level in CHANCE.items():
         left.axhline(100 * level, color="grey", lw=0.8, ls=":" if name == "top1" else "--")
-        left.text(-0.7, 100 * level + 1, f"chance, {name}", fontsize=7, color="grey")
-    left.set_xticks(np.arange(len(methods)), [f"{m}\n{len(summary[m]['seeds'])} seeds" for m in methods], fontsize=8)
+        left.text(len(methods) - 0.45, 100 * level, f"chance,\n{name}", fontsize=7, color="grey", va="center")
+    ticks = [f"{m}\n{len(summary[m]['seeds'])} seeds".replace("-", ",\n") for m in methods]
+    left.set_xticks(np.arange(len(methods)), ticks, fontsize=8)
     left.set_xlim(-0.75, len(methods) - 0.5)
     left.set_ylabel("accuracy among 25 names, %")
     left.set_title("ESC-50, 25 base and 25 novel classes", fontsize=10)
