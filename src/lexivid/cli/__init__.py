@@ -18,3 +18,4 @@ from lexivid.cli import evaluate as evaluate
 from lexivid.cli import world as world
 from lexivid.cli import pretrain as pretrain
 from lexivid.cli import reproduce as reproduce
+from lexivid.cli import labels as labels

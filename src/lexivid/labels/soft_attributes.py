@@ -17,6 +17,7 @@ D embedding width.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Sequence
@@ -192,6 +193,16 @@ class SoftAttributeEncoder(nn.Module):
 
     def _encode(self, labels: list[str], ids: Tensor) -> Tensor:
         return self.text_encoder(labels, self.attributes(ids), own_words=self.config.own_words)
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies everything that decides a label's vector: configuration, trained weights, both frozen models."""
+        settings = {k: v for k, v in asdict(self.config).items() if k not in ("labels_at_once", "save_memory")}
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        digest.update(self.language_model.fingerprint.encode())
+        for name, value in sorted((self.trained_state() | self.text_encoder.state_dict(prefix="clip.")).items()):
+            digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:32]
 
     def trained_state(self) -> dict[str, Tensor]:
         """The weights that training moves, on the CPU; those of the two frozen models are not among them."""

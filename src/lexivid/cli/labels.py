@@ -1,0 +1,106 @@
+"""`lexivid labels`: databases of labels and their vectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lexivid.cli.console import emit, say, status
+from lexivid.cli.options import Device, Labels, LabelsFile, split_words
+from lexivid.cli.root import app
+
+labels_app = typer.Typer(help="Keep labels and their vectors in a database that grows.", no_args_is_help=True)
+app.add_typer(labels_app, name="labels")
+
+Database = Annotated[Path, typer.Argument(help="Folder of the database.", show_default=False)]
+_DEFAULT_MODEL = "lite"
+
+
+@labels_app.command()
+def add(
+    database: Database,
+    labels: Labels = None,
+    labels_file: LabelsFile = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="What makes the vectors: a model as of `classify`, or a folder with soft attributes. Default: what "
+            f'made those that are there, or "{_DEFAULT_MODEL}".',
+            show_default=False,
+        ),
+    ] = None,
+    templates: Annotated[
+        str | None, typer.Option(help="Sentences around a label: a set or a file. Default: what suits the model.")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Add labels; the database is made if it is not there.
+
+    lexivid labels add my-labels/ --labels "playing drums, dog barking"
+    """
+    from lexivid.labels import check_labels, read_labels_file
+    from lexivid.labels.database import INDEX_FILE, create_database, open_database
+    from lexivid.labels.encoders import open_encoder
+
+    given = [word for text in labels or [] for word in split_words(text)]
+    given += read_labels_file(labels_file) if labels_file else []
+    names, warnings = check_labels(given)
+    there = open_database(database) if (database / INDEX_FILE).is_file() else None
+    if there is not None and model is None:
+        model, templates = there.encoder.model, templates or there.encoder.templates
+    with status("encoding"):
+        encoder = open_encoder(model or _DEFAULT_MODEL, templates=templates, device=device)
+        added = (there or create_database(database, encoder)).add(names, encoder)
+    for warning in warnings:
+        say(f"warning: {warning}", "yellow")
+    say(f"{len(added.new)} new, {len(added.known)} known already: {database}")
+
+
+@labels_app.command("list")
+def list_labels(database: Database) -> None:
+    """Print the labels, one a line."""
+    from lexivid.labels.database import open_database
+
+    opened = open_database(database)
+    say(f"{len(opened)} labels of {opened.encoder.describe()}")
+    emit("".join(f"{label}\n" for label in opened.labels))
+
+
+@labels_app.command()
+def export(
+    database: Database,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="FILE.txt (labels alone), FILE.json or FILE.npz.", show_default=False)
+    ],
+) -> None:
+    """Write the labels, and their vectors, to one file."""
+    from lexivid.labels.database import open_database
+
+    opened = open_database(database)
+    opened.export(output)
+    say(f"{len(opened)} labels: {output}")
+
+
+@labels_app.command()
+def search(
+    database: Database,
+    text: Annotated[str, typer.Argument(help="A label, or any text.", show_default=False)],
+    top_k: Annotated[int, typer.Option(min=0, help="The most labels shown (0: all).")] = 10,
+    device: Device = "auto",
+) -> None:
+    """Find the labels nearest to a text."""
+    from lexivid.labels.database import open_database
+    from lexivid.labels.encoders import open_encoder
+    from lexivid.labels.names import check_labels
+
+    opened = open_database(database)
+    encoder = None
+    if check_labels([text])[0][0] not in opened.labels:
+        with status("encoding"):
+            encoder = open_encoder(opened.encoder.model, templates=opened.encoder.templates, device=device)
+    for match in opened.search(text, top_k=top_k, encoder=encoder):
+        emit(f"{match.cosine:.3f}  {match.label}\n")

@@ -1,0 +1,227 @@
+"""A label database: labels and their vectors in a folder, which grows without any training (OVML).
+
+    labels.json                    which encoder made the vectors, the labels in order, the name of the vectors' file
+    vectors-DIGEST.safetensors     (K, D) float32, unit length
+
+A label's vector depends on no video and on no other label, so a new class costs one label. labels.json is replaced
+last and whole: whoever reads, or is killed while writing, sees the old state or the new one. Several processes may add
+at once; each adds to what the others wrote.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lexivid.errors import LabelError
+from lexivid.labels.encoders import EncoderIdentity, LabelEncoder
+from lexivid.labels.names import check_labels
+from lexivid.storage import write_atomically
+
+INDEX_FILE = "labels.json"
+EXPORTS = (".txt", ".json", ".npz")
+_LOCK_TIMEOUT_S = 60.0
+
+
+class Added(NamedTuple):
+    """Labels that are new, and labels that were there before."""
+
+    new: list[str]
+    known: list[str]
+
+
+class Match(NamedTuple):
+    """A label and its cosine with what was searched for."""
+
+    label: str
+    cosine: float
+
+
+class LabelDatabase:
+    """Labels with vectors, all of one encoder. Open one with `open_database` or `create_database`.
+
+    Attributes:
+        folder: where it lies. encoder: what made the vectors.
+        labels: K names, in the order in which they were added. vectors: (K, D) float32, unit length.
+    """
+
+    def __init__(self, folder: Path, encoder: EncoderIdentity, labels: tuple[str, ...], vectors: Tensor) -> None:
+        self.folder, self.encoder, self.labels, self.vectors = folder, encoder, labels, vectors
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def add(self, labels: str | Iterable[str], encoder: LabelEncoder) -> Added:
+        """Add labels; those that are there already cost nothing.
+
+        Args:
+            labels: as `check_labels` takes them.
+            encoder: the one that made the vectors that are here.
+
+        Raises:
+            LabelError: labels that cannot be used, another encoder, or a database that another process keeps busy.
+        """
+        from filelock import FileLock, Timeout
+
+        self._check(encoder.identity)
+        names, _ = check_labels(labels)
+        known = set(self.labels)
+        fresh = [name for name in names if name not in known]
+        vectors = encoder.encode(fresh).float().cpu() if fresh else self.vectors[:0]
+        try:
+            with FileLock(self.folder / ".lock", timeout=_LOCK_TIMEOUT_S):
+                newest = open_database(self.folder)  # with what others added since
+                newest._check(encoder.identity)
+                there = set(newest.labels)
+                places = [i for i, name in enumerate(fresh) if name not in there]
+                self.labels = (*newest.labels, *(fresh[i] for i in places))
+                self.vectors = torch.cat([newest.vectors.view(-1, vectors.shape[1]), vectors[places]])
+                self._write()
+        except Timeout:
+            raise LabelError(
+                f"label database {str(self.folder)!r} has been busy for {_LOCK_TIMEOUT_S:g} s: another process "
+                "adds to it"
+            ) from None
+        new = [fresh[i] for i in places]
+        return Added(new, [name for name in names if name not in new])
+
+    def select(self, labels: Sequence[str]) -> Tensor:
+        """Vectors of some labels, in that order: (n, D).
+
+        Raises:
+            LabelError: a label that is not here.
+        """
+        places = {label: i for i, label in enumerate(self.labels)}
+        for label in labels:
+            if label not in places:
+                raise LabelError(f"label {label!r} is not in {str(self.folder)!r}: add it first")
+        return self.vectors[[places[label] for label in labels]]
+
+    def search(self, query: str | Tensor, *, top_k: int = 10, encoder: LabelEncoder | None = None) -> list[Match]:
+        """The labels nearest to a text or a vector, best first.
+
+        Args:
+            query: a text, or a vector (D,), such as a clip's features. A text that is a label here needs no encoder,
+                and is not among its own matches.
+            top_k: the most matches; 0: all.
+
+        Raises:
+            LabelError: a new text without its encoder, another encoder, or a vector of another width.
+        """
+        own = None
+        if isinstance(query, str):
+            (text,), _ = check_labels([query])
+            if text in self.labels:
+                own = self.labels.index(text)
+                vector = self.vectors[own]
+            elif encoder is None:
+                raise LabelError(
+                    f"{text!r} is not a label of {str(self.folder)!r}: its encoder is needed to search for it"
+                )
+            else:
+                self._check(encoder.identity)
+                vector = encoder.encode([text])[0]
+        else:
+            vector = query
+        if vector.shape != self.vectors.shape[1:]:
+            raise LabelError(
+                f"a vector of {tuple(vector.shape)} cannot be compared with {tuple(self.vectors.shape[1:])}"
+            )
+        cosines = self.vectors @ F.normalize(vector.float().cpu(), dim=0)
+        best = [int(i) for i in cosines.argsort(descending=True, stable=True) if int(i) != own]
+        return [Match(self.labels[i], float(cosines[i])) for i in (best[:top_k] if top_k else best)]
+
+    def export(self, path: Path) -> None:
+        """Write to a file: .txt one label a line, .json and .npz with the vectors.
+
+        Raises:
+            LexividError: another ending, or a file that cannot be written.
+        """
+        suffix = path.suffix.lower()
+        if suffix == ".txt":
+            write_atomically(path, "".join(f"{label}\n" for label in self.labels))
+        elif suffix == ".json":
+            rows = [{"label": n, "vector": v} for n, v in zip(self.labels, self.vectors.tolist(), strict=True)]
+            write_atomically(path, json.dumps({"encoder": self.encoder.to_dict(), "labels": rows}, ensure_ascii=False))
+        elif suffix == ".npz":
+            import io
+
+            buffer = io.BytesIO()
+            np.savez(buffer, labels=np.array(self.labels, dtype=str), vectors=self.vectors.numpy())
+            write_atomically(path, buffer.getvalue())
+        else:
+            raise LabelError(f"{str(path)!r}: a label database is written as {', '.join(EXPORTS)}")
+
+    def _check(self, identity: EncoderIdentity) -> None:
+        if identity.fingerprint != self.encoder.fingerprint:
+            raise LabelError(
+                f"label database {str(self.folder)!r} was made by {self.encoder.describe()}; vectors of "
+                f"{identity.describe()} cannot stand beside those: make another database for it"
+            )
+
+    def _write(self) -> None:
+        from safetensors.torch import save
+
+        data = save({"vectors": self.vectors.contiguous()})
+        name = f"vectors-{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
+        write_atomically(self.folder / name, data)
+        about = {"format": 1, "encoder": self.encoder.to_dict(), "vectors": name, "labels": list(self.labels)}
+        write_atomically(self.folder / INDEX_FILE, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+        for old in self.folder.glob("vectors-*.safetensors"):
+            if old.name != name:
+                old.unlink(missing_ok=True)
+
+
+def create_database(folder: str | Path, encoder: LabelEncoder) -> LabelDatabase:
+    """An empty database for the vectors of one encoder.
+
+    Raises:
+        LabelError: there is one already.
+    """
+    folder = Path(folder)
+    if (folder / INDEX_FILE).exists():
+        raise LabelError(f"{str(folder)!r} is a label database already: add to it, or name another folder")
+    made = LabelDatabase(folder, encoder.identity, (), torch.zeros(0, 0))
+    made._write()
+    return made
+
+
+def open_database(folder: str | Path) -> LabelDatabase:
+    """Read a database.
+
+    Raises:
+        LabelError: there is none, or it is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    folder = Path(folder)
+    if not (folder / INDEX_FILE).is_file():
+        raise LabelError(
+            f"{str(folder)!r} is no label database ({INDEX_FILE} is missing): `lexivid labels add` makes one"
+        )
+    for attempt in range(3):
+        try:
+            about = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
+            vectors = load((folder / about["vectors"]).read_bytes())["vectors"]
+            labels, encoder = tuple(map(str, about["labels"])), EncoderIdentity(**about["encoder"])
+        except FileNotFoundError:  # somebody replaced both files between our two looks
+            if attempt < 2:
+                continue
+            raise LabelError(f"label database {str(folder)!r} is damaged: its vectors are missing") from None
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise LabelError(f"label database {str(folder)!r} is damaged ({type(error).__name__}: {error})") from None
+        break
+    if vectors.ndim != 2 or len(vectors) != len(labels):
+        raise LabelError(
+            f"label database {str(folder)!r} is damaged: {len(labels)} labels and vectors of {tuple(vectors.shape)}"
+        )
+    return LabelDatabase(folder, encoder, labels, vectors)
