@@ -36,15 +36,19 @@ def world(
     """
     from lexivid.data.world.files import make_world
 
-    with progress_bar() as progress:
-        task = progress.add_task("drawing", total=None)
-        made = make_world(
-            out, kind=kind,  # type: ignore[arg-type]
-            clips_per_class=clips_per_class, test_clips_per_class=test_clips_per_class,
-            val_clips_per_class=val_clips_per_class, num_base=base, num_novel=novel, seed=seed,
-            multi_label=multi_label, num_workers=workers,
-            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
-        )  # fmt: skip
+    try:
+        with progress_bar() as progress:
+            task = progress.add_task("drawing", total=None)
+            made = make_world(
+                out, kind=kind,  # type: ignore[arg-type]
+                clips_per_class=clips_per_class, test_clips_per_class=test_clips_per_class,
+                val_clips_per_class=val_clips_per_class, num_base=base, num_novel=novel, seed=seed,
+                multi_label=multi_label, num_workers=workers,
+                on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        say("interrupted: the same call goes on where this one stopped", "yellow")
+        raise typer.Exit(130) from None
     new = len(made.clips) - made.num_kept
     kept = f" ({made.num_kept} were there already)" if made.num_kept else ""
     rate = f", {new / made.wall_s:.0f} clips a second" if new else ""

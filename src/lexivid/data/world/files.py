@@ -22,6 +22,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -33,6 +34,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lexivid import __version__
 from lexivid.data.splits import ClassSplit
 from lexivid.data.world.draw import NONE, VIDEO, Look, draw, sample_multi_scenes
 from lexivid.data.world.sound import DISTRACTOR_LEVEL, Source, Wave, waveform
@@ -55,7 +57,7 @@ _AAC = {"aac_coder": "fast"}
 _AAC_BITS_PER_S = 32_000
 # One key frame and no frames out of order: what a clip of 16 frames needs.
 _H264 = {"crf": "20", "preset": "veryfast", "bf": "0", "g": str(NUM_FRAMES)}
-_CLIPS_AT_A_TIME = 16  # by one worker; then it reports
+_CLIPS_AT_A_TIME = 8  # by one worker; then it reports, and can be stopped
 _FEWEST_FOR_A_POOL = 200  # starting processes takes longer than drawing so many
 
 Progress = Callable[[int, int], None]
@@ -146,11 +148,13 @@ def make_world(
     counts = {"train": clips_per_class, "val": val_clips_per_class}
     counts["test"] = clips_per_class if test_clips_per_class is None else test_clips_per_class
     _check(counts, seed=seed, num_base=num_base, num_novel=num_novel, num_workers=num_workers)
+    drawn: dict[str, Any] | None = None
     if classes is None:
         drawn = {"num_base": num_base, "num_novel": num_novel, "held_out": held_out, "pool": pool}
-        classes = draw_classes(kind, seed=seed, **drawn)  # type: ignore[arg-type]
+        classes = draw_classes(kind, seed=seed, **drawn)
     settings: dict[str, Any] = {
-        "world_version": VERSION, "kind": kind, "seed": seed, "clips_per_class": counts, "multi_label": multi_label,
+        "lexivid": __version__, "world_version": VERSION, "kind": kind, "seed": seed, "classes_drawn": drawn,
+        "clips_per_class": counts, "multi_label": multi_label,
         "base": [asdict(c) for c in classes.base], "novel": [asdict(c) for c in classes.novel],
         "look": asdict(look), "size_px": SIZE, "frame_rate": FRAME_RATE, "duration_s": DURATION_S, "sound_s": SOUND_S,
         "h264": _H264, "aac": {**_AAC, "bits_per_s": _AAC_BITS_PER_S},
@@ -256,6 +260,12 @@ def _write_all(out: Path, clips: Sequence[WorldClip], look: Look, num_workers: i
                 finished, pending = wait(pending, return_when=FIRST_COMPLETED)
                 for future in finished:
                     yield future.result()
+        except BrokenProcessPool as error:
+            raise LexividError(
+                "a process that draws clips ended before its time: too little memory? The same call goes on where this "
+                "one stopped; num_workers=0 needs no processes (and a script that starts some needs "
+                "`if __name__ == '__main__':`)"
+            ) from error
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
@@ -294,9 +304,12 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
             found = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise LexividError(f"{str(path)!r} cannot be read: {error}; choose another folder") from None
-        if found != settings:
-            keys = [key for key in settings if not isinstance(found, dict) or found.get(key) != settings[key]]
-            raise LexividError(f"{str(out)!r} holds another world ({', '.join(keys)} differ): choose another folder")
+        differ = [
+            key for key in settings
+            if key != "lexivid" and (not isinstance(found, dict) or found.get(key) != settings[key])
+        ]  # fmt: skip
+        if differ:
+            raise LexividError(f"{str(out)!r} holds another world ({', '.join(differ)} differ): choose another folder")
         for left in out.glob("*/*/.*.mp4.*"):  # half a file of a process that was killed
             left.unlink(missing_ok=True)
         return
