@@ -27,7 +27,7 @@ from lexivid.training.pretrain import (
     pretrain,
     words_loss,
 )
-from lexivid.training.settings import load_settings, recipe_names
+from lexivid.training.settings import load_settings, settings_names
 from lexivid.training.world_clip import (
     ModelRecipe,
     make_tokenizer,
@@ -150,7 +150,7 @@ def test_unknown_settings_name_the_nearest(tiny: PretrainRecipe) -> None:
     with pytest.raises(LexividError, match="multiple"):
         tiny.with_settings(["model.patch_size=5"])
     assert PretrainRecipe.from_dict(tiny.to_dict()) == tiny
-    assert recipe_names(PretrainRecipe) == ["world-clip"]
+    assert settings_names(PretrainRecipe) == ["world-clip"]
 
 
 def test_a_folder_in_use_is_refused(tiny: PretrainRecipe, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ class LossRecipe:
 
 
 @dataclass(frozen=True)
-class OptimiserRecipe:
+class TrainingRecipe:
     """AdamW with linear warm-up and half-cosine decay.
 
     Args:
@@ -133,7 +133,7 @@ class PretrainRecipe(Settings):
     model: ModelRecipe = field(default_factory=ModelRecipe)
     pictures: PicturesRecipe = field(default_factory=PicturesRecipe)
     loss: LossRecipe = field(default_factory=LossRecipe)
-    training: OptimiserRecipe = field(default_factory=OptimiserRecipe)
+    training: TrainingRecipe = field(default_factory=TrainingRecipe)
     gates: GatesRecipe = field(default_factory=GatesRecipe)
 
 

@@ -7,18 +7,13 @@ default is that number (section 4.2), and the recipes of the paper state it agai
 
 from __future__ import annotations
 
-import difflib
-import math
-import types
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from importlib import resources
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
-from lexivid.errors import LexividError, MissingExtraError
-
-SUFFIXES = (".yaml", ".yml")
+from lexivid.errors import LexividError
+from lexivid.training.settings import Settings, at_least, load_settings, settings_names
 
 
 @dataclass(frozen=True)
@@ -123,7 +118,7 @@ class DataRecipe:
     num_workers: int = 2
 
     def __post_init__(self) -> None:
-        _at_least(self, held_out=0, num_frames=1, cache_video_features=0, num_workers=0, audio_s=0.1)
+        at_least(self, held_out=0, num_frames=1, cache_video_features=0, num_workers=0, audio_s=0.1)
         if self.held_out >= 1:
             raise LexividError(f"data.held_out is a share below 1; got {self.held_out}")
         if self.base_fraction is not None and not 0 < self.base_fraction < 1:
@@ -167,12 +162,12 @@ class TrainingRecipe:
     export: Literal["last", "best"] = "last"
 
     def __post_init__(self) -> None:
-        _at_least(
+        at_least(
             self, epochs=0, batch_size=1, lr=0, weight_decay=0, warmup_steps=0, mixup=0, checkpoint_every=0,
             keep_checkpoints=1, evaluate_every=1, seed=0,
         )  # fmt: skip
         if self.micro_batch is not None:
-            _at_least(self, micro_batch=1)
+            at_least(self, micro_batch=1)
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise LexividError(f"training.clip_norm must be above 0, or null for none; got {self.clip_norm}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
@@ -180,11 +175,9 @@ class TrainingRecipe:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """One training run. `name` is the file's; `about` says what it is, with its place in the paper."""
+class Recipe(Settings):
+    """One training run; `about` says its place in the paper."""
 
-    name: str = ""
-    about: str = ""
     model: ModelRecipe = field(default_factory=ModelRecipe)
     data: DataRecipe = field(default_factory=DataRecipe)
     training: TrainingRecipe = field(default_factory=TrainingRecipe)
@@ -219,191 +212,16 @@ class Recipe:
         known = [name for name in self.model.modalities if name in asked]
         return (*known, *(name for name in asked if name not in known))
 
-    def to_dict(self) -> dict[str, Any]:
-        """As YAML and JSON types."""
-        return _plain(asdict(self))
-
-    def to_yaml(self) -> str:
-        """A file that `load_recipe` reads back to the same recipe."""
-        return _yaml().safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
-        """The reverse of `to_dict`; what is left out has its default.
-
-        Raises:
-            LexividError: an unknown key (the nearest known one is named), or a value of the wrong kind or out of range.
-        """
-        return _build(cls, values, "")
-
-    def with_settings(self, settings: Iterable[str] | Mapping[str, Any]) -> Recipe:
-        """This recipe with settings on top: "training.lr=3e-4" strings, or a mapping of dotted keys.
-
-        Raises:
-            LexividError: as `from_dict`, or a string without "=".
-        """
-        if isinstance(settings, str):
-            settings = [settings]
-        if not isinstance(settings, Mapping):
-            settings = dict(_parse_setting(text) for text in settings)
-        values = self.to_dict()
-        for key, value in settings.items():
-            _set(values, key, value)
-        return Recipe.from_dict(values)
-
 
 def load_recipe(name: str | Path, settings: Iterable[str] | Mapping[str, Any] = ()) -> Recipe:
-    """Read a recipe by name ("lite-mov") or from a YAML file, with `settings` on top (see `Recipe.with_settings`).
+    """Read a recipe by name ("lite-mov") or from a YAML file, with `settings` on top (see `Settings.with_settings`).
 
     Raises:
-        LexividError: no such recipe, no YAML, or as `Recipe.from_dict`.
+        LexividError: no such recipe, no YAML, or as `Settings.from_dict`.
     """
-    path = Path(name)
-    if path.suffix in SUFFIXES or path.is_file():
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise LexividError(f"recipe {str(name)!r} cannot be read: {getattr(error, 'strerror', error)}") from None
-        stem = path.stem
-    else:
-        known = recipe_names()
-        if str(name) not in known:
-            near = difflib.get_close_matches(str(name), known, 1, 0.3)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise LexividError(f"unknown recipe {str(name)!r}: {hint}give a YAML file, or one of {', '.join(known)}")
-        text = (resources.files("lexivid") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
-        stem = str(name)
-    yaml = _yaml()
-    try:
-        values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise LexividError(f"recipe {str(name)!r} is no YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise LexividError(f"recipe {str(name)!r} must be a mapping of sections, such as 'training:'")
-    return Recipe.from_dict({"name": stem} | values).with_settings(settings)
+    return load_settings(Recipe, name, settings)
 
 
 def recipe_names() -> list[str]:
-    """The recipes that come with the package."""
-    files = (resources.files("lexivid") / "recipes").iterdir()
-    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
-
-
-def _yaml() -> Any:
-    try:
-        import yaml
-    except ImportError:
-        raise MissingExtraError('Training needs more packages: pip install "lexivid[train]"') from None
-    return yaml
-
-
-def _parse_setting(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise LexividError(f"setting {text!r} cannot be read: give KEY=VALUE, such as training.lr=3e-4")
-    yaml = _yaml()
-    try:
-        return key.strip(), yaml.safe_load(value) if value.strip() else ""
-    except yaml.YAMLError:
-        return key.strip(), value.strip()
-
-
-def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
-    *sections, last = dotted.split(".")
-    for place, section in enumerate(sections):
-        if not isinstance(values.get(section), dict):
-            raise LexividError(_unknown(".".join(sections[: place + 1]), _all_keys(Recipe)))
-        values = values[section]
-    if last not in values or isinstance(values[last], dict):
-        raise LexividError(_unknown(dotted, _all_keys(Recipe)))
-    values[last] = value
-
-
-def _all_keys(cls: Any, prefix: str = "") -> list[str]:
-    hints = get_type_hints(cls)
-    keys = []
-    for item in fields(cls):
-        kind = hints[item.name]
-        keys += _all_keys(kind, f"{prefix}{item.name}.") if is_dataclass(kind) else [prefix + item.name]
-    return keys
-
-
-def _unknown(key: str, known: list[str]) -> str:
-    """Names the nearest known key: by its whole name, or by its last part in another section."""
-    by_last = {name.rpartition(".")[2]: name for name in known}
-    near = difflib.get_close_matches(key, known, 1, 0.0)
-    last = difflib.get_close_matches(key.rpartition(".")[2], by_last, 1, 0.8)
-    best = by_last[last[0]] if last else near[0]
-    return f"unknown recipe key {key!r}: did you mean {best!r}?"
-
-
-def _build(cls: Any, values: Any, where: str) -> Any:
-    if not isinstance(values, Mapping):
-        raise LexividError(f"recipe: {where.rstrip('.')!r} is a section and must hold keys; got {values!r}")
-    hints = get_type_hints(cls)
-    known = {item.name for item in fields(cls)}
-    for key in values:
-        if key not in known:
-            raise LexividError(_unknown(f"{where}{key}", _all_keys(Recipe)))
-    made = {}
-    for key, value in values.items():
-        kind = hints[key]
-        made[key] = _build(kind, value, f"{where}{key}.") if is_dataclass(kind) else _coerce(value, kind, where + key)
-    return cls(**made)
-
-
-def _coerce(value: Any, kind: Any, key: str) -> Any:
-    """A YAML value as the field's type; "1e-4", which YAML reads as text, is a number where one is wanted."""
-    if get_origin(kind) in (Union, types.UnionType):
-        options = get_args(kind)
-        if value is None and type(None) in options:
-            return None
-        for option in options:
-            try:
-                return _coerce(value, option, key)
-            except LexividError:
-                continue
-    elif get_origin(kind) is Literal:
-        if value in get_args(kind) and not isinstance(value, bool):
-            return value
-    elif get_origin(kind) is tuple:
-        parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-        if isinstance(parts, list | tuple):
-            return tuple(_coerce(part, get_args(kind)[0], key) for part in parts)
-    elif kind is bool:
-        if isinstance(value, bool):
-            return value
-    elif kind in (int, float):
-        try:
-            number = float("nan") if isinstance(value, bool) else float(value)
-        except (TypeError, ValueError):
-            number = float("nan")
-        if math.isfinite(number) and (kind is float or number == int(number)):
-            return kind(number)
-    elif kind is str and isinstance(value, str | int | float) and not isinstance(value, bool):
-        return str(value)
-    raise LexividError(f"recipe: {key} must be {_describe(kind)}; got {value!r}")
-
-
-def _describe(kind: Any) -> str:
-    if get_origin(kind) in (Union, types.UnionType):
-        return " or ".join(_describe(option) for option in get_args(kind))
-    if get_origin(kind) is Literal:
-        return " or ".join(repr(option) for option in get_args(kind))
-    if get_origin(kind) is tuple:
-        return "a list"
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
-    return names[kind]
-
-
-def _at_least(section: Any, **limits: float) -> None:
-    for name, least in limits.items():
-        if getattr(section, name) < least:
-            where = type(section).__name__.removesuffix("Recipe").lower()
-            raise LexividError(f"{where}.{name} must be at least {least:g}; got {getattr(section, name)}")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+    """The training recipes that come with the package."""
+    return settings_names(Recipe)

@@ -81,7 +81,7 @@ def load_settings(kind: type[Kind], name: str | Path, settings: Iterable[str] | 
             raise LexividError(f"recipe {str(name)!r} cannot be read: {getattr(error, 'strerror', error)}") from None
         stem = path.stem
     else:
-        known = recipe_names(kind)
+        known = settings_names(kind)
         if str(name) not in known:
             near = difflib.get_close_matches(str(name), known, 1, 0.3)
             hint = f"did you mean {near[0]!r}? " if near else ""
@@ -98,7 +98,7 @@ def load_settings(kind: type[Kind], name: str | Path, settings: Iterable[str] | 
     return kind.from_dict({"name": stem} | values).with_settings(settings)
 
 
-def recipe_names(kind: type[Settings]) -> list[str]:
+def settings_names(kind: type[Settings]) -> list[str]:
     """The recipes of this kind that come with the package: those whose sections are its own."""
     own = {item.name for item in fields(kind)}
     files = (resources.files("lexivid") / "recipes").iterdir()
