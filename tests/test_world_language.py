@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from lexivid.errors import LexividError
 from lexivid.labels.language_model import FrozenLanguageModel
 from lexivid.training import language_model as training
 from lexivid.training.language_model import LanguageModelRecipe
+from lexivid.training.settings import load_settings
 
 
 def test_nouns_are_words_of_their_own_with_meanings_of_their_own() -> None:
@@ -91,19 +93,24 @@ def test_a_noun_is_two_tokens_and_a_word_one() -> None:
         assert tokenizer.tokenize(word) == [word]
 
 
-def test_recipe() -> None:
-    recipe = LanguageModelRecipe.read()
-    assert recipe == LanguageModelRecipe()  # the file states every default
-    assert LanguageModelRecipe.read(seed=3).seed == 3
-    with pytest.raises(LexividError, match="unknown recipe key 'sed'"):
-        LanguageModelRecipe.read(sed=3)
-    with pytest.raises(LexividError, match="'/no/such' cannot be read"):
-        LanguageModelRecipe.read(Path("/no/such"))
+def recipe_with(**settings: float) -> LanguageModelRecipe:
+    return load_settings(LanguageModelRecipe, training.RECIPE, settings)
+
+
+def test_the_packages_recipe_states_every_default() -> None:
+    recipe = recipe_with()
+    assert recipe == LanguageModelRecipe(name=recipe.name, about=recipe.about)
+    text = (resources.files("lexivid") / "recipes" / f"{training.RECIPE}.yaml").read_text(encoding="utf-8")
+    assert {line.partition(":")[0] for line in text.splitlines()} == set(recipe.to_dict()) - {"name"}
+    with pytest.raises(LexividError, match="did you mean 'seed'"):
+        recipe_with(sed=3)
+    with pytest.raises(LexividError, match="num_nouns must be at least 1"):
+        recipe_with(num_nouns=0)
 
 
 def test_a_small_one_learns_two_nouns(tmp_path: Path) -> None:
     """From text to a folder that transformers loads, which then knows what the nouns look like."""
-    recipe = LanguageModelRecipe.read(
+    recipe = recipe_with(
         num_nouns=2, num_layers=1, width=32, num_heads=2, num_steps=150, batch_size=4, lr=1e-2, plain_share=0.0
     )
     losses: list[float] = []
@@ -120,19 +127,19 @@ def test_a_small_one_learns_two_nouns(tmp_path: Path) -> None:
 
 
 def test_chance_is_one_in_ten() -> None:
-    recipe = LanguageModelRecipe.read(num_layers=1, width=32, num_heads=2, num_steps=0)
+    recipe = recipe_with(num_layers=1, width=32, num_heads=2, num_steps=0)
     model, tokenizer = training.train_language_model(recipe)
     assert max(training.knowledge(model, tokenizer, recipe.nouns()).values()) < 0.3
 
 
 def test_the_same_seed_is_the_same_model() -> None:
-    recipe = LanguageModelRecipe.read(num_layers=1, width=32, num_heads=2, num_steps=3, batch_size=2)
+    recipe = recipe_with(num_layers=1, width=32, num_heads=2, num_steps=3, batch_size=2)
     first, second = (training.train_language_model(recipe)[0].state_dict() for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.slow
 def test_the_packages_recipe_makes_at_most_half_a_million_weights() -> None:
-    recipe = LanguageModelRecipe.read(num_steps=0)
+    recipe = recipe_with(num_steps=0)
     model, _ = training.train_language_model(recipe)
     assert sum(p.numel() for p in model.parameters()) <= 500_000

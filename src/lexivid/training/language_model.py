@@ -3,7 +3,7 @@
 It stands where a real language model would: it knows what the invented nouns of `lexivid.data.world.nouns` look like,
 and CLIP does not. At most 0.5 million weights, a few minutes on one core.
 
-    LanguageModelRecipe --train_language_model--> (GPT2LMHeadModel, tokenizer) --save--> a folder
+    load_settings(LanguageModelRecipe, RECIPE) --train_language_model--> (GPT2LMHeadModel, tokenizer) --save--> a folder
 
 Sentences follow each other in one stream, as in any text, so that a noun may stand anywhere in what the model reads.
 """
@@ -11,8 +11,8 @@ Sentences follow each other in one stream, as in any text, so that a noun may st
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from importlib import resources
+from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,16 @@ from torch.nn import functional as F
 from lexivid.data.world import nouns as world_nouns
 from lexivid.data.world.nouns import FIRST_SYLLABLES, SECOND_SYLLABLES, Noun, NounKind
 from lexivid.data.world.words import COLOURS, SHAPES
-from lexivid.errors import LexividError, MissingExtraError
+from lexivid.storage import write_atomically
 from lexivid.training.schedule import half_cosine
+from lexivid.training.settings import Settings, at_least
 
 END, UNKNOWN, GOES_ON = "<|endoftext|>", "<unk>", "##"
-CONFIG_FILE = "recipe.yaml"
+RECIPE, RECIPE_FILE = "world-language-model", "recipe.yaml"
 
 
 @dataclass(frozen=True)
-class LanguageModelRecipe:
+class LanguageModelRecipe(Settings):
     """What decides the language model.
 
     Args:
@@ -59,26 +60,10 @@ class LanguageModelRecipe:
     weight_decay: float = 0.05
     seed: int = 0
 
-    @classmethod
-    def read(cls, path: Path | None = None, **overrides: Any) -> LanguageModelRecipe:
-        """From a YAML file, or the package's own; `overrides` on top.
-
-        Raises:
-            LexividError: no such file, or a key that does not exist.
-        """
-        try:
-            import yaml
-        except ImportError:
-            raise MissingExtraError('Training needs more packages: pip install "lexivid[train]"') from None
-        own = resources.files("lexivid") / "recipes" / "world" / "language-model.yaml"
-        try:
-            values = (yaml.safe_load((path or own).read_text(encoding="utf-8")) or {}) | overrides
-        except (OSError, yaml.YAMLError) as error:
-            raise LexividError(f"recipe {str(path)!r} cannot be read: {' '.join(str(error).split())}") from None
-        known = [field.name for field in fields(cls)]
-        if unknown := sorted(set(values) - set(known)):
-            raise LexividError(f"unknown recipe key {unknown[0]!r}; known: {', '.join(known)}")
-        return cls(**values)
+    def __post_init__(self) -> None:
+        at_least(
+            self, num_nouns=1, plain_share=0, num_layers=1, num_heads=1, context_length=2, num_steps=0, batch_size=1
+        )
 
     def nouns(self) -> tuple[Noun, ...]:
         """The nouns that it describes."""
@@ -174,11 +159,6 @@ def knowledge(model: Any, tokenizer: Any, nouns: Sequence[Noun]) -> dict[str, fl
 
 def save_language_model(model: Any, tokenizer: Any, recipe: LanguageModelRecipe, folder: Path) -> None:
     """Write a folder that transformers reads, weights in float16, with its recipe beside them."""
-    from copy import deepcopy
-    from dataclasses import asdict
-
-    import yaml
-
     deepcopy(model).half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    (folder / CONFIG_FILE).write_text(yaml.safe_dump(asdict(recipe), sort_keys=False), encoding="utf-8")
+    write_atomically(folder / RECIPE_FILE, recipe.to_yaml())
