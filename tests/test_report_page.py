@@ -145,6 +145,17 @@ def test_ours_and_the_published_numbers_stand_beside_each_other_and_apart(page: 
     assert len(published) == 9
 
 
+def test_differences_stand_below_the_columns_they_are_of(page: Page, markdown: str) -> None:
+    rows = _table_of(page, "MOV − CLIP")
+    assert rows == [
+        ["difference", "base acc.", "novel acc."],
+        ["MOV − CLIP", "+21.1 +19.0 to +23.3", "+3.5 +1.4 to +5.5"],
+        ["Fine-tuned video tower − CLIP", "–", "−1.5 −4.1 to +1.1"],
+    ]
+    assert "| MOV − CLIP | +21.1 \\[+19.0, +23.3\\] | +3.5 \\[+1.4, +5.5\\] |" in markdown
+    assert "| Fine-tuned video tower − CLIP | – | −1.5 \\[−4.1, +1.1\\] |" in markdown
+
+
 def _numbers(results: dict[str, Any]) -> list[str]:
     """Every measured number of the tables, figures, times and models, as a reader would see it."""
     found = []
@@ -444,7 +455,13 @@ def test_values_in_words() -> None:
         "1 h 0 min",
         "1 h 30 min",
     ]
-    assert [counted(True, 1), counted(False, 2), counted(None, 0)] == ["1 holds", "2 do not hold", "0 not measured"]
+    expectations: list[Any] = [{}]
+    one, two = {("a", "A"): expectations}, {("a", "A"): expectations, ("b", "B"): expectations}
+    assert [counted(True, one), counted(False, two), counted(None, {})] == [
+        "1 holds",
+        "2 do not hold",
+        "0 not measured",
+    ]
     assert moment("yesterday") == "yesterday"
     assert moment("2026-11-21T15:04:59Z") == "2026-11-21 15:04 UTC"
 

@@ -15,6 +15,7 @@ from lexivid.evaluation.report_parts import (
     Table,
     attributes,
     column_labels,
+    compared,
     counted,
     direction,
     drawing_name,
@@ -57,11 +58,12 @@ def _summary(results: Results) -> list[str]:
     found = verdicts(results)
     if not any(found.values()):
         return ["## Do the paper's signs come out?", "None was checked in this run."]
-    counts = ", ".join(counted(key, len(found[key])) for key in (True, False, None))
+    counts = ", ".join(counted(key, found[key]) for key in (True, False, None))
     rows = [
         [" ".join(MARKS[key]), title, each["text"], each["measured"] or "–", each["reason"]]
         for key in (False, None, True)
-        for _, title, each in found[key]
+        for (_, title), expectations in found[key].items()
+        for each in expectations
     ]
     return ["## Do the paper's signs come out?", counts + ".", _rows(["", "where", "sign", "measured", "reason"], rows)]
 
@@ -84,11 +86,12 @@ def _table(table: Table) -> list[str]:
     parts = [f"## {_escape(table['title'])}", _escape(table["about"])]
     parts += [_rows(head, rows), "Mean over runs [95 % interval]."] if rows else ["No row was measured."]
     if table["differences"]:
+        columns, compared_systems = compared(table)
         differences = [
-            [each["of"], each["minus"], labels.get(each["column"], each["column"]), _bracketed(each, signed=True)]
-            for each in table["differences"]
+            [pair, *(_bracketed(cells[key], signed=True) if key in cells else number(None) for key in columns)]
+            for pair, cells in compared_systems.items()
         ]
-        parts += ["**Paired differences**, in points", _rows(["of", "minus", "column", "difference"], differences)]
+        parts += ["**Paired differences**, in points", _rows(["difference", *columns.values()], differences)]
     if runs := num_runs(table):
         values = [
             [row["system"], labels[key], *map(number, cell["per_seed"]), *[""] * (runs - len(cell["per_seed"]))]

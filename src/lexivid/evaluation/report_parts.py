@@ -209,17 +209,18 @@ def finite(value: T) -> T:
     return value
 
 
-def verdicts(results: Results) -> dict[bool | None, list[tuple[str, str, Expectation]]]:
-    """False, None and True -> the expectations of that outcome, each with the id and the title of its part."""
-    found: dict[bool | None, list[tuple[str, str, Expectation]]] = {False: [], None: [], True: []}
+def verdicts(results: Results) -> dict[bool | None, dict[tuple[str, str], list[Expectation]]]:
+    """False, None and True -> the expectations of that outcome, by the id and the title of their part."""
+    found: dict[bool | None, dict[tuple[str, str], list[Expectation]]] = {False: {}, None: {}, True: {}}
     for part in (*results["tables"], *results["figures"]):
         for expectation in part["expectations"]:
-            found[expectation["holds"]].append((part["id"], part["title"], expectation))
+            found[expectation["holds"]].setdefault((part["id"], part["title"]), []).append(expectation)
     return found
 
 
-def counted(outcome: bool | None, count: int) -> str:
+def counted(outcome: bool | None, found: Mapping[tuple[str, str], list[Expectation]]) -> str:
     """ "2 hold", "1 does not hold", "0 not measured"."""
+    count = sum(map(len, found.values()))
     return f"{count} {MARKS[outcome][1] if count == 1 else _SEVERAL[outcome]}"
 
 
@@ -232,6 +233,17 @@ def published_columns(table: Table) -> dict[str, str]:
 
 def column_labels(table: Table) -> dict[str, str]:
     return {column["key"]: column["label"] or column["key"] for column in table["columns"]}
+
+
+def compared(table: Table) -> tuple[dict[str, str], dict[str, dict[str, Difference]]]:
+    """The differences as a table: key -> label of its columns, and "A − B" -> key -> difference."""
+    labels = column_labels(table)
+    keys = [each["column"] for each in table["differences"]]
+    found: dict[str, dict[str, Difference]] = {}
+    for each in table["differences"]:
+        found.setdefault(f"{each['of']} − {each['minus']}", {})[each["column"]] = each
+    columns = [key for key in labels if key in keys] + [key for key in keys if key not in labels]
+    return {key: labels.get(key, key) for key in columns}, found
 
 
 def reach(table: Table) -> float:
