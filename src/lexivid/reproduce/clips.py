@@ -12,6 +12,7 @@ Shapes: n clips, T moments kept of each, S side in pixels, F mel bins, D embeddi
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
@@ -34,8 +35,9 @@ from lexivid.data.dataset import read_dataset
 from lexivid.data.loading import ClipSamples, SampleSpec
 from lexivid.data.splits import ClassSplit
 from lexivid.data.world.files import make_world
+from lexivid.data.world.sheet import contact_sheet
 from lexivid.data.world.words import ATTRIBUTES, Kind, WorldClass, pool_of
-from lexivid.errors import LexividError
+from lexivid.errors import LexividError, MissingExtraError
 from lexivid.labels import LabelBank, load_templates
 from lexivid.media.flow import ZERO_FLOW
 from lexivid.models.towers import make_frozen_tower
@@ -43,6 +45,7 @@ from lexivid.storage import write_atomically
 
 NUM_MOMENTS = 8  # T: every second frame of a clip
 CLIP_S = 2.0
+_CLIPS_SHOWN = 3
 FLOW_SIZE = 64  # the clips' own
 OnCount = Callable[[int, int], None]
 
@@ -124,6 +127,7 @@ def pack_world(
     pool: str,
     images: ImageProcessing,
     num_workers: int,
+    sheet: Path | None = None,
     on_count: OnCount | None = None,
 ) -> PackedClips:
     """Make the files of a world, as far as they are missing, and decode them.
@@ -132,7 +136,8 @@ def pack_world(
 
     Args:
         folder: of the files. images: what the backbone wants.
-        num_workers: processes. on_count: called with steps done and steps in all; a clip is two, made and decoded.
+        num_workers: processes. sheet: a file for pictures of some clips.
+        on_count: called with steps done and steps in all; a clip is two, made and decoded.
     """
     began = time.monotonic()
     total = (size.train_clips + size.held_out_clips) * size.num_base
@@ -170,6 +175,9 @@ def pack_world(
         count(total + min(len(samples), 32 * (number + 1)))
     if not order:
         raise LexividError(f"none of the clips in {str(folder)!r} can be read; the first: {failures[0][1]}")
+    if sheet is not None:
+        with contextlib.suppress(MissingExtraError):  # colours for flow come with an extra
+            contact_sheet(world, sheet, num_clips=_CLIPS_SHOWN)
     packed = {name: torch.cat(x) for name, x in rows.items()}
     paths = tuple(str(Path(dataset.clips[i].path).relative_to(folder.resolve())) for i in order)
     return PackedClips(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import platform
 from collections.abc import Mapping
@@ -10,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import lexivid.backbones
 from lexivid.backbones import Backbone
 from lexivid.labels import load_templates
 from lexivid.reproduce import figures, tables
@@ -51,11 +54,11 @@ def assemble(
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
         "hardware": f"{_processor()}, {os.cpu_count()} cores, no GPU used",
         "protocol": _protocol(job, scores, backbones),
-        "models": [_model(name, backbone) for name, backbone in backbones.items()],
+        "models": [_model(name) for name in backbones],
         "seconds": seconds,
         "tables": made,
         "figures": figures.figures_of(scores, job.names),
-        "pictures": [],
+        "pictures": _pictures(job),
         "failures": failures,
     }  # fmt: skip
 
@@ -97,9 +100,34 @@ def _protocol(job: Reproduction, scores: Scores, backbones: Mapping[str, Backbon
     }  # fmt: skip
 
 
-def _model(name: str, backbone: Backbone) -> dict[str, Any]:
-    """A backbone, with what its maker measured of it where that is beside its weights."""
-    return {"id": name}
+def _model(name: str) -> dict[str, Any]:
+    """A backbone, with what pre-training measured of it (`lexivid pretrain`) where that is beside its weights."""
+    folder = Path(name) if Path(name).is_dir() else Path(lexivid.backbones.__file__).parent / name
+    try:
+        gates = json.loads((folder / "pretrain.json").read_text(encoding="utf-8"))["gates"]
+        measured = {
+            "word_accuracy": gates["words"]["picture"],
+            "chance": gates["chance"], "text_variance": gates["text_variance"],
+        }  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError):
+        return {"id": name}
+    return {"id": name} | {
+        what: {word: percent / 100 for word, percent in values.items()} for what, values in measured.items()
+    }
+
+
+def _pictures(job: Reproduction) -> list[dict[str, str]]:
+    """Some clips of each world."""
+    found = []
+    for kind in kinds_of(job.names):
+        path = job.place.sheet(kind)
+        if path.is_file():
+            png = base64.b64encode(path.read_bytes()).decode("ascii")
+            alt = "Rows of frames, optical flow as colours and spectrograms, each under the name of its class."
+            found.append(
+                {"title": f"Clips of the {kind} world, as a reader of the files gets them", "png": png, "alt": alt}
+            )
+    return found[:1]
 
 
 def _seconds_and_failures(

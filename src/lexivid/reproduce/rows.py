@@ -46,6 +46,10 @@ class Workplace:
         """The folder of a world's video files."""
         return self.out / "clips" / f"{kind}-{seed}"
 
+    def sheet(self, kind: Kind) -> Path:
+        """Some clips of a world as a picture."""
+        return self.out / "clips" / f"{kind}.png"
+
     def packed(self, kind: Kind, seed: int) -> Path:
         """The same decoded."""
         return self.out / "tensors" / f"{kind}-{seed}.safetensors"

@@ -192,6 +192,7 @@ def _prepare(
         packed = pack_world(
             place.clips(kind, seed), kind=kind, seed=seed, size=job.scale.size, pool=job.scale.pool,
             images=backbone.images, num_workers=num_workers,
+            sheet=None if place.sheet(kind).is_file() else place.sheet(kind),
             on_count=lambda done, total: progress.count(name, done, total),
         )  # fmt: skip
         packed.save(place.packed(kind, seed))
