@@ -1,6 +1,7 @@
 """`lexivid evaluate` from a folder of files to a result file, with a tiny CLIP and with a trained model."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -142,15 +143,36 @@ def trained(tmp_path_factory, clip_folder):
 
 def test_calibrate_is_stored_with_the_run(trained):
     for twins in (0, 2):
+        shown: list[tuple[int, int]] = []
         result = runs.evaluate(
-            trained / "run", trained / "data", protocol="calibrate", num_workers=0, device="cpu", twins=twins
-        )
+            trained / "run", trained / "data", protocol="calibrate", num_workers=0, device="cpu", twins=twins,
+            on_progress=lambda *now, shown=shown: shown.append(now),
+        )  # fmt: skip
+        assert shown[-1][0] == shown[-1][1]
+        lines = runs.summary(result)
+        assert lines[0][:2] == ("offset", f"{result['results']['offset']:.3f}")
+        if twins:
+            assert shown[-1] == (2, 2)  # a step each
+            assert lines[2][3] == f"{100 * result['results']['harmonic_mean']:.1f}"
         stored = TrainedModel.from_pretrained(trained / "run", device="cpu").calibration
         assert stored == result["results"]
         assert stored["method"] == ("classes-out" if twins else "held-out")
     splits = [ClassSplit.load(trained / "run" / "twins" / str(i) / "run" / "split.json") for i in range(2)]
     assert sorted(splits[0].novel + splits[1].novel) == ["a", "b", "c", "d"]
     assert all(set(split.base) | set(split.novel) == {"a", "b", "c", "d"} for split in splits)
+
+
+def test_who_measures_on_training_clips_is_told(trained, tmp_path):
+    command = ["evaluate", str(trained / "run"), "--workers", "0", "--device", "cpu", "--data"]
+    done = CliRunner().invoke(app, [*command, str(trained / "data")])
+    assert done.exit_code == 0, done.output
+    assert "warning: 4 of the 8 clips were trained on" in done.stderr
+    apart = tmp_path / "apart"  # the same clips elsewhere, beside a part that is for testing
+    shutil.copytree(trained / "data", apart / "train")
+    shutil.copytree(trained / "data", apart / "test")
+    done = CliRunner().invoke(app, [*command, str(apart)])
+    assert done.exit_code == 0, done.output
+    assert "warning" not in done.stderr
 
 
 def test_a_twin_is_tested_on_no_clip_that_it_was_trained_on():

@@ -52,6 +52,12 @@ def evaluate(
         )  # fmt: skip
     for line in runs.summary(result):
         emit("  ".join(cell.ljust(20) for cell in line).rstrip() + "\n")
+    if trained_on := result["clips_trained_on"]:
+        say(
+            f"warning: {trained_on} of the {result['clips_asked']} clips were trained on, so these numbers flatter the "
+            "model: keep clips apart in a folder test beside train, or by a manifest's split",
+            "yellow",
+        )
     for path, reason in result["failures"]:
         say(f"failed: {reason or path}", "red")
     if out:

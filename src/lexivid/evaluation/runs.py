@@ -124,6 +124,7 @@ def evaluate(
         "decoder": decoder_version(),
         "clips_asked": len(clips),
         "clips_failed": len(collected.failures),
+        "clips_trained_on": _num_trained_on(Path(model), data, clips) if trained else 0,
         "failures": [list(pair) for pair in collected.failures],
         "entries_missing": len(dataset.missing),
         "settings": collected.settings,
@@ -132,7 +133,9 @@ def evaluate(
     if protocol == "calibrate":
         assert trained is not None
         if twins:
-            fitted = calibrate_with_twins(model, data, num_twins=twins, device=device, num_workers=num_workers)
+            fitted = calibrate_with_twins(
+                model, data, num_twins=twins, device=device, num_workers=num_workers, on_progress=on_progress
+            )
         else:
             fitted = protocols.calibrate(collected, embed)
         update_calibration(model, fitted.to_dict())
@@ -160,7 +163,15 @@ def summary(result: dict[str, Any]) -> list[tuple[str, ...]]:
     found = result["results"]
     rows = {result["protocol"]: found} if result["protocol"] == "base-novel" else found
     if result["protocol"] == "calibrate":
-        return [("offset", f"{found['offset']:.3f}", "", "")]
+        lines: list[tuple[str, ...]] = [("offset", f"{found['offset']:.3f}", f"({found['method']})")]
+        if found["harmonic_mean"] is not None:
+            cells = (f"{100 * found[key]:.1f}" for key in ("base", "novel", "harmonic_mean"))
+            lines += [
+                ("per cent", "base", "novel", "harmonic mean"),
+                ("twins", *cells),
+                ("twins, offset 0", "", "", f"{100 * found['before']:.1f}"),
+            ]
+        return lines
     return [("per cent [95 %]", "base", "novel", "harmonic mean")] + [
         (rule, *(percent((row.get(side) or {}).get("accuracy")) for side in ("base", "novel")),
          percent(row.get("harmonic_mean")))
@@ -193,6 +204,20 @@ def _clips(clips: Sequence[Clip], part: str | None, classes: set[str]) -> tuple[
     if not own:
         raise LexividError("no clip is of any class of the split: check its names against the data's classes")
     return own, f"all (none of split {part!r})"
+
+
+def _num_trained_on(run: Path, data: str | Path, clips: Sequence[Clip]) -> int:
+    """How many of these clips the run was trained on, as far as its recipe tells."""
+    from lexivid.training.clips import select_clips
+    from lexivid.training.recipe import load_recipe
+
+    if not (run / "recipe.yaml").is_file():
+        return 0
+    try:
+        kept, _, _ = select_clips(load_recipe(run / "recipe.yaml"), data)
+    except LexividError:  # other data than it was trained on
+        return 0
+    return len(set(kept) & set(clips))
 
 
 def _held_out(run: Path, data: str | Path) -> list[Clip]:

@@ -9,9 +9,11 @@ the twins is right for any model, also for one whose novel path was trained, suc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
@@ -24,14 +26,24 @@ from lexivid.evaluation import calibration as cal
 from lexivid.evaluation.collected import Collected, collect, score
 from lexivid.labels import LabelBank, load_templates
 
+if TYPE_CHECKING:
+    from lexivid.training.log import Progress
+
 
 def calibrate_with_twins(
-    run: str | Path, data: str | Path, *, num_twins: int = 2, device: str = "auto", num_workers: int = 2
+    run: str | Path,
+    data: str | Path,
+    *,
+    num_twins: int = 2,
+    device: str = "auto",
+    num_workers: int = 2,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> cal.Calibration:
     """Train the twins of a run, or find them trained, and fit the offset on them.
 
     Args:
         run: a folder of `lexivid train`. data: what it was trained on. num_twins: parts of the base classes.
+        on_progress: called with steps done and to do, of all twins.
 
     Raises:
         LexividError: too few base classes, no clips were held out of training, or as training.
@@ -54,7 +66,10 @@ def calibrate_with_twins(
         ClassSplit(rest, left_out, None, f"twin {place} of {run.name}").save(folder / "classes.json")
         own = replace(recipe, data=replace(recipe.data, class_split=str((folder / "classes.json").resolve())))
         if not (folder / "run" / "config.json").is_file():
-            train(own, data, folder / "run", resume=(folder / "run").exists(), device=device, backbone=backbone)
+            train(
+                own, data, folder / "run", resume=(folder / "run").exists(), device=device, backbone=backbone,
+                on_progress=partial(_show, on_progress, place, num_twins),
+            )  # fmt: skip
         model = TrainedModel.from_pretrained(folder / "run", device=device, backbone=backbone)
         backbone = model.backbone
         clips = pseudo_novel_clips(kept, held_out, left_out)
@@ -65,6 +80,11 @@ def calibrate_with_twins(
         bank, templates = LabelBank(backbone), load_templates(model.templates)
         folds.append(fold_of(collected, bank.embed(split.base, templates), left_out))
     return cal.fit_classes_out(folds)
+
+
+def _show(on_progress: Callable[[int, int], None] | None, place: int, num_twins: int, now: Progress) -> None:
+    if on_progress and now.total:
+        on_progress(place * now.total + now.step, num_twins * now.total)
 
 
 def pseudo_novel_clips(kept: Sequence[Clip], held_out: Sequence[Clip], left_out: Sequence[str]) -> list[Clip]:
