@@ -35,6 +35,7 @@ from lexivid.errors import LexividError, MediaError, ModelError
 from lexivid.evaluation.calibration import Calibration, combine
 from lexivid.inference import Classifier, check_window
 from lexivid.labels import LabelBank, TemplateSet
+from lexivid.labels.evidence import DEFAULT_THRESHOLD
 from lexivid.media.decode import MediaInfo, probe
 from lexivid.media.spectrogram import STEPS_PER_S, normalise, views_of
 from lexivid.media.views import Views
@@ -125,6 +126,11 @@ class TrainedClassifier(Classifier):
             made = replace(made, warnings=(*made.warnings, told))
         return made
 
+    def _judge(
+        self, names: Sequence[str], templates: TemplateSet, on_progress: Callable[[int, int], None] | None
+    ) -> None:
+        """None: its scores are trained to be shares among exclusive classes."""
+
     def classify(
         self,
         path: str | Path,
@@ -148,10 +154,21 @@ class TrainedClassifier(Classifier):
         modalities: Sequence[str] | None = None,
         timeline_s: float | None = None,
         num_thumbnails: int = 0,
+        multi_label: bool = False,
+        threshold: float = DEFAULT_THRESHOLD,
         raise_errors: bool = False,
         vocabulary_is: VocabularyIs | None = None,
     ) -> Iterator[Prediction]:
-        """As `Classifier.classify_many`."""
+        """As `Classifier.classify_many`, but for `multi_label`, which a model trained by softmax cannot do.
+
+        Raises:
+            ModelError: `multi_label` was asked for.
+        """
+        if multi_label:
+            raise ModelError(
+                f"model {self.name!r} was trained to choose one of several classes: its scores are shares among the "
+                "labels asked for and cannot be judged one by one; multi-label takes lite or a CLIP model"
+            )
         vocabulary = labels if isinstance(labels, Vocabulary) else self.prepare(labels)
         kind = _check_kind(vocabulary_is or self.vocabulary_is)
         self._check_modalities(modalities)

@@ -27,7 +27,7 @@ def classify_library(
     Args:
         known: predictions of an earlier, interrupted run, by path: passed through in their places.
         on_total: called once with the number of predictions to come.
-        options: of `Classifier.classify_many` (views, modalities, timeline_s, num_thumbnails).
+        options: of `Classifier.classify_many` (views, modalities, timeline_s, num_thumbnails, multi_label, threshold).
     """
     found = list(find_videos(paths))
     if on_total:

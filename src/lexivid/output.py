@@ -18,11 +18,13 @@ from rich.table import Table
 from rich.text import Text
 
 from lexivid.errors import LexividError
+from lexivid.labels.evidence import DEFAULT_THRESHOLD
 from lexivid.storage import write_atomically
 
 FORMATS = ("table", "json", "jsonl", "csv")
 CSV_COLUMNS = (
     "path", "duration_s", "model", "modalities", "start_s", "end_s", "rank", "label", "score", "warnings", "error",
+    "none_of_these",
 )  # fmt: skip
 _BAR_CELLS = 20
 _LABEL_CELLS = 24
@@ -75,6 +77,7 @@ def csv_rows(row: Row) -> str:
         "modalities": "+".join(row["modalities"]),
         "warnings": " | ".join(row["warnings"]),
         "error": row["error"],
+        "none_of_these": row["none_of_these"],
     }
     if not row["labels"]:
         writer.writerow(common)
@@ -93,6 +96,8 @@ def table(rows: Sequence[Row]) -> Group:
         blocks.append(Text.assemble((printable(row["path"]), "bold"), (duration, "dim"), overflow="fold"))
         if row["error"]:
             blocks.append(Text("  " + printable(row["error"]), style="red", overflow="fold"))
+        elif row["none_of_these"] is not None and row["none_of_these"] > DEFAULT_THRESHOLD:
+            blocks.append(Text("  " + _none_of_these(row), style="yellow", overflow="fold"))
         elif not row["labels"]:
             blocks.append(Text("  no label reaches the threshold", style="dim"))
         blocks.append(_bars([("", label) for label in row["labels"]]))
@@ -111,6 +116,13 @@ def table(rows: Sequence[Row]) -> Group:
             blocks.append(_bars(spans))
         blocks.append(Text())
     return Group(*blocks[:-1])
+
+
+def _none_of_these(row: Row) -> str:
+    if row["multi_label"]:
+        return "none of these" + (", but the best guesses are" if row["labels"] else "")
+    also = "; if it is one of them, in these shares" if row["labels"] else ""
+    return f"none of these, probably ({row['none_of_these']:.0%}){also}"
 
 
 def _bars(lines: Sequence[tuple[str, dict[str, Any]]]) -> Table:

@@ -8,11 +8,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from lexivid.labels.background import Judge
 
 MODALITIES = ("video", "flow", "audio")
 # A window of a timeline advances by half its length, so a frame lies in two windows.
@@ -22,7 +25,7 @@ FRAMES_PER_HOP = 4
 
 @dataclass(frozen=True)
 class LabelScore:
-    """A label and its probability among the labels asked for, 0..1."""
+    """A label and its score, 0..1: its share among the labels asked for, or the probability that it holds by itself."""
 
     label: str
     score: float
@@ -30,7 +33,10 @@ class LabelScore:
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of a timeline with one best label; its scores are means over its windows."""
+    """A stretch of a timeline; its scores are means over its windows.
+
+    Of all labels, best first; in multi-label mode of the one label that holds there, and segments overlap.
+    """
 
     start_s: float
     end_s: float
@@ -43,6 +49,9 @@ class Prediction:
 
     Attributes:
         labels: all labels, best first. by_modality: the same for each stream alone.
+        multi_label: whether scores are each label's own probability, and not shares among the labels.
+        none_of_these: the probability that no label holds (in multi-label mode that the best one does not); None where
+            the model cannot say.
         segments: of a timeline, in time order; None where none was asked for.
         error: why the file could not be classified; `labels` is then empty.
         thumbnails: (time_s, frame (3, h, w) uint8) pairs, where asked for.
@@ -54,6 +63,8 @@ class Prediction:
     modalities: tuple[str, ...] = ()
     labels: tuple[LabelScore, ...] = ()
     by_modality: dict[str, tuple[LabelScore, ...]] = field(default_factory=dict)
+    multi_label: bool = False
+    none_of_these: float | None = None
     segments: tuple[Segment, ...] | None = None
     warnings: tuple[str, ...] = ()
     error: str | None = None
@@ -82,6 +93,8 @@ class Prediction:
             "model": self.model,
             "modalities": list(self.modalities),
             "labels": rows(self.labels),
+            "multi_label": self.multi_label,
+            "none_of_these": None if self.none_of_these is None else round(self.none_of_these, 6),
             "by_modality": {name: rows(labels) for name, labels in self.by_modality.items()},
         }
         if self.segments is not None:
@@ -109,6 +122,8 @@ class Prediction:
             modalities=tuple(row["modalities"]),
             labels=scores(row["labels"]),
             by_modality={name: scores(rows) for name, rows in row["by_modality"].items()},
+            multi_label=row["multi_label"],
+            none_of_these=row["none_of_these"],
             segments=tuple(Segment(s["start_s"], s["end_s"], scores(s["labels"])) for s in row["segments"])
             if "segments" in row
             else None,
@@ -119,12 +134,16 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Labels with their unit vectors (K, D): made once by `Classifier.prepare`, used for any number of files."""
+    """Labels with their unit vectors (K, D): made once by `Classifier.prepare`, used for any number of files.
+
+    judge: says of each label by itself whether it holds; None: the model cannot.
+    """
 
     labels: tuple[str, ...]
     vectors: Tensor
     templates: str
     warnings: tuple[str, ...] = ()
+    judge: Judge | None = None
 
 
 def ranked(scores: Tensor, vocabulary: Vocabulary) -> tuple[LabelScore, ...]:
@@ -145,6 +164,26 @@ def join_cells(cells: Tensor, vocabulary: Vocabulary, hop_s: float, duration_s: 
         segments.append(Segment(start * hop_s, end_s, ranked(cells[start:end].mean(0), vocabulary)))
         start = end
     return tuple(segments)
+
+
+def segments_by_label(
+    cells: Tensor, vocabulary: Vocabulary, hop_s: float, duration_s: float, *, threshold: float
+) -> tuple[Segment, ...]:
+    """Adjacent cells (H, K) in which a label reaches the threshold become a segment of that label; they may overlap.
+
+    In time order, and of those that start together the likeliest first.
+    """
+    segments = []
+    for k, label in enumerate(vocabulary.labels):
+        start = 0
+        for holds, run in itertools.groupby((cells[:, k] >= threshold).tolist()):
+            end = start + len(list(run))
+            if holds:
+                end_s = duration_s if end == len(cells) else min(end * hop_s, duration_s)
+                mean = float(cells[start:end, k].mean())
+                segments.append(Segment(start * hop_s, end_s, (LabelScore(label, mean),)))
+            start = end
+    return tuple(sorted(segments, key=lambda s: (s.start_s, -s.labels[0].score)))
 
 
 def pick_thumbnails(times_s: np.ndarray, frames: Tensor, count: int) -> tuple[tuple[float, Tensor], ...]:

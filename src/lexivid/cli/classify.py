@@ -15,6 +15,7 @@ from lexivid.cli.options import (
     LabelsFile,
     Modalities,
     Model,
+    MultiLabel,
     Output,
     Paths,
     Report,
@@ -47,8 +48,9 @@ def classify(
     stride: Stride = None,
     stride_rate: StrideRate = "30",
     templates: Templates = None,
+    multi_label: MultiLabel = False,
     top_k: TopK = 5,
-    threshold: Threshold = 0.0,
+    threshold: Threshold = None,
     timeline: Timeline = None,
     format: Format = None,
     output: Output = None,
@@ -62,6 +64,7 @@ def classify(
     """
     from lexivid.inference import load
     from lexivid.labels import read_labels_file
+    from lexivid.labels.evidence import DEFAULT_THRESHOLD
     from lexivid.media.views import Views
 
     names = [*(labels or [])]
@@ -74,10 +77,14 @@ def classify(
         classifier = load(model, device=device, dtype=dtype, vocabulary_is=vocabulary_is)
     vocabulary = prepare(classifier, words, templates)
     asked = [part.strip() for part in modalities.split(",")] if modalities else None
-    options: dict[str, Any] = {"views": chosen_views, "modalities": asked, "timeline_s": timeline}
+    least = (DEFAULT_THRESHOLD if multi_label else 0.0) if threshold is None else threshold
+    options: dict[str, Any] = {
+        "views": chosen_views, "modalities": asked, "timeline_s": timeline, "multi_label": multi_label,
+        "threshold": least,
+    }  # fmt: skip
     call = {
         "lexivid": __version__, "model": classifier.fingerprint, "labels": list(vocabulary.labels),
         "templates": vocabulary.templates, "views": str(chosen_views), "timeline_s": timeline, "modalities": asked,
-        "vocabulary_is": vocabulary_is, "top_k": top_k, "threshold": threshold,
+        "vocabulary_is": vocabulary_is, "multi_label": multi_label, "top_k": top_k, "threshold": least,
     }  # fmt: skip
     run(classifier, paths, vocabulary, options, call, fmt=fmt, output=output, report=report)

@@ -46,7 +46,19 @@ Templates = Annotated[
     typer.Option(help='Sentences around a label: a set ("clip-video", "name", ...) or a file. Default: what suits.'),
 ]
 TopK = Annotated[int, typer.Option(min=0, help="The most labels shown per file (0: all).")]
-Threshold = Annotated[float, typer.Option(min=0, max=1, help="Leave out labels that score less.")]
+MultiLabel = Annotated[
+    bool,
+    typer.Option("--multi-label", help="Judge every label by itself: several may hold, or none. Scores are no shares."),
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=1,
+        show_default=False,
+        help="Leave out labels that score less. Default: 0.5 with --multi-label, or 0.",
+    ),
+]
 Timeline = Annotated[
     float | None, typer.Option(metavar="SECONDS", help="Also say which label when: a window of this length slides.")
 ]

@@ -1,0 +1,98 @@
+"""Fitting what a label's standing is worth (`lexivid.labels.evidence`): logistic regression on clips of known labels.
+
+In: standings (n, K), truth (n, K). Out: `Evidence` with its calibration error on clips that the fit had not seen. The
+unit is the clip, or the recording: a clip's pairs are never on both sides. Shapes: n clips, K labels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from lexivid.errors import LexividError
+from lexivid.evaluation.multilabel import bootstrap_calibration_error
+from lexivid.labels.evidence import Evidence
+
+_MOST_FOLDS = 50  # of cross-validation: up to so many clips, each is left out by itself
+_STEPS = 100
+# A quadratic penalty on the slope, in pairs: it decides nothing but separable data, whose slope would be infinite.
+_PENALTY = 1e-3
+
+
+def fit_evidence(
+    standings: np.ndarray,
+    truth: np.ndarray,
+    *,
+    method: str,
+    judged: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
+) -> tuple[Evidence, np.ndarray]:
+    """Fit slope and intercept, and measure them on left-out clips.
+
+    Args:
+        method: what it was fitted on, in words.
+        judged: (n, K) bool, pairs that count; None: all.
+        groups: (n,) recordings that clips come from; None: every clip is one.
+
+    Returns:
+        The evidence, and the left-out probabilities (n, K): of each clip by a fit without its group.
+
+    Raises:
+        LexividError: shapes that do not fit, fewer than two groups with and without a label that holds, or labels that
+            hold stand lower than others.
+    """
+    standings, truth = np.asarray(standings, dtype=np.float64), np.asarray(truth, dtype=bool)
+    judged = np.ones(truth.shape, dtype=bool) if judged is None else np.asarray(judged, dtype=bool)
+    if standings.ndim != 2 or not standings.shape == truth.shape == judged.shape:
+        raise LexividError(f"standings and truth are (n, K) alike; got {standings.shape} and {truth.shape}")
+    _, group = np.unique(np.arange(len(truth)) if groups is None else groups, return_inverse=True)
+    group = group.ravel()
+    for holds, words in ((truth & judged, "holds"), (~truth & judged, "does not hold")):
+        if len(np.unique(group[holds.any(axis=1)])) < 2:
+            raise LexividError(f"evidence needs two clips with a label that {words}")
+    num_folds = min(_MOST_FOLDS, int(group.max()) + 1)
+    left_out = np.full(truth.shape, np.nan)
+    for fold in range(num_folds):
+        out = group % num_folds == fold
+        use = judged & ~out[:, None]
+        evidence = _fit(standings[use], truth[use], method)
+        left_out[out] = evidence.probability(torch.from_numpy(standings[out])).numpy()
+    error = bootstrap_calibration_error(left_out, truth, judged=judged, groups=group)
+    fitted = _fit(standings[judged], truth[judged], method)
+    return Evidence(
+        fitted.slope, fitted.intercept, fitted.prevalence, method, len(truth), int(judged.sum()),
+        round(error.value, 5), round(error.low, 5), round(error.high, 5),
+    ), left_out  # fmt: skip
+
+
+def _fit(standings: np.ndarray, truth: np.ndarray, method: str) -> Evidence:
+    """Newton's method on the log-likelihood of sigmoid(slope z + b); the intercept is b less the prior's log odds."""
+    y = truth.astype(np.float64)
+    prevalence = float(y.mean())
+    if not 0 < prevalence < 1:
+        raise LexividError("evidence needs labels that hold and labels that do not")
+    prior = math.log(prevalence / (1 - prevalence))
+    design = np.stack([standings, np.ones_like(standings)], axis=1)
+    penalty = np.diag([_PENALTY, 0.0])
+    w = np.array([0.0, prior])
+
+    def loss(w: np.ndarray) -> float:
+        logits = design @ w
+        return float(np.sum(np.logaddexp(0.0, logits) - y * logits) + 0.5 * w @ penalty @ w)
+
+    for _ in range(_STEPS):
+        p = 1 / (1 + np.exp(-design @ w))
+        gradient = design.T @ (p - y) + penalty @ w
+        hessian = (design * (p * (1 - p))[:, None]).T @ design + penalty + 1e-12 * np.eye(2)
+        step = np.linalg.solve(hessian, gradient)
+        scale = 1.0
+        while scale > 1e-6 and loss(w - scale * step) > loss(w):
+            scale /= 2
+        w = w - scale * step
+        if np.abs(scale * step).max() < 1e-10:
+            break
+    if w[0] <= 0:
+        raise LexividError(f"labels that hold stand no higher than others (slope {w[0]:.3g}): there is nothing to fit")
+    return Evidence(float(w[0]), float(w[1] - prior), prevalence, method)
