@@ -23,7 +23,9 @@ SEED, NUM_ROWS, NUM_FILMS, FILM_PX = 0, 6, 3, 128
 def film(file: Path, out: Path) -> None:
     """A clip as an animated GIF, twice its size. Its colours are chosen for it alone, so that they stay themselves."""
     frames = read_views(file, Views(num_frames=NUM_FRAMES)).frames[0].movedim(1, -1).numpy()
-    pictures = [Image.fromarray(frame).quantize(48, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE) for frame in frames]
+    pictures = [
+        Image.fromarray(frame).quantize(48, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE) for frame in frames
+    ]
     large = [picture.resize((FILM_PX, FILM_PX), Image.Resampling.NEAREST) for picture in pictures]
     large[0].save(out, save_all=True, append_images=large[1:], duration=1000 // FRAME_RATE, loop=0)
 
