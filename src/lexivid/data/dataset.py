@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from lexivid.errors import LexividError
 from lexivid.media.files import VIDEO_SUFFIXES
@@ -25,7 +25,7 @@ AUDIO_SUFFIXES = frozenset(
 )
 MEDIA_SUFFIXES = VIDEO_SUFFIXES | AUDIO_SUFFIXES
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-Kind = Literal["auto", "csv", "folders", "ucf101"]
+Kind = Literal["auto", "csv", "folders", "ucf101", "activitynet", "charades", "youtube8m", "vggsounder"]
 
 _COLUMNS = ("path", "label", "labels", "split", "start_s", "end_s", "group")
 _UCF_GROUP = re.compile(r"^(v_.+_g\d+)_c\d+$")
@@ -101,10 +101,12 @@ def read_dataset(
             "ucf101": CLASS/v_CLASS_gNN_cNN.* and the data set's trainlistNN.txt and testlistNN.txt. Without a train
             list, what is not in the test list is "train", which is the same. Files may have another ending than
             the lists say. HMDB51 and others: write a manifest.
-            "auto": by what is there.
+            "activitynet", "charades", "youtube8m", "vggsounder": several labels a clip, see
+            `lexivid.data.multilabel_lists`; `lists` is then the annotation file, or the folder that holds it.
+            "auto": by what is there (of those of several labels, none).
         list_number: which of UCF101's lists, 1 to 3; gives kind "ucf101" where that is "auto".
-        lists: the folder of UCF101's lists; None: `root`, its ucfTrainTestlist, or that beside it. A name may
-            have something before it (ucf101_testlist02.txt).
+        lists: the folder of UCF101's lists (or see kind); None: `root`, its ucfTrainTestlist, or that beside it.
+            A name may have something before it (ucf101_testlist02.txt).
         names: what classes are called, where folder names or labels are not words: a mapping, or a CSV file of two
             columns. None: as `class_name` makes them of folder names; a manifest's labels stay as they are.
 
@@ -125,7 +127,11 @@ def read_dataset(
         return _read_folders(root, called)
     if kind == "ucf101":
         return _read_ucf101(root, 1 if list_number is None else list_number, lists, called)
-    raise LexividError(f"unknown kind of data {kind!r}: choose auto, csv, folders or ucf101")
+    if kind in ("activitynet", "charades", "youtube8m", "vggsounder"):
+        from lexivid.data.multilabel_lists import read_multilabel
+
+        return read_multilabel(root, kind, lists=None if lists is None else Path(lists), names=called)
+    raise LexividError(f"unknown kind of data {kind!r}: choose {', '.join(get_args(Kind))}")
 
 
 def class_name(folder: str) -> str:
@@ -154,14 +160,14 @@ def _read_names(names: Mapping[str, str] | str | os.PathLike[str] | None) -> Map
     if names is None or isinstance(names, Mapping):
         return names or {}
     called = {}
-    for number, row in _rows(Path(names)):
+    for number, row in csv_rows(Path(names)):
         if len(row) != 2 or not row[1].strip():
             raise LexividError(f"{os.fspath(names)}, line {number}: two columns, folder and name, but got {row}")
         called[row[0].strip()] = " ".join(row[1].split())
     return called
 
 
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(line number, fields) of a CSV file; empty lines are left out."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
@@ -180,7 +186,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _read_manifest(path: Path, called: Mapping[str, str]) -> Dataset:
-    rows = _rows(path)
+    rows = csv_rows(path)
     _, header = next(rows, (0, []))
     columns = [name.strip().lower() for name in header]
     unknown = [name for name in columns if name not in _COLUMNS]
