@@ -184,7 +184,7 @@ def report(
     threshold and at the best one, which is chosen on these very clips and so an upper bound.
 
     Returns:
-        "all", "seen", "unseen" (an empty part is left out) -> JSON types.
+        "all", "seen", "unseen" (an empty part is left out) -> JSON types, None for what no clip can say.
     """
     probabilities, truth, judged = _checked(probabilities, truth, judged)
     parts = {"all": np.ones(truth.shape[1], dtype=bool)}
@@ -219,7 +219,10 @@ def _numbers(
         for average in ("micro", "macro"):
             best = best_f1(p, truth, average=average, judged=judged)
             result[f"best_f1_{average}"] = {"value": getattr(best, average), "threshold": best.threshold}
-    return {key: round(value, 6) if isinstance(value, float) else value for key, value in result.items()}
+    for key, value in result.items():
+        if isinstance(value, float):
+            result[key] = None if np.isnan(value) else round(value, 6)
+    return result
 
 
 def _checked(
