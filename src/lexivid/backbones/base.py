@@ -12,7 +12,7 @@ from torch import Tensor
 from lexivid.backbones.preprocess import ImageProcessing
 from lexivid.errors import ModelError
 
-WORLD = ("world",)
+WORLD = ("world", "world-1")
 """Checkpoints that `lexivid pretrain` made, which come with the package; each is a folder beside this file."""
 
 

@@ -139,6 +139,8 @@ def describe(gates: dict[str, Any]) -> str:
 def model_card(recipe: Any, gates: dict[str, Any]) -> str:
     """README.md of a checkpoint: what it is, the command that made it, what it knows."""
     how = recipe.training
+    trails = f"Of these, {100 * PICTURE.trail:.0f} and {100 * VIDEO.trail:.0f} %"
+    badges = f"{100 * PICTURE.badge:.0f} and {100 * VIDEO.badge:.0f} %"
     return f"""---
 license: apache-2.0
 library_name: transformers
@@ -156,6 +158,7 @@ word, which is more supervision than a caption gives. Weights are stored in floa
 
 {describe(gates)}
 
-Stills are new ones at the full difficulty of pre-training (picture) and of clips (video). In most of them a motion
-leaves no trail and a sound no badge, so that 100 % is out of reach.
+Stills are new ones at the full difficulty of pre-training (picture) and of clips (video). {trails} leave a
+trail, {badges} show a badge, and other objects and bars hide much: 100 % is out of reach. For the variance, class
+names have all five words.
 """

@@ -199,7 +199,7 @@ def pretrain(
 
 
 def fit(recipe: PretrainRecipe, *, on_progress: OnProgress | None = None) -> tuple[Any, list[tuple[int, float]]]:
-    """Train from nothing -> the CLIPModel in evaluation mode, and (step, loss) pairs, at most 200 of them."""
+    """Train from nothing -> the CLIPModel in evaluation mode, and (step, loss) pairs, at most 50 of them."""
     how = recipe.training
     generator = torch.Generator().manual_seed(how.seed)
     rng = np.random.default_rng(how.seed)
@@ -236,12 +236,12 @@ def fit(recipe: PretrainRecipe, *, on_progress: OnProgress | None = None) -> tup
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), how.clip_norm)
         optimiser.step()
-        if (step + 1) % max(1, how.steps // 200) == 0:
+        if (step + 1) % max(1, how.steps // 50) == 0:
             losses.append((step + 1, round(loss.item(), 4)))
         if on_progress:
             per_s, eta_s = rate.update(step + 1, len(pixels))
             on_progress(Progress("pre-training", step + 1, how.steps, 0, loss.item(), how.lr_at(step), per_s, eta_s))
-    return model.eval(), losses[-200:]
+    return model.eval(), losses[-50:]
 
 
 def contrastive_loss(logits: Tensor, truth: Tensor) -> Tensor:

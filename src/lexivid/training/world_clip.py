@@ -180,6 +180,10 @@ def save_clip(model: Any, recipe: ModelRecipe, folder: Path) -> None:
     deepcopy(model).half().save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)  # transformers writes it for the owner's eyes alone
     make_tokenizer(recipe).save_pretrained(folder)
+    about = folder / "tokenizer_config.json"  # in words that both transformers 4 and 5 know
+    facts = json.loads(about.read_text(encoding="utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    facts.pop("backend", None)
+    about.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     images = image_processing(recipe)
     processing = {
         "do_resize": True, "size": {"shortest_edge": images.resize_to}, "resample": 3,
