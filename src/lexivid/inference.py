@@ -371,8 +371,8 @@ def load(name: str = "lite", *, device: str = "auto", dtype: str = "auto", vocab
     """A classifier by model name.
 
     Args:
-        name: "lite" (works offline), a CLIP-family model of the Hugging Face Hub, a folder in that format, or the run
-            folder of `lexivid train`.
+        name: "lite" (works offline), "world" (for clips of `lexivid world` alone), a CLIP-family model of the Hugging
+            Face Hub, a folder in that format, or the run folder of `lexivid train`.
         device: "auto", "cpu", "cuda", "mps". dtype: "auto", "float32", "bfloat16", "float16".
         vocabulary_is: of a trained model, see `lexivid.inference_trained`: "base", "novel" or "mixed".
 

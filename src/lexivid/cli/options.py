@@ -20,7 +20,7 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help='"lite" (works offline), a CLIP or SigLIP model of the Hugging Face Hub, or a folder with one.',
+        help='"lite" (works offline), "world" (for `lexivid world`), a CLIP or SigLIP model of the Hub, or a folder.',
     ),
 ]
 VocabularyIs = Annotated[
