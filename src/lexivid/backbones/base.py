@@ -12,7 +12,7 @@ from torch import Tensor
 from lexivid.backbones.preprocess import ImageProcessing
 from lexivid.errors import ModelError
 
-WORLD = ("world", "world-1")
+WORLD = ("world", "world-1", "world-2")
 """Checkpoints that `lexivid pretrain` made, which come with the package; each is a folder beside this file."""
 
 
@@ -97,7 +97,7 @@ def load_backbone(name: str, *, device: str | torch.device = "auto", dtype: str 
     """Load a backbone by name.
 
     Args:
-        name: "lite", "world" (of the synthetic world alone), a model of the Hugging Face Hub
+        name: "lite", "world" (or "world-1", "world-2": other seeds; of the synthetic world alone), a model of the Hugging Face Hub
             ("openai/clip-vit-base-patch16", optionally with "@revision"), or a folder in that format.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         dtype: "auto", "float32", "bfloat16" or "float16".
