@@ -10,12 +10,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from lexivid.backbones.base import WORLD
 from lexivid.data.world.words import Kind
 from lexivid.errors import LexividError
 from lexivid.reproduce.clips import WorldSize
 
-CLIPS = ("world", "world-1", "world-2")
-"""Separately pre-trained backbones; seed s uses number s mod 3."""
+CLIPS = WORLD
+"""Separately pre-trained backbones, taken in turn by the seeds."""
 OTHER: dict[Kind, str] = {"motion": "flow", "sound": "audio"}
 """The modality beside video in the worlds that stand for Kinetics-700 and for VGGSound."""
 ZERO_SHOT = "clip"
@@ -140,4 +141,4 @@ class Scale:
     pool: Literal["report", "validation"] = "report"
 
 
-QUICK = Scale(WorldSize(num_base=20, num_novel=16, train_clips=12, held_out_clips=2, test_clips=8), epochs=0.8)
+QUICK = Scale(WorldSize(num_base=20, num_novel=16, train_clips=16), epochs=2.0, curve_every=8)
