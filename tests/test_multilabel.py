@@ -27,7 +27,7 @@ from lexivid.labels.background import background_phrases, make_judge, standing
 from lexivid.labels.evidence import ASSUMED, Evidence, evidence_for
 from lexivid.prediction import Prediction, Vocabulary, segments_by_label
 
-EVIDENCE = Evidence(0.7, 0.2, 0.03, "test")
+EVIDENCE = Evidence(0.7, 0.2, "test", prevalence=0.03)
 
 
 def unit(*shape: int, seed: int) -> torch.Tensor:
@@ -110,7 +110,7 @@ def test_the_fit_is_logistic_regression() -> None:
     found, left_out = fit_evidence(standings, truth, method="simulated", judged=judged)
     oracle = LogisticRegression(C=1e8, tol=1e-10).fit(standings[judged][:, None], truth[judged])
     prior = truth[judged].mean()
-    assert found.prevalence == pytest.approx(prior)
+    assert found.fitted_prevalence == pytest.approx(prior)
     assert found.slope == pytest.approx(oracle.coef_[0, 0], rel=1e-4)
     assert found.intercept + np.log(prior / (1 - prior)) == pytest.approx(oracle.intercept_[0], rel=1e-4)
     assert found.slope == pytest.approx(0.8, abs=0.12)
@@ -126,8 +126,8 @@ def test_a_clips_probabilities_come_from_the_others() -> None:
     _, left_out = fit_evidence(standings, truth, method="", groups=groups)
     rest = groups != 3
     alone, _ = fit_evidence(standings[rest], truth[rest], method="")
-    assert left_out[~rest] == pytest.approx(alone.probability(torch.from_numpy(standings[~rest])).numpy())
-    # What the clips of the group hold makes no difference to their own probabilities.
+    assert left_out[~rest] == pytest.approx(alone.log_ratio(torch.from_numpy(standings[~rest])).numpy())
+    # What the clips of the group hold makes no difference to their own answers.
     other = truth.copy()
     other[~rest] = False
     assert fit_evidence(standings, other, method="", groups=groups)[1][~rest] == pytest.approx(left_out[~rest])

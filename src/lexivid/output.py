@@ -96,8 +96,8 @@ def table(rows: Sequence[Row]) -> Group:
         blocks.append(Text.assemble((printable(row["path"]), "bold"), (duration, "dim"), overflow="fold"))
         if row["error"]:
             blocks.append(Text("  " + printable(row["error"]), style="red", overflow="fold"))
-        elif row["none_of_these"] is not None and row["none_of_these"] > DEFAULT_THRESHOLD:
-            blocks.append(Text("  " + _none_of_these(row), style="yellow", overflow="fold"))
+        elif said := _none_of_these(row):
+            blocks.append(Text("  " + said, style="yellow", overflow="fold"))
         elif not row["labels"]:
             blocks.append(Text("  no label reaches the threshold", style="dim"))
         blocks.append(_bars([("", label) for label in row["labels"]]))
@@ -119,8 +119,11 @@ def table(rows: Sequence[Row]) -> Group:
 
 
 def _none_of_these(row: Row) -> str:
+    """ "" where a label probably holds, where nobody can say, and where labels judged one by one are shown anyway."""
+    if row["none_of_these"] is None or row["none_of_these"] <= DEFAULT_THRESHOLD:
+        return ""
     if row["multi_label"]:
-        return "none of these" + (", but the best guesses are" if row["labels"] else "")
+        return "" if row["labels"] else "none of these"
     also = "; if it is one of them, in these shares" if row["labels"] else ""
     return f"none of these, probably ({row['none_of_these']:.0%}){also}"
 

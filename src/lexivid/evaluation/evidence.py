@@ -13,7 +13,7 @@ import torch
 
 from lexivid.errors import LexividError
 from lexivid.evaluation.multilabel import bootstrap_calibration_error
-from lexivid.labels.evidence import Evidence
+from lexivid.labels.evidence import Evidence, posterior
 
 _MOST_FOLDS = 50  # of cross-validation: up to so many clips, each is left out by itself
 _STEPS = 100
@@ -37,7 +37,7 @@ def fit_evidence(
         groups: (n,) recordings that clips come from; None: every clip is one.
 
     Returns:
-        The evidence, and the left-out probabilities (n, K): of each clip by a fit without its group.
+        The evidence, and left-out log likelihood ratios (n, K): of each clip by a fit without its group.
 
     Raises:
         LexividError: shapes that do not fit, fewer than two groups with and without a label that holds, or labels that
@@ -53,22 +53,27 @@ def fit_evidence(
         if len(np.unique(group[holds.any(axis=1)])) < 2:
             raise LexividError(f"evidence needs two clips with a label that {words}")
     num_folds = min(_MOST_FOLDS, int(group.max()) + 1)
-    left_out = np.full(truth.shape, np.nan)
+    left_out, p = np.full(truth.shape, np.nan), np.full(truth.shape, np.nan)
     for fold in range(num_folds):
         out = group % num_folds == fold
         use = judged & ~out[:, None]
-        evidence = _fit(standings[use], truth[use], method)
-        left_out[out] = evidence.probability(torch.from_numpy(standings[out])).numpy()
-    error = bootstrap_calibration_error(left_out, truth, judged=judged, groups=group)
-    fitted = _fit(standings[judged], truth[judged], method)
-    return Evidence(
-        fitted.slope, fitted.intercept, fitted.prevalence, method, len(truth), int(judged.sum()),
-        round(error.value, 5), round(error.low, 5), round(error.high, 5),
-    ), left_out  # fmt: skip
+        slope, intercept, share = _fit(standings[use], truth[use])
+        left_out[out] = slope * standings[out] + intercept
+        p[out] = posterior(torch.from_numpy(left_out[out]), share).numpy()
+    error = bootstrap_calibration_error(p, truth, judged=judged, groups=group)
+    slope, intercept, share = _fit(standings[judged], truth[judged])
+    evidence = Evidence(
+        slope, intercept, method, num_clips=len(truth), num_pairs=int(judged.sum()), fitted_prevalence=share,
+        error=round(error.value, 5), error_low=round(error.low, 5), error_high=round(error.high, 5),
+    )  # fmt: skip
+    return evidence, left_out
 
 
-def _fit(standings: np.ndarray, truth: np.ndarray, method: str) -> Evidence:
-    """Newton's method on the log-likelihood of sigmoid(slope z + b); the intercept is b less the prior's log odds."""
+def _fit(standings: np.ndarray, truth: np.ndarray) -> tuple[float, float, float]:
+    """(n,), (n,) -> slope, intercept and prevalence: Newton's method on the log-likelihood of sigmoid(slope s + b).
+
+    The intercept is b less the prior's log odds.
+    """
     y = truth.astype(np.float64)
     prevalence = float(y.mean())
     if not 0 < prevalence < 1:
@@ -95,4 +100,4 @@ def _fit(standings: np.ndarray, truth: np.ndarray, method: str) -> Evidence:
             break
     if w[0] <= 0:
         raise LexividError(f"labels that hold stand no higher than others (slope {w[0]:.3g}): there is nothing to fit")
-    return Evidence(float(w[0]), float(w[1] - prior), prevalence, method)
+    return float(w[0]), float(w[1] - prior), prevalence

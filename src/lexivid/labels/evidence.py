@@ -4,9 +4,9 @@
     p = sigmoid(log ratio + logit prevalence)    one label, judged by itself
 
 `slope` and `intercept` are fitted once for a model on clips whose labels are known (logistic regression, Platt 1999),
-or assumed. `prevalence` is how often a label of the list held on those clips. It is part of the answer: the same
-standing in a list of five likely labels deserves more belief than among a hundred, and as no label's score may depend
-on the others', the prevalence is that of the fit and is stated with it.
+or assumed. `prevalence` is how often a label of a list holds, before looking. It is part of the answer: the same
+standing in a list of five likely labels deserves more belief than among a thousand. As no label's score may depend on
+the others', it is the same for all lists, one in twenty; who knows better says so (`probability`).
 
 "None of these" asks something else: either one of K labels holds, or none, with even chances before looking, so that
 
@@ -32,6 +32,9 @@ from torch import Tensor
 
 from lexivid.errors import LexividError
 
+PREVALENCE = 0.05
+"""What is believed of a label before looking."""
+
 DEFAULT_THRESHOLD = 0.5
 """A label with this probability is shown, in multi-label mode; above it, "none of these" is said."""
 
@@ -42,19 +45,21 @@ class Evidence:
 
     Args:
         slope, intercept: of the log likelihood ratio; all logarithms are natural.
-        prevalence: the share of (clip, label) pairs that hold, before looking.
         method: in words: fitted on what, or assumed from what.
+        prevalence: the share of (clip, label) pairs that hold, before looking.
         num_clips, num_pairs: (clip, label) pairs it was fitted on; 0 where nothing was fitted.
-        error, error_low, error_high: expected calibration error on clips left out of the fit, and its 95 % interval
-            over clips; None where nothing was fitted.
+        fitted_prevalence: the share of these pairs that hold.
+        error, error_low, error_high: expected calibration error at that prevalence, on clips left out of the fit, and
+            its 95 % interval over clips. These four are None where nothing was fitted.
     """
 
     slope: float
     intercept: float
-    prevalence: float
     method: str
+    prevalence: float = PREVALENCE
     num_clips: int = 0
     num_pairs: int = 0
+    fitted_prevalence: float | None = None
     error: float | None = None
     error_low: float | None = None
     error_high: float | None = None
@@ -70,11 +75,8 @@ class Evidence:
         return self.slope * standing + self.intercept
 
     def probability(self, standing: Tensor, *, prevalence: float | None = None) -> Tensor:
-        """Standings (..., K) -> probabilities (..., K); `prevalence` None: that of the fit."""
-        prior = self.prevalence if prevalence is None else prevalence
-        if not 0 < prior < 1:
-            raise LexividError(f"a prevalence lies between 0 and 1; got {prior}")
-        return torch.sigmoid(self.log_ratio(standing) + math.log(prior / (1 - prior)))
+        """Standings (..., K) -> probabilities (..., K); `prevalence` None: its own."""
+        return posterior(self.log_ratio(standing), self.prevalence if prevalence is None else prevalence)
 
     def none_of_these(self, standing: Tensor) -> Tensor:
         """Standings (..., K) -> the probability (...) that no label holds."""
@@ -90,20 +92,29 @@ class Evidence:
         """The reverse of `to_dict`; unknown keys are ignored.
 
         Raises:
-            LexividError: a number is missing or none.
+            LexividError: a number is missing, or is none that evidence can have.
         """
         known = {field.name for field in fields(cls)}
         try:
             return cls(**{key: value for key, value in values.items() if key in known})
         except TypeError as error:
-            raise LexividError(f"evidence must have slope, intercept, prevalence and method: {error}") from None
+            raise LexividError(f"evidence must have slope, intercept and method: {error}") from None
 
 
 # The standing taken at its word, as the log ratio that a softmax over pairs learns. It is no fit: models are often too
 # sure of themselves (`lite`'s slope is 0.6), and it has been checked on no CLIP.
-ASSUMED = Evidence(
-    1.0, 0.0, 0.026, "assumed: the model's softmax against everyday words, taken at its word; not fitted"
-)
+ASSUMED = Evidence(1.0, 0.0, "assumed: the model's softmax against everyday words, taken at its word; not fitted")
+
+
+def posterior(log_ratio: Tensor, prevalence: float) -> Tensor:
+    """Log likelihood ratios (...) -> probabilities (...), for labels that hold so often before looking.
+
+    Raises:
+        LexividError: a prevalence outside 0 to 1.
+    """
+    if not 0 < prevalence < 1:
+        raise LexividError(f"a prevalence lies between 0 and 1; got {prevalence}")
+    return torch.sigmoid(log_ratio + math.log(prevalence / (1 - prevalence)))
 
 
 def evidence_for(fingerprint: str) -> Evidence:

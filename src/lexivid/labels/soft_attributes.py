@@ -136,10 +136,16 @@ class SoftAttributeEncoder(nn.Module):
         super().__init__()
         self.config, self.language_model, self.text_encoder = config, language_model, text_encoder
         words = language_model.word_vectors.detach().float()
-        mean, std = words.mean(dim=0), words.std()
-        # Learned vectors start among the language model's own words, not at zero, where they would all be one word.
-        self.prefixes = nn.Parameter(mean + std * torch.randn(config.num_prefixes, words.shape[1]))
-        self.suffixes = nn.Parameter(mean + std * torch.randn(config.num_suffix_vectors, words.shape[1]))
+        std = words.std()
+        # Before the label: near the token that begins a text, so that the model is at ease from the first step (random
+        # vectors there cost three times the steps, docs/ovml.md). After it: anywhere among the model's words.
+        tokenizer = language_model.tokenizer
+        begins = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        first = words.mean(dim=0) if begins is None else words[begins]
+        near = 0.1 * std * torch.randn(config.num_prefixes, words.shape[1])
+        self.prefixes = nn.Parameter(first + near.to(words))
+        anywhere = std * torch.randn(config.num_suffix_vectors, words.shape[1]).to(words)
+        self.suffixes = nn.Parameter(words.mean(dim=0) + anywhere)
         self.prompting = PromptingTransformer(
             config,
             input_width=language_model.width(config.reading),
