@@ -97,8 +97,9 @@ def load_backbone(name: str, *, device: str | torch.device = "auto", dtype: str 
     """Load a backbone by name.
 
     Args:
-        name: "lite", "world" (or "world-1", "world-2": other seeds; of the synthetic world alone), a model of the Hugging Face Hub
-            ("openai/clip-vit-base-patch16", optionally with "@revision"), or a folder in that format.
+        name: "lite", "world" (of the synthetic world alone; "world-1" and "world-2" are other seeds of it), a model of
+            the Hugging Face Hub ("openai/clip-vit-base-patch16", optionally with "@revision"), or a folder in that
+            format.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         dtype: "auto", "float32", "bfloat16" or "float16".
 
