@@ -140,7 +140,12 @@ def beta_and_temperature(scores: Scores) -> Part:
         )
         alone = grid[1.0, 1.0]
         expectations.append(
-            expect_sign(f"{OTHER[kind].capitalize()} alone (beta 1) is below CLIP on novel classes.", alone, sign=-1)
+            expect_sign(
+                f"MOV's {OTHER[kind]} path alone (beta 1) is below CLIP on novel classes.",
+                alone,
+                sign=-1,
+                reason="It attends to the frozen video features (eq. 7), and here it reads the looks from them.",
+            )
         )
         panels[-1]["title"] += f": best at beta {best[0]:g}, {best[1]:g} tau"
     return {

@@ -149,7 +149,7 @@ def _seconds_and_failures(
     for row in job.rows:
         spent = scores.collected(row.kind, row.seed, row.system).facts["seconds"]
         for stage, label in (("training", f"training, {row.kind} world"), ("scoring", "running models on test clips")):
-            label += " (sum over processes)"
+            label += " (of one core)"
             seconds[label] = seconds.get(label, 0.0) + spent[stage]
     seconds["this call, from start to report"] = wall_s
     return {stage: round(value, 1) for stage, value in seconds.items()}, failures
