@@ -309,3 +309,16 @@ def test_the_journal_keeps_it(run: Run, tmp_path: Path) -> None:
     assert run(film, "-l", LABELS, "--multi-label", "-o", output)[0] == 0
     (row,) = json.loads(output.read_text())
     assert Prediction.from_dict(row).to_dict() == row
+
+
+def test_the_page(run: Run, tmp_path: Path) -> None:
+    film = colour_film(tmp_path / "red blue.mp4", [("red", 4), ("blue", 4)])
+    page = tmp_path / "page.html"
+    assert run(film, "-l", LABELS, "--multi-label", "--timeline", "2", "--report", page)[0] == 0
+    text = page.read_text()
+    assert text.count('class="timeline lane"') == 3  # red, a red car, blue
+    assert "judged by itself" in text
+    assert "shares among the words" not in text
+    run(film, "-l", "green", "--report", page)
+    assert "None of these, probably" in page.read_text()
+    assert "shares among the words" in page.read_text()

@@ -123,7 +123,7 @@ def _none_of_these(row: Row) -> str:
     if row["none_of_these"] is None or row["none_of_these"] <= DEFAULT_THRESHOLD:
         return ""
     if row["multi_label"]:
-        return "" if row["labels"] else "none of these"
+        return "" if row["labels"] else "none of these" + (" over the whole of it" if row.get("segments") else "")
     also = "; if it is one of them, in these shares" if row["labels"] else ""
     return f"none of these, probably ({row['none_of_these']:.0%}){also}"
 

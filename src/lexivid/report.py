@@ -18,11 +18,13 @@ from typing import Any
 from torch import Tensor
 
 from lexivid import __version__
+from lexivid.labels.evidence import DEFAULT_THRESHOLD
 from lexivid.output import clock, printable
 from lexivid.page import render_page
 from lexivid.prediction import Prediction, Vocabulary
 
 _THUMBNAIL_HEIGHT = 135
+_MOST_LANES = 12  # labels whose segments are drawn, in multi-label mode
 # What the page names of its making.
 _VERSIONS = ("torch", "transformers", "av")
 
@@ -61,6 +63,8 @@ def render_report(
         labels=vocabulary.labels[:500],
         num_more_labels=max(0, len(vocabulary.labels) - 500),
         warnings=vocabulary.warnings,
+        multi_label=any(prediction.multi_label for prediction in predictions),
+        judged=vocabulary.judge.evidence.method if vocabulary.judge else "",
         facts=facts,
         command=command,
     )
@@ -69,24 +73,31 @@ def render_report(
 def _card(prediction: Prediction, top_k: int) -> dict[str, Any]:
     duration_s = prediction.duration_s or 0.0
     best = {segment.labels[0].label for segment in prediction.segments or ()}
+    segments = [
+        {
+            "label": segment.labels[0].label,
+            "score": segment.labels[0].score,
+            "start_s": segment.start_s,
+            "end_s": segment.end_s,
+            "left": 100 * segment.start_s / duration_s if duration_s else 0,
+            "width": 100 * (segment.end_s - segment.start_s) / duration_s if duration_s else 100,
+            "colour": _colour(sorted(best).index(segment.labels[0].label)),
+        }
+        for segment in prediction.segments or ()
+    ]
+    lanes: dict[Any, list[dict[str, Any]]] = {}  # segments that may overlap lie one below the other
+    for segment in segments:
+        lanes.setdefault(segment["label"] if prediction.multi_label else None, []).append(segment)
+    none_of_these = prediction.none_of_these is not None and prediction.none_of_these > DEFAULT_THRESHOLD
     return {
         "prediction": prediction,
         "name": printable(Path(prediction.path).name),
         "folder": printable(str(Path(prediction.path).parent)),
         "labels": prediction.top(top_k),
         "thumbnails": [(time_s, _data_url(frame)) for time_s, frame in prediction.thumbnails],
-        "segments": [
-            {
-                "label": segment.labels[0].label,
-                "score": segment.labels[0].score,
-                "start_s": segment.start_s,
-                "end_s": segment.end_s,
-                "left": 100 * segment.start_s / duration_s if duration_s else 0,
-                "width": 100 * (segment.end_s - segment.start_s) / duration_s if duration_s else 100,
-                "colour": _colour(sorted(best).index(segment.labels[0].label)),
-            }
-            for segment in prediction.segments or ()
-        ],
+        "none_of_these": none_of_these,
+        "segments": segments,
+        "lanes": list(lanes.values())[:_MOST_LANES],
     }
 
 
