@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -180,6 +181,8 @@ def _claim(out: Path, scale: Scale, backbones: dict[str, Backbone]) -> None:
             what = "backbones" if same else "classes, clips or epochs (--quick?)"
             raise LexividError(f"{str(out)!r} holds a run with other {what}: choose another folder")
         settings["backbones"] = known | prints
+        for left in out.glob(".training-*"):  # of a call that was killed
+            shutil.rmtree(left, ignore_errors=True)
     write_atomically(path, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -227,8 +230,10 @@ def _run_all(job: Reproduction, rows: Sequence[Row], num_workers: int, progress:
                     row = running.pop(future)
                     future.result()
                     yield row
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
+        except BaseException:  # a row of a minute is not worth waiting for: it is made again
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+            pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
