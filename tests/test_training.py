@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -400,5 +401,73 @@ if torch.distributed.get_rank() == 0:
     for key in w1:
         torch.testing.assert_close(w1[key], w2[key], atol=1e-5, rtol=1e-4)
 print("same", flush=True)
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_accelerate_trains_sharded(tmp_path: Path) -> None:
+    """FSDP2 as Accelerate prepares it, on two gloo processes, against one process; then resumed from a checkpoint.
+
+    Accelerate shards over GPUs only: its state is told otherwise, the rest is its own.
+    """
+    program = tmp_path / "program.py"
+    program.write_text(_ACCELERATE)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(cases.__file__).parent)}
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", str(program)]
+    results = []
+    for resume in (False, True):
+        arguments = [*command, str(tmp_path / "run"), *(["resume"] if resume else [])]
+        done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("half of it here") == 2
+        results.append(load_file(tmp_path / "run" / "final.safetensors"))
+        shutil.rmtree(max((tmp_path / "run" / "checkpoints").glob("step-*")))
+    recipe, mov = cases.recipe(epochs=1, batch_size=12), cases.tiny_mov(num_temporal_layers=1)
+    alone = fit(mov, cases.labels(), cases.samples(), recipe, tmp_path, images=cases.IMAGES, device="cpu")
+    _assert_close(results[0], alone.weights)
+    for name, value in results[0].items():
+        assert torch.equal(results[1][name], value), name
+
+
+@pytest.mark.slow
+def test_accelerate_does_not_shard_without_a_word(tmp_path: Path) -> None:
+    command = [sys.executable, cases.__file__, str(tmp_path / "run"), "{}"]
+    environment = os.environ | {"ACCELERATE_USE_FSDP": "true"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode != 0
+    assert "FSDP was asked for" in done.stderr
+
+
+_ACCELERATE = """
+import sys, torch, training_cases as cases
+from pathlib import Path
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from safetensors.torch import save_file
+from lexivid.training.distributed import make_accelerator
+from lexivid.training.loop import fit
+
+recipe, out = cases.recipe(epochs=1, batch_size=12), Path(sys.argv[1])
+accelerator = make_accelerator(recipe.training, device="cpu")
+AcceleratorState().__dict__["fsdp_plugin"] = FullyShardedDataParallelPlugin(
+    fsdp_version=2, reshard_after_forward=True, auto_wrap_policy="transformer_based_wrap",
+    transformer_cls_names_to_wrap=["TemporalLayer", "CrossLayer"], state_dict_type="FULL_STATE_DICT",
+)
+for state in (AcceleratorState, PartialState):
+    state._shared_state["distributed_type"] = DistributedType.FSDP
+torch.set_num_threads(1)
+mov = cases.tiny_mov(num_temporal_layers=1)  # collectives are slow on a busy machine
+mov.towers.to(memory_format=torch.channels_last)  # as lite's are
+result = fit(
+    mov, cases.labels(), cases.samples(), recipe, out, images=cases.IMAGES, resume="resume" in sys.argv,
+    accelerator=accelerator,
+)
+here, whole = (sum(f(p) for p in mov.parameters()) for f in (lambda p: p.to_local().numel(), lambda p: p.numel()))
+assert abs(here / whole - 0.5) < 0.1, (here, whole)
+print("half of it here", flush=True)
+if accelerator.is_main_process:
+    save_file(result.weights, out / "final.safetensors")
+accelerator.wait_for_everyone()
 torch.distributed.destroy_process_group()
 """

@@ -6,13 +6,14 @@ DDP is what `torchrun --nproc-per-node N -m lexivid train ...` gives. FSDP comes
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from lexivid.errors import MissingExtraError
+from lexivid.errors import LexividError, MissingExtraError
 from lexivid.models.mov import FROZEN_PREFIX
 from lexivid.training.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
 from lexivid.training.recipe import TrainingRecipe
@@ -28,22 +29,45 @@ def make_accelerator(recipe: TrainingRecipe, *, device: str = "auto") -> Acceler
 
     Raises:
         MissingExtraError: Accelerate is not installed.
+        LexividError: sharding was asked for where Accelerate does not shard.
     """
     try:
         from accelerate import Accelerator
         from accelerate.utils import DistributedDataParallelKwargs
     except ImportError:
         raise MissingExtraError('Training needs more packages: pip install "lexivid[train]"') from None
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=device == "cpu" or (device == "auto" and not torch.cuda.is_available()),
         mixed_precision="bf16" if recipe.precision == "bfloat16" else "no",
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" and not is_sharded(accelerator):
+        raise LexividError(
+            "FSDP was asked for, but Accelerate shards over GPUs only and would train whole copies without a word: "
+            "start with torchrun instead"
+        )
+    return accelerator
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
     """Whether parameters are spread over the processes."""
     return str(accelerator.distributed_type).rpartition(".")[2] == "FSDP"
+
+
+def prepare(accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
+    """Both as the processes need them: as they are, in DDP, or sharded."""
+    if is_sharded(accelerator):  # FSDP2 takes no parameter in another memory layout, such as lite's channels_last
+        for parameter in model.parameters():
+            parameter.data = parameter.data.contiguous()
+    wrapped, prepared = accelerator.prepare(model, optimizer)
+    return wrapped, prepared
+
+
+def share_buffers(accelerator: Accelerator, model: nn.Module) -> None:
+    """Running statistics of the first process to all: DDP does so by itself, sharding leaves each its own."""
+    if is_sharded(accelerator):
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, src=0)
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:

@@ -28,7 +28,15 @@ from lexivid.models.mov import MOV, MOVFeatures, mov_loss
 from lexivid.models.trained import base_probabilities
 from lexivid.training.batches import Plan, even_batches, micro_batches
 from lexivid.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
-from lexivid.training.distributed import gather_state, is_sharded, load_trained, make_accelerator, restore_state
+from lexivid.training.distributed import (
+    gather_state,
+    is_sharded,
+    load_trained,
+    make_accelerator,
+    prepare,
+    restore_state,
+    share_buffers,
+)
 from lexivid.training.log import OnProgress, Progress, Rate, RunLog
 from lexivid.training.recipe import Recipe
 from lexivid.training.schedule import half_cosine, make_optimizer, set_lr
@@ -98,7 +106,7 @@ def fit(
         raise LexividError(f"{error}: raise training.batch_size") from None
     model.to(accelerator.device)
     optimizer = make_optimizer(model, settings)
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    wrapped, optimizer = prepare(accelerator, model, optimizer)
     labels = labels.to(accelerator.device)
     checkpoints = out / "checkpoints"
     state = FitState()
@@ -289,6 +297,7 @@ class Step:
         samples.set_epoch(epoch)
         self.model.eval()
         accelerator = self.accelerator
+        share_buffers(accelerator, self.model)
         lists = even_batches(len(samples), batch_size, rank=accelerator.process_index, world=accelerator.num_processes)
         table = torch.full((len(samples), 2), -1.0, dtype=torch.float64)  # right, loss; -1: not seen
         for batch in load_batches(samples, lists, num_workers=self.recipe.data.num_workers):

@@ -14,6 +14,7 @@ import json
 import platform
 import time
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -113,6 +114,8 @@ def train(
         raise LexividError(f"the base classes must be different, clean names; got {list(data.base_classes)[:10]} ...")
     with torch.no_grad():
         labels = LabelBank(backbone).embed(names, load_templates(templates)).clone()
+    # Sharding replaces the parameters, those that the backbone shares too: the model that is written is a copy.
+    whole = deepcopy(mov).cpu() if is_sharded(accelerator) and accelerator.is_main_process else mov
     result = fit(
         mov, labels, data.train, recipe, out, images=backbone.images, held_out=data.held_out, resume=resume,
         accelerator=accelerator, on_progress=on_progress, on_epoch=on_epoch,
@@ -121,9 +124,12 @@ def train(
     summary = _summary(recipe, result.state, data, time.monotonic() - started, accelerator.num_processes)
     if accelerator.is_main_process:
         write_weights(out / "model.safetensors", result.weights)
+        if whole is not mov:
+            load_trained(whole, result.weights)
+            whole.to(accelerator.device)
         sampling = {key: value for key, value in asdict(recipe.data).items() if key in SAMPLING}
-        model = TrainedModel(backbone, mov, tuple(names), templates, recipe.inputs, recipe.model.base_score, sampling)
-        if data.held_out is not None and len(data.held_out) and not is_sharded(accelerator):
+        model = TrainedModel(backbone, whole, tuple(names), templates, recipe.inputs, recipe.model.base_score, sampling)
+        if data.held_out is not None and len(data.held_out):
             model.calibration = calibrate(model, data.held_out, num_workers=recipe.data.num_workers)
             summary["calibration"] = model.calibration
         write_atomically(out / "train.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
