@@ -322,3 +322,31 @@ def test_the_page(run: Run, tmp_path: Path) -> None:
     run(film, "-l", "green", "--report", page)
     assert "None of these, probably" in page.read_text()
     assert "shares among the words" in page.read_text()
+
+
+def test_a_model_that_knows_nothing_answers_what_is_believed_before_looking(clip_folder: Path, tmp_path: Path) -> None:
+    """A CLIP with random weights: to it, no word stands above the others."""
+    from lexivid.inference import load
+
+    film = colour_film(tmp_path / "red.mp4", [("red", 1)])
+    found = load(str(clip_folder)).classify(film, "a dog, a cat, playing drums", multi_label=True)
+    assert [x.score for x in found.labels] == pytest.approx([0.05] * 3, abs=0.03)
+
+
+def test_what_is_assumed_is_said(run: Run, tmp_path: Path) -> None:
+    film = colour_film(tmp_path / "red.mp4", [("red", 1)])
+    assert "assumed" in run(film, "-l", LABELS, "--multi-label", "-f", "json")[2]
+    assert run(film, "-l", LABELS, "-f", "json")[2] == ""
+
+
+def test_a_model_that_cannot_judge_is_a_wrong_call(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    film = colour_film(tmp_path / "red.mp4", [("red", 1)])
+    backbone = WorldlyBackbone()
+    monkeypatch.setattr(
+        "lexivid.inference.load", lambda name, **_: Classifier(backbone, bank=LabelBank(backbone, on_disk=False))
+    )
+    output = tmp_path / "new" / "rows.json"
+    status, _, err = run(film, "-l", LABELS, "--multi-label", "-o", output)
+    assert status == 2
+    assert "one by one" in err
+    assert not output.parent.exists()

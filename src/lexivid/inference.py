@@ -166,11 +166,8 @@ class Classifier:
         """
         vocabulary = labels if isinstance(labels, Vocabulary) else self.prepare(labels)
         self._check_modalities(modalities)
-        if multi_label and vocabulary.judge is None:
-            raise ModelError(
-                f"model {self.name!r} cannot judge labels one by one: its scores are shares among those asked for; "
-                "multi-label takes lite or a CLIP model, and a vocabulary from prepare()"
-            )
+        if multi_label:
+            self.check_multi_label(vocabulary)
         if timeline_s is not None:
             check_window(timeline_s)
             for path in paths:
@@ -202,6 +199,18 @@ class Classifier:
                 multi_label=multi_label,
             )
             yield self._guarded(path, work, raise_errors)
+
+    def check_multi_label(self, vocabulary: Vocabulary) -> None:
+        """Whether labels can be judged one by one.
+
+        Raises:
+            ModelError: the model cannot: it was trained to choose one of several classes, or knows no everyday words.
+        """
+        if vocabulary.judge is None:
+            raise ModelError(
+                f"model {self.name!r} cannot judge labels one by one: its scores are shares among those asked for; "
+                "multi-label takes lite or a CLIP model, and a vocabulary from prepare()"
+            )
 
     def _check_modalities(self, modalities: Sequence[str] | None) -> None:
         for name in modalities or ():

@@ -164,12 +164,9 @@ class TrainedClassifier(Classifier):
         Raises:
             ModelError: `multi_label` was asked for.
         """
-        if multi_label:
-            raise ModelError(
-                f"model {self.name!r} was trained to choose one of several classes: its scores are shares among the "
-                "labels asked for and cannot be judged one by one; multi-label takes lite or a CLIP model"
-            )
         vocabulary = labels if isinstance(labels, Vocabulary) else self.prepare(labels)
+        if multi_label:
+            self.check_multi_label(replace(vocabulary, judge=None))
         kind = _check_kind(vocabulary_is or self.vocabulary_is)
         self._check_modalities(modalities)
         used = tuple(name for name in self.modalities if modalities is None or name in modalities)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lexivid import __version__
-from lexivid.cli.console import status
+from lexivid.cli.console import say, status
 from lexivid.cli.options import (
     Device,
     Dtype,
@@ -76,6 +76,10 @@ def classify(
     with status(f"loading {model}"):
         classifier = load(model, device=device, dtype=dtype, vocabulary_is=vocabulary_is)
     vocabulary = prepare(classifier, words, templates)
+    if multi_label:
+        classifier.check_multi_label(vocabulary)
+        if vocabulary.judge and vocabulary.judge.evidence.error is None:
+            say(f"warning: probabilities of {model} are {vocabulary.judge.evidence.method}", "yellow")
     asked = [part.strip() for part in modalities.split(",")] if modalities else None
     least = (DEFAULT_THRESHOLD if multi_label else 0.0) if threshold is None else threshold
     options: dict[str, Any] = {
