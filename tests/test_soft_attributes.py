@@ -157,6 +157,29 @@ def test_gradients_pass_both_frozen_models_and_neither_moves(
     assert not clip.training
 
 
+def test_what_never_changes_is_asked_for_once(
+    language_model: FrozenLanguageModel, clip: FrozenTextEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    read = FrozenLanguageModel.read
+
+    def counted(self: FrozenLanguageModel, vectors: torch.Tensor, **options: object) -> torch.Tensor:
+        asked.append(len(vectors))
+        return read(self, vectors, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(FrozenLanguageModel, "read", counted)
+    for settings, times in (({"num_prefixes": 0}, 1), ({"num_prefixes": 2}, 3)):
+        encoder = make(language_model, clip, **settings)
+        truth = encoder.eval()(LABELS)
+        asked.clear()
+        encoder.train()
+        for labels in (LABELS[:3], LABELS, LABELS[::-1]):
+            out = encoder(labels)
+            out.sum().backward()
+        torch.testing.assert_close(out, truth.flip(0))
+        assert sum(asked) == (len(LABELS) if times == 1 else 3 + 2 * len(LABELS))
+
+
 def test_soft_attributes_start_at_the_scale_of_words(
     language_model: FrozenLanguageModel, clip: FrozenTextEncoder
 ) -> None:

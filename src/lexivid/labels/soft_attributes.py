@@ -43,7 +43,8 @@ class SoftAttributeConfig:
     """Everything but weights.
 
     Args:
-        num_prefixes: P, learned vectors before the label.
+        num_prefixes: P, learned vectors before the label. Without any learned vectors around it, what the language
+            model says of a label never changes, and is asked for once in a training.
         suffix: words after the label. num_suffix_vectors: learned vectors after those.
         reading: what is taken from the language model, see `FrozenLanguageModel.read`. layer: of "hidden". top_k: of
             "next_word"; None: all words.
@@ -54,7 +55,7 @@ class SoftAttributeConfig:
         save_memory: compute each such group a second time when its gradient is due, and keep nothing of it until then.
     """
 
-    num_prefixes: int = 8
+    num_prefixes: int = 0
     suffix: str = "is a"
     num_suffix_vectors: int = 0
     reading: Reading = "next_word"
@@ -87,7 +88,8 @@ class SoftAttributeConfig:
     @classmethod
     def paper(cls, **overrides: Any) -> SoftAttributeConfig:
         """Learned prefixes before the label, nothing after it, all output vectors of the language model."""
-        return cls(**({"suffix": "", "reading": "hidden", "attend": "all"} | overrides))
+        as_described: dict[str, Any] = {"num_prefixes": 8, "suffix": "", "reading": "hidden", "attend": "all"}
+        return cls(**(as_described | overrides))
 
 
 class PromptingTransformer(nn.Module):
@@ -137,8 +139,9 @@ class SoftAttributeEncoder(nn.Module):
         self.config, self.language_model, self.text_encoder = config, language_model, text_encoder
         words = language_model.word_vectors.detach().float()
         std = words.std()
-        # Before the label: near the token that begins a text, so that the model is at ease from the first step (random
-        # vectors there cost three times the steps, docs/ovml.md). After it: anywhere among the model's words.
+        # Before the label: near the token that begins a text, which disturbs the model less than random vectors do
+        # (docs/ovml.md). After it: anywhere among the model's words.
+        self._memory: dict[str, Tensor] = {}  # what the language model said, while training
         tokenizer = language_model.tokenizer
         begins = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
         first = words.mean(dim=0) if begins is None else words[begins]
@@ -180,6 +183,10 @@ class SoftAttributeEncoder(nn.Module):
 
     def attributes(self, ids: Tensor) -> Tensor:
         """Soft attributes of labels that have as many tokens each: (K, L) int64 -> (K, A, W)."""
+        return self.prompting(self.read(ids))
+
+    def read(self, ids: Tensor) -> Tensor:
+        """What the language model says of labels that have as many tokens each: (K, L) int64 -> (K, S, W_lm)."""
         c, model = self.config, self.language_model
         words = model.word_vectors
         ids = ids.to(words.device)
@@ -195,10 +202,20 @@ class SoftAttributeEncoder(nn.Module):
         vectors = torch.cat([piece.float() for piece in pieces], dim=1)
         num_suffix = len(asked) + c.num_suffix_vectors
         num_read = {"suffix": num_suffix, "last": 1, "all": vectors.shape[1] - len(model.start())}[c.attend]
-        return self.prompting(model.read(vectors, num_read=num_read, reading=c.reading, layer=c.layer, top_k=c.top_k))
+        return model.read(vectors, num_read=num_read, reading=c.reading, layer=c.layer, top_k=c.top_k)
 
     def _encode(self, labels: list[str], ids: Tensor) -> Tensor:
-        return self.text_encoder(labels, self.attributes(ids), own_words=self.config.own_words)
+        never_changes = self.config.num_prefixes == 0 and self.config.num_suffix_vectors == 0
+        said = self._remembered(labels, ids) if never_changes and self.training else self.read(ids)
+        return self.text_encoder(labels, self.prompting(said), own_words=self.config.own_words)
+
+    @torch.no_grad()
+    def _remembered(self, labels: list[str], ids: Tensor) -> Tensor:
+        """As `read`, asking for what was not asked for before."""
+        new = [i for i, label in enumerate(labels) if label not in self._memory]
+        if new:
+            self._memory |= dict(zip((labels[i] for i in new), self.read(ids[new]).unbind(), strict=True))
+        return torch.stack([self._memory[label] for label in labels]).to(self.prefixes.device)
 
     @property
     def fingerprint(self) -> str:
