@@ -136,12 +136,11 @@ def test_plan() -> None:
     assert parse_names(["all"]) == NAMES
     assert kinds_of(("table1",)) == ("motion",)
     assert [str(row) for row in rows_of(("table1",), seeds=[3], num_layers=3)] == [
-        "motion 3 clip", "motion 3 video-tower", "motion 3 mov",
+        "motion 3 clip", "motion 3 video-tower", "motion 3 video-tower-gentle", "motion 3 mov",
     ]  # fmt: skip
     rows = rows_of(("table6", "figure1"), seeds=range(2), num_layers=3)
-    assert (
-        len(rows) == len(set(rows)) == 2 * 2 * 4
-    )  # seeds, worlds, the tower with 1, 2 and all layers, the video tower
+    # seeds, worlds; the tower with 1, 2 and all layers, the video tower at two rates
+    assert len(rows) == len(set(rows)) == 2 * 2 * 5
     for name in ("world-mov", "world-score-fusion"):  # rows of one table differ in what the table is about alone
         flow, sound = load_recipe(name), load_recipe(f"{name}-audio")
         assert flow.model.tau_v_ratio == sound.model.tau_v_ratio == 1

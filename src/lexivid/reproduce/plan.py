@@ -20,6 +20,8 @@ CLIPS = WORLD
 OTHER: dict[Kind, str] = {"motion": "flow", "sound": "audio"}
 """The modality beside video in the worlds that stand for Kinetics-700 and for VGGSound."""
 ZERO_SHOT = "clip"
+GENTLE = "video-tower-gentle"
+"""The video tower fine-tuned at half the rate: what that costs novel classes depends on it."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ def systems(kind: Kind, num_layers: int) -> dict[str, System]:
     return {
         ZERO_SHOT: System(None, cost=3),
         "video-tower": System("world-video-tower", curve=True, cost=45),
+        GENTLE: System("world-video-tower", {"training.lr": 5e-4}, curve=True, cost=45),
         "tower": System(tower, curve=True, cost=45 * light),
         **{
             f"tower-last-{n}": System(tower, {"model.trainable_layers": n}, cost=25 * light)
@@ -79,13 +82,13 @@ class Row:
 _SIDES: tuple[Kind, ...] = ("motion", "sound")
 # Of each table: the worlds, and the systems ("*" at the end: all that begin so).
 _NEEDS: dict[str, tuple[tuple[Kind, ...], tuple[str, ...]]] = {
-    "table1": (("motion",), (ZERO_SHOT, "video-tower", "mov")),
-    "table2": (("sound",), (ZERO_SHOT, "video-tower", "mov")),
+    "table1": (("motion",), (ZERO_SHOT, "video-tower", GENTLE, "mov")),
+    "table2": (("sound",), (ZERO_SHOT, "video-tower", GENTLE, "mov")),
     "table5": (_SIDES, (ZERO_SHOT, "score-fusion", "mov")),
     "table6": (_SIDES, ("tower", "tower-last-*")),
     "table8": (_SIDES, (ZERO_SHOT, "mov")),
     "table9": (_SIDES, (ZERO_SHOT, "mov")),
-    "figure1": (_SIDES, ("video-tower", "tower")),
+    "figure1": (_SIDES, ("video-tower", GENTLE, "tower")),
     "figure3": (_SIDES, (ZERO_SHOT, "mov")),
     "vfa": (("both",), (ZERO_SHOT, "mov-flow", "mov-audio", "mov-all")),
 }

@@ -16,7 +16,7 @@ import lexivid.backbones
 from lexivid.backbones import Backbone
 from lexivid.labels import load_templates
 from lexivid.reproduce import figures, tables
-from lexivid.reproduce.clips import NUM_MOMENTS, PackedClips
+from lexivid.reproduce.clips import NUM_MOMENTS, PackedClips, WorldSize
 from lexivid.reproduce.plan import kinds_of, systems
 from lexivid.reproduce.run import Reproduction
 from lexivid.reproduce.scores import Scores
@@ -81,8 +81,8 @@ def _protocol(job: Reproduction, scores: Scores, backbones: Mapping[str, Backbon
         "Classes": f"{size.num_base} base and {size.num_novel} novel in each seed; novel ones of the half of all "
         f'combinations that is for "{scale.pool}"',
         "Choice of settings": "epochs, learning rates and the ratio of tau_v to tau were chosen on other seeds (100 "
-        'and up) and on novel classes of the other half ("validation"), then frozen; seeds below 100 were not looked '
-        "at before",
+        'and up) and on novel classes of the other half ("validation"), then frozen'
+        + ("" if (size, scale.epochs) == (WorldSize(), 1) else "; this is a small version, sized for its time"),
         "Clips": f"per base class {size.train_clips} to train on, {size.held_out_clips} to calibrate on, "
         f"{size.test_clips} to test on; per novel class {size.test_clips} to test on; 2 s, 64 x 64 pixels, 8 frames a "
         "second, H.264 and AAC",
