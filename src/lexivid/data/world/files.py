@@ -246,7 +246,7 @@ def _write_all(out: Path, clips: Sequence[WorldClip], look: Look, num_workers: i
     if num_workers is None:
         num_workers = 0 if len(clips) < _FEWEST_FOR_A_POOL else os.cpu_count() or 1
     chunks = [clips[i : i + _CLIPS_AT_A_TIME] for i in range(0, len(clips), _CLIPS_AT_A_TIME)]
-    if num_workers < 2:
+    if num_workers < 2 or len(chunks) < 2:
         with _one_thread():
             for chunk in chunks:
                 yield _write_some(out, chunk, look)
