@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from lexivid.cli import app
 from lexivid.data.splits import ClassSplit
+from lexivid.data.world.files import make_world
 from lexivid.errors import LexividError
 from lexivid.evaluation.collected import Collected
 from lexivid.models.mov import predict_novel, probabilities
@@ -136,7 +137,8 @@ def test_plan() -> None:
     assert parse_names(["all"]) == NAMES
     assert kinds_of(("table1",)) == ("motion",)
     assert [str(row) for row in rows_of(("table1",), seeds=[3], num_layers=3)] == [
-        "motion 3 clip", "motion 3 video-tower", "motion 3 video-tower-gentle", "motion 3 mov",
+        "motion 3 clip", "motion 3 video-tower", "motion 3 video-tower-gentle",
+        "motion 3 score-fusion", "motion 3 mov",
     ]  # fmt: skip
     rows = rows_of(("table6", "figure1"), seeds=range(2), num_layers=3)
     # seeds, worlds; the tower with 1, 2 and all layers, the video tower at two rates
@@ -267,3 +269,10 @@ def test_grid_equals_scoring_by_hand(tmp_path: Path) -> None:
             truth = targets[targets >= 3] - 3
             gain = 100 * float((p == truth).float().mean() - (zero_shot == truth).float().mean())
             assert found[row][column] == pytest.approx(gain, abs=0.01)
+
+
+def test_a_world_that_is_whole_is_not_drawn_again(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"kind": "motion", "clips_per_class": 1, "num_base": 2, "num_novel": 2}
+    first = make_world(tmp_path / "w", **settings, num_workers=0)
+    again = make_world(tmp_path / "w", **settings, num_workers=4)
+    assert (first.num_kept, again.num_kept) == (0, len(first.clips))

@@ -82,8 +82,8 @@ class Row:
 _SIDES: tuple[Kind, ...] = ("motion", "sound")
 # Of each table: the worlds, and the systems ("*" at the end: all that begin so).
 _NEEDS: dict[str, tuple[tuple[Kind, ...], tuple[str, ...]]] = {
-    "table1": (("motion",), (ZERO_SHOT, "video-tower", GENTLE, "mov")),
-    "table2": (("sound",), (ZERO_SHOT, "video-tower", GENTLE, "mov")),
+    "table1": (("motion",), (ZERO_SHOT, "video-tower", GENTLE, "score-fusion", "mov")),
+    "table2": (("sound",), (ZERO_SHOT, "video-tower", GENTLE, "score-fusion", "mov")),
     "table5": (_SIDES, (ZERO_SHOT, "score-fusion", "mov")),
     "table6": (_SIDES, ("tower", "tower-last-*")),
     "table8": (_SIDES, (ZERO_SHOT, "mov")),

@@ -88,6 +88,7 @@ def open_vocabulary(scores: Scores, kind: Kind, name: str) -> Part:
         "CLIP, zero-shot": (clip, "V, T", "CLIP"),
         "Video tower fine-tuned": (tuned, "V, T", None),
         "Video tower fine-tuned, half the rate": (gentle, "V, T", None),
+        "Score fusion": (scores.outcomes(kind, "score-fusion"), LETTERS[other], None),
         "MOV": (mov, LETTERS[other], "MOV"),
         "MOV, video path for all": (video_path, LETTERS[other], None),
         f"MOV, {word} of another clip": (control, LETTERS[other], None),
@@ -99,7 +100,8 @@ def open_vocabulary(scores: Scores, kind: Kind, name: str) -> Part:
     mark_best(rows, "harmonic_mean")
     differences = []
     for of, subtracted in (
-        ("MOV", "CLIP, zero-shot"), ("MOV", "Video tower fine-tuned"), ("Video tower fine-tuned", "CLIP, zero-shot"),
+        ("MOV", "CLIP, zero-shot"), ("MOV", "Score fusion"), ("MOV", "Video tower fine-tuned"),
+        ("Video tower fine-tuned", "CLIP, zero-shot"),
         ("Video tower fine-tuned, half the rate", "CLIP, zero-shot"), ("MOV", "MOV, video path for all"),
         ("MOV", f"MOV, {word} of another clip"), (f"MOV, {word} of another clip", "CLIP, zero-shot"),
     ):  # fmt: skip
