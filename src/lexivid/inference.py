@@ -24,7 +24,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lexivid.backbones import Backbone, load_backbone
-from lexivid.background import in_background
 from lexivid.errors import LexividError, MediaError, ModelError
 from lexivid.labels import LabelBank, TemplateSet, check_labels, load_templates
 from lexivid.labels.background import Judge, make_judge
@@ -42,6 +41,7 @@ from lexivid.prediction import (
     ranked,
     segments_by_label,
 )
+from lexivid.prefetch import prefetch
 
 _TIMELINE_BATCH = 32
 _LONG_LABEL_CHARACTERS = 100
@@ -189,7 +189,7 @@ class Classifier:
             except Exception as error:  # handed over to the consumer's thread
                 return path, error
 
-        for path, sampled in in_background(map(decode, paths), ahead=2):
+        for path, sampled in prefetch(map(decode, paths), ahead=2):
             work = partial(
                 self._whole_file,
                 sampled=sampled,
@@ -301,7 +301,7 @@ class Classifier:
             owner: list[int] = []  # the frame that is shown at each time of the grid
             thumbnails = []
             count, last_time = 0, None
-            decoded = in_background(video.frames_at(times, transform=transform), ahead=_TIMELINE_BATCH)
+            decoded = prefetch(video.frames_at(times, transform=transform), ahead=_TIMELINE_BATCH)
             while batch := list(itertools.islice(decoded, _TIMELINE_BATCH)):
                 fresh = []
                 for index, time_s, frame in batch:

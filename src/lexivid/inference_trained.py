@@ -27,7 +27,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lexivid.background import in_background
 from lexivid.data.clip_cache import content_id
 from lexivid.data.dataset import Clip
 from lexivid.data.loading import SampleSpec, read_parts, test_views
@@ -51,6 +50,7 @@ from lexivid.prediction import (
     pick_thumbnails,
     ranked,
 )
+from lexivid.prefetch import prefetch
 
 VocabularyIs = Literal["base", "novel", "mixed"]
 _MAX_SOUND_VIEWS = 12  # windows of sound beside one view of the pictures
@@ -185,7 +185,7 @@ class TrainedClassifier(Classifier):
             except Exception as error:  # handed over to the consumer's thread
                 return path, error
 
-        for path, found in in_background(map(read, paths), ahead=2):
+        for path, found in prefetch(map(read, paths), ahead=2):
             work = partial(self._trained_file, found, vocabulary, num_thumbnails, kind)
             yield self._guarded(path, work, raise_errors)
 

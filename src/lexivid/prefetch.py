@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def in_background(items: Iterable[T], *, ahead: int) -> Iterator[T]:
+def prefetch(items: Iterable[T], *, ahead: int) -> Iterator[T]:
     """Draw from an iterator in a thread, at most `ahead` items before they are asked for."""
     ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=ahead)
     stop = threading.Event()
