@@ -70,13 +70,11 @@ def differences(rows: Rows) -> dict[str, Any]:
 
 def generalized(rows: Rows) -> dict[str, Any]:
     """All six classes at once among 6 and 101 names."""
-    result: dict[str, Any] = {}
+    there = [rule for rule in RULES if all(rule in r["generalized"]["6"] for r in rows.values())]
+    result: dict[str, Any] = {"runs": len(rows)}
     for names in ("6", "101"):
         offsets = [r["generalized"][f"offsets among {names}"] for r in rows.values()]
-        result[f"offsets, {names} names"] = {
-            rule: [round(x[rule], 3) for x in offsets] for rule in RULES[3:] if rule in offsets[0]
-        }
-    there = [rule for rule in RULES if rule in next(iter(rows.values()))["generalized"]["6"]]
+        result[f"offsets, {names} names"] = {rule: [round(x[rule], 3) for x in offsets] for rule in there[3:]}
     is_base = np.concatenate([r["generalized"]["is_base"] for r in rows.values()])
     groups = np.concatenate([r["generalized"]["groups"] for r in rows.values()])
     run = np.concatenate([np.full(len(r["generalized"]["groups"]), i) for i, r in enumerate(rows.values())])
@@ -98,6 +96,8 @@ def report(rows: Rows, about: Mapping[str, Any]) -> None:
         key: round(float(np.mean([r["grid"][key] for r in rows.values()])), 4)
         for key in next(iter(rows.values()))["grid"]
     }
+    twins = {k: r for k, r in rows.items() if "twins" in r["generalized"]["6"]}
+    general = generalized(twins or rows)
     result = {
         **about,
         "seeds": sorted({seed for seed, _, _ in rows}),
@@ -106,18 +106,21 @@ def report(rows: Rows, about: Mapping[str, Any]) -> None:
         "differences": differences(rows),
         "generalized (MOV)": generalized(rows),
         "generalized (MOV), other runs": generalized({k: r for k, r in rows.items() if k[:2] != (0, 2)}),
+        "generalized (MOV), runs with twins": general,
         "novel among 101 by 'beta tau_v' (tau_f: the backbone's 0.07; nothing was chosen by it)": grid,
         "seconds of each row": {" ".join(map(str, key)): row["seconds"] for key, row in rows.items()},
         **media.provenance(),
     }  # fmt: skip
     write_atomically(media.HERE / "ucf6.json", json.dumps(result, indent=1) + "\n")
-    plot(summary, result["generalized (MOV)"], len(rows))
+    plot(summary, general, len(rows))
     for system, row in summary.items():
         print(system, {k: round(100 * x["value"], 1) for k, x in row.items() if isinstance(x, dict) and "value" in x})
     for key, x in result["differences"].items():
         print(key, *(round(100 * x[k], 1) for k in ("value", "low", "high")))
-    for key, x in result["generalized (MOV)"].items():
-        print(key, (x["base"], x["novel"], x["harmonic_mean"]["value"]) if "base" in x else x)
+    for runs in (result["generalized (MOV)"], general):
+        for key, x in runs.items():
+            cells = isinstance(x, dict) and "base" in x
+            print(key, (x["base"], x["novel"], *x["harmonic_mean"].values()) if cells else x)
 
 
 def plot(summary: Mapping[str, Any], general: Mapping[str, Any], num_runs: int) -> None:
@@ -144,7 +147,7 @@ def plot(summary: Mapping[str, Any], general: Mapping[str, Any], num_runs: int) 
         _bars(right, np.arange(len(rules)) + (place - 0.5) * 0.4, cells, colour, f"{names} names", width=0.38)
     right.set_xticks(np.arange(len(rules)), [rule.replace(", ", ",\n") for rule in rules], fontsize=8)
     right.set_ylabel("harmonic mean, %")
-    right.set_title("generalised: nobody says whether base or novel", fontsize=10)
+    right.set_title(f"generalised: nobody says whether base or novel, {general['runs']} runs", fontsize=10)
     right.legend(frameon=False, fontsize=8, ncols=2, loc="upper left")
     right.set_ylim(0, 109)
     for axis in (left, right):
