@@ -45,7 +45,7 @@ from lexivid.data.world.draw import PICTURE, draw, sample_multi_scenes
 from lexivid.data.world.nouns import Noun, split_nouns
 from lexivid.evaluation.metrics import t_interval
 from lexivid.evaluation.multilabel import mean_average_precision
-from lexivid.labels.language_model import FrozenLanguageModel
+from lexivid.labels.language_model import WORLD, FrozenLanguageModel
 from lexivid.labels.soft_attributes import PromptingTransformer, SoftAttributeConfig, SoftAttributeEncoder
 from lexivid.labels.text_encoder import FrozenTextEncoder
 from lexivid.models.ovml import bce_loss, clip_feature, similarity
@@ -140,8 +140,10 @@ def train(encode: Callable[[], Tensor], encoder: nn.Module, clips: Clips, *, see
 
 
 def language_model(seed: int) -> tuple[FrozenLanguageModel, LanguageModelRecipe]:
-    """The language model of a seed, from the cache folder or trained now."""
+    """The language model of a seed: of 0 the packaged one, else from the cache folder or trained now."""
     recipe = load_settings(LanguageModelRecipe, RECIPE, {"seed": seed, "noun_seed": seed})
+    if recipe == load_settings(LanguageModelRecipe, RECIPE):
+        return FrozenLanguageModel.load(WORLD), recipe  # the packaged one was made from it
     folder = cache_dir() / "ovml_world" / f"language-model-{seed}"
     if not (folder / "config.json").is_file():
         print(f"seed {seed}: training the language model", flush=True)

@@ -143,3 +143,15 @@ def test_the_packages_recipe_makes_at_most_half_a_million_weights() -> None:
     recipe = recipe_with(num_steps=0)
     model, _ = training.train_language_model(recipe)
     assert sum(p.numel() for p in model.parameters()) <= 500_000
+
+
+def test_the_packaged_one_knows_every_noun() -> None:
+    loaded = FrozenLanguageModel.load("world")
+    nouns = recipe_with().nouns()
+    assert training.knowledge(loaded.model, loaded.tokenizer, nouns) == {"colour": 1.0, "shape": 1.0}
+    assert loaded.tokenizer.get_vocab() == training.make_tokenizer().get_vocab()
+    folder = resources.files("lexivid") / "labels" / "world_language_model"
+    assert load_settings(LanguageModelRecipe, str(folder / "recipe.yaml")) == recipe_with()
+    said = loaded.answer([noun.name for noun in nouns[:10]], num_tokens=6)
+    for answer, noun in zip(said, nouns, strict=False):
+        assert set(noun.words.split()) <= set(answer.split())

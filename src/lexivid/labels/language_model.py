@@ -21,6 +21,9 @@ from torch import Tensor, nn
 
 from lexivid.errors import ModelError
 
+WORLD = "world"
+"""The language model that comes with the package: it knows the synthetic world's words and invented nouns alone."""
+
 Reading = Literal["hidden", "next_word"]
 
 
@@ -41,7 +44,7 @@ class FrozenLanguageModel(nn.Module):
     def load(
         cls, name: str, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
     ) -> FrozenLanguageModel:
-        """Load "owner/name", "owner/name@revision" or a folder; weights from safetensors only.
+        """Load "world", "owner/name", "owner/name@revision" or a folder; weights from safetensors only.
 
         A model that is on this machine never touches the network.
 
@@ -52,6 +55,8 @@ class FrozenLanguageModel(nn.Module):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         source, _, revision = name.partition("@") if not Path(name).exists() else (name, "", "")
+        if name == WORLD:
+            source = str(Path(__file__).parent / "world_language_model")
         options: dict[str, Any] = {"revision": revision} if revision else {}
         error: Exception | None = None
         for offline in (True, False):
