@@ -173,7 +173,9 @@ def test_prompts_and_soft_attributes_by_name(clip_folder: Path, tmp_path: Path) 
     others = open_encoder(str(clip_folder), device="cpu")
     assert others.identity.fingerprint != plain.identity.fingerprint  # other sentences
     language_model = FrozenLanguageModel.load(str(make_gpt2(tmp_path / "lm")))
-    soft = SoftAttributeEncoder(language_model, FrozenTextEncoder(backbone), SoftAttributeConfig(num_heads=2))
+    soft = SoftAttributeEncoder(
+        language_model, FrozenTextEncoder(backbone), SoftAttributeConfig(num_prefixes=2, num_heads=2)
+    )
     soft.save(tmp_path / "soft", backbone=str(clip_folder))
     opened = open_encoder(str(tmp_path / "soft"), device="cpu")
     assert opened.identity.kind == "soft_attributes"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoints import make_clip
 from language_models import make_gpt2, make_llama
 from torch.nn import functional as F
 
@@ -240,6 +241,15 @@ def test_another_language_model_is_refused(clip: FrozenTextEncoder, clip_folder:
     encoder.save(tmp_path / "run", backbone=str(clip_folder))
     make_gpt2(folder, seed=1)
     with pytest.raises(ModelError, match="its weights differ"):
+        SoftAttributeEncoder.load(tmp_path / "run")
+
+
+def test_another_clip_is_refused(language_model: FrozenLanguageModel, tmp_path: Path) -> None:
+    folder = make_clip(tmp_path / "clip")
+    text = FrozenTextEncoder(load_backbone(str(folder), device="cpu", dtype="float32"))
+    make(language_model, text).save(tmp_path / "run", backbone=str(folder))
+    make_clip(folder, seed=1)
+    with pytest.raises(ModelError, match="was trained with another CLIP"):
         SoftAttributeEncoder.load(tmp_path / "run")
 
 

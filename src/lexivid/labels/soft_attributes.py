@@ -137,12 +137,11 @@ class SoftAttributeEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.language_model, self.text_encoder = config, language_model, text_encoder
-        words = language_model.word_vectors.detach().float()
+        self._memory: dict[str, Tensor] = {}  # what the language model said, while training
+        words, tokenizer = language_model.word_vectors.detach().float(), language_model.tokenizer
         std = words.std()
         # Before the label: near the token that begins a text, which disturbs the model less than random vectors do
         # (docs/ovml.md). After it: anywhere among the model's words.
-        self._memory: dict[str, Tensor] = {}  # what the language model said, while training
-        tokenizer = language_model.tokenizer
         begins = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
         first = words.mean(dim=0) if begins is None else words[begins]
         near = 0.1 * std * torch.randn(config.num_prefixes, words.shape[1])
@@ -245,6 +244,7 @@ class SoftAttributeEncoder(nn.Module):
             "backbone": backbone,
             "language_model": self.language_model.name,
             "language_model_fingerprint": self.language_model.fingerprint,
+            "fingerprint": self.fingerprint,
             "config": asdict(self.config),
         }
         write_atomically(folder / CONFIG_FILE, json.dumps(about, indent=2) + "\n")
@@ -254,7 +254,7 @@ class SoftAttributeEncoder(nn.Module):
         """The reverse of `save`.
 
         Raises:
-            ModelError: a file is missing or damaged, or the language model is no longer the one that it was trained on.
+            ModelError: a file is missing or damaged, or a frozen model is no longer the one that it was trained with.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load
@@ -283,4 +283,8 @@ class SoftAttributeEncoder(nn.Module):
         if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in expected.items()}:
             raise ModelError(f"{str(folder / WEIGHTS_FILE)!r} does not fit its configuration")
         encoder.load_state_dict(weights, strict=False)
+        if encoder.fingerprint != about.get("fingerprint"):
+            raise ModelError(
+                f"{str(folder)!r} was trained with another CLIP than {names[0]!r} is now: its weights differ"
+            )
         return encoder.to(device).eval()
