@@ -90,14 +90,18 @@ def fit(
         out: the run folder: checkpoints/, log.jsonl, tensorboard/.
         images: how the backbone normalises pictures.
         resume: go on from the newest checkpoint in `out`, if there is one.
-        on_epoch: called with the model, in evaluation mode, and the epochs done, before the first and after each.
+        on_epoch: called with the model, in evaluation mode, and the epochs done, before the first and after each; on
+            the first process alone, which a sharded model does not allow.
 
     Raises:
         LexividError: no clip could be read in a whole epoch, the loss is not a number, or the folder cannot be written.
+        ValueError: `on_epoch` with a sharded model.
     """
     settings = recipe.training
     accelerator = accelerator or make_accelerator(settings, device=device)
     rank, world = accelerator.process_index, accelerator.num_processes
+    if on_epoch and is_sharded(accelerator):
+        raise ValueError("on_epoch looks at the model on one process, which would wait for the others under FSDP")
     if not len(samples):
         raise LexividError("no clips to train on")
     try:
