@@ -536,3 +536,27 @@ def test_real_clips(media: Path) -> None:
     assert {p.name: bool(f["mask"][2]) for p, f in zip(clips, found, strict=True)} == {
         p.name: has_audio[f"clips/{p.name}"] for p in clips
     }
+
+
+# ---- several labels at once
+
+
+@needs_ffmpeg
+def test_several_labels_are_a_row_of_truths(files: dict[str, Path]) -> None:
+    clips = [
+        Clip(str(files["both"]), ("drum", "dog")),
+        Clip(str(files["missing"]), ("cat",)),
+        Clip(str(files["sound"]), ("cat",)),
+    ]
+    classes = ["cat", "dog", "drum"]
+    spec = replace(SPEC, inputs=("audio",))
+    (batch,) = make_loader(ClipSamples(clips, spec, classes=classes, multi_label=True), batch_size=3, num_workers=0)
+    assert batch.targets.dtype == torch.bool
+    assert batch.targets.tolist() == [[False, True, True], [True, False, False]]  # without the one that is missing
+    assert batch.indices.tolist() == [0, 2]
+    (single,) = make_loader(ClipSamples(clips[1:], spec, classes=classes), batch_size=2, num_workers=0)
+    assert torch.equal(single.targets, torch.tensor([0]))
+    with pytest.raises(LexividError, match="has 2 labels; this training takes one per clip"):
+        ClipSamples(clips, spec, classes=classes)
+    with pytest.raises(LexividError, match="of class 'drum', which is not among the classes"):
+        ClipSamples(clips, spec, classes=["cat", "dog"], multi_label=True)

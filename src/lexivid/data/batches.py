@@ -36,7 +36,8 @@ class Batch(NamedTuple):
     Attributes:
         streams: "video", "flow", "audio" -> (b, ...) tensor; one that none of the clips has is left out, and where
             single clips lack it, their rows are zeros.
-        mask: (b, M) bool. targets: (b,) int64. indices: (b,) int64, which clips.
+        mask: (b, M) bool. targets: (b,) int64, each clip's label, or (b, K) bool, all that hold. indices: (b,) int64,
+            which clips.
         failures: (path, reason) of clips that could not be read. warnings: (path, what to know) of those that could.
     """
 
@@ -69,11 +70,18 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> Batch:
     return Batch(
         streams,
         torch.stack([s["mask"] for s in good]) if good else torch.zeros(0, 0, dtype=torch.bool),
-        torch.tensor([int(s["target"]) for s in good], dtype=torch.int64),
+        _targets([s["target"] for s in good]),
         torch.tensor([int(s["index"]) for s in good], dtype=torch.int64),
         failures,
         tuple((str(s.get("path", "")), text) for s in good for text in s.get("warnings", ())),
     )
+
+
+def _targets(own: Sequence[Any]) -> Tensor:
+    """Labels (b,) int64, or rows of labels (b, K) bool."""
+    if own and isinstance(own[0], Tensor) and own[0].ndim:
+        return torch.stack(list(own))
+    return torch.tensor([int(target) for target in own], dtype=torch.int64)
 
 
 def epoch_order(num_clips: int, *, seed: int, epoch: int) -> list[int]:

@@ -169,20 +169,22 @@ class ClipSamples(torch.utils.data.Dataset[Sample]):
 
     A sample is a dictionary: "video" (T, 3, S, S) uint8, "flow" (T, 3, S, S) uint8, "audio" (3, F, 100 audio_s)
     float32, each None where the clip has no such stream or the spec does not read it; "mask" (M,) bool; "target" int,
-    the label's place in `classes`; "index" int; "path" str; "warnings" tuple of str. Testing: video and flow
-    (V, T, 3, S, S), V = crops x clips with the clips running fastest; audio (V_a, 3, F, 100 audio_s).
+    the label's place in `classes`, or with `multi_label` (K,) bool, which of them hold; "index" int; "path" str;
+    "warnings" tuple of str. Testing: video and flow (V, T, 3, S, S), V = crops x clips with the clips running fastest;
+    audio (V_a, 3, F, 100 audio_s).
 
     A clip that is missing, broken, or has none of the streams is {"failed": reason, "path", "index"}, the last with
     "empty": True.
 
     Args:
-        clips: with one label each.
+        clips: with one label each, or with `multi_label` with any number.
         classes: names in the order of targets.
         cache: None: nothing is kept.
         seed: of augmentation.
+        multi_label: several labels may hold at once.
 
     Raises:
-        LexividError: a clip has several labels, or one that is not among `classes`.
+        LexividError: a clip has several labels without `multi_label`, or one that is not among `classes`.
     """
 
     def __init__(
@@ -193,15 +195,22 @@ class ClipSamples(torch.utils.data.Dataset[Sample]):
         classes: Sequence[str],
         cache: ClipCache | None = None,
         seed: int = 0,
+        multi_label: bool = False,
     ) -> None:
         place = {name: i for i, name in enumerate(classes)}
         for clip in clips:
-            if len(clip.labels) != 1:
+            if len(clip.labels) != 1 and not multi_label:
                 raise LexividError(f"{clip.path!r} has {len(clip.labels)} labels; this training takes one per clip")
-            if clip.labels[0] not in place:
-                raise LexividError(f"{clip.path!r} is of class {clip.labels[0]!r}, which is not among the classes")
+            if unknown := [label for label in clip.labels if label not in place]:
+                raise LexividError(f"{clip.path!r} is of class {unknown[0]!r}, which is not among the classes")
         self.clips = tuple(clips)
-        self.targets = [place[clip.labels[0]] for clip in clips]
+        self.targets: list[int] | Tensor  # (N, K) bool where several may hold
+        if multi_label:
+            self.targets = torch.zeros(len(self.clips), len(place), dtype=torch.bool)
+            for row, clip in zip(self.targets, self.clips, strict=True):
+                row[[place[label] for label in clip.labels]] = True
+        else:
+            self.targets = [place[clip.labels[0]] for clip in clips]
         self.spec = spec
         self.classes = tuple(classes)
         self.cache = cache
