@@ -7,7 +7,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ def assemble(
     seconds, failures = _seconds_and_failures(job, scores, wall_s)
     return {
         "title": "The MOV paper on Lexivid's synthetic world",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command,
         "data": "Lexivid's synthetic world: video files of drawn objects that move and sound. Nothing here is a result "
         "on real data; the paper's numbers stand beside ours for their signs alone.",
