@@ -49,7 +49,9 @@ def expect_sign(text: str, found: Estimate, *, sign: int = 1, least: float = 0.0
     low, value = (found.low, found.value) if sign > 0 else (-found.high, -found.value)
     low = value if math.isnan(low) else low
     holds = bool(low > 0 and value >= least)
-    if value < 0:
+    if abs(value) < 0.05:
+        why = "There is no difference here."
+    elif value < 0:
         why = "The sign is the other one here."
     elif not low > 0:
         why = "The sign is as expected, but the interval includes 0: so many seeds and clips do not settle it."
