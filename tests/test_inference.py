@@ -204,8 +204,8 @@ def test_rows_survive_a_round_trip(film: Path) -> None:
     prediction = colour_classifier().classify(film, LABELS, timeline_s=3.0)
     row = prediction.to_dict()
     assert list(row) == [
-        "path", "duration_s", "model", "modalities", "labels", "multi_label", "none_of_these", "by_modality", "segments",
-            "warnings", "error",
+        "path", "duration_s", "model", "modalities", "labels", "multi_label", "none_of_these", "by_modality",
+        "segments", "warnings", "error",
     ]  # fmt: skip
     assert Prediction.from_dict(row).to_dict() == row
     assert "segments" not in colour_classifier().classify(film, LABELS).to_dict()

@@ -23,10 +23,11 @@ def fine_tuning(scores: Scores) -> Part:
     """Figure 1: a tower alone is fine-tuned on base classes; what becomes of base and of novel ones."""
     panels: list[Part] = []
     expectations: list[Part] = []
-    for kind, system, modality in (
+    runs: tuple[tuple[Kind, str, str], ...] = (
         ("motion", "video-tower", "video"), ("sound", "video-tower", "video"), ("motion", "tower", "flow"),
         ("sound", "tower", "audio"),
-    ):  # fmt: skip
+    )  # fmt: skip
+    for kind, system, modality in runs:
         for side in ("base", "novel"):
             series, change = _curve(scores, kind, system, side)
             lines = [{"name": modality} | series]
