@@ -151,12 +151,14 @@ def fit(
                 samples, lists, num_workers=recipe.data.num_workers, pin_memory=accelerator.device.type == "cuda"
             )
             wrapped.train()
+            num_seen = 0
             for parts in _chunks(batches, plan.accumulate):
                 factor = half_cosine(state.step, total, warmup_steps=settings.warmup_steps)
                 set_lr(optimizer, factor)
                 torch.manual_seed((settings.seed * 1_000_003 + state.step) * 1_009 + rank)
                 loss, num_clips, norm = step_of_batch(parts, optimizer, clip_norm=settings.clip_norm)
                 state.step += 1
+                num_seen += num_clips
                 state.failures |= dict(itertools.chain.from_iterable(part.failures for part in parts))
                 speed, left_s = rate.update(state.step, num_clips)
                 lr = settings.lr * factor
@@ -170,7 +172,7 @@ def fit(
                     save()
             is_last = epoch + 1 == settings.epochs
             state.failures = _merged(state.failures, accelerator)
-            if len(state.failures) >= len(samples):
+            if first == 0 and not num_seen and state.failures:
                 path, reason = next(iter(state.failures.items()))
                 raise LexividError(f"none of the {len(samples)} clips can be read; the first: {path}: {reason}")
             if held_out is not None and len(held_out) and (is_last or (epoch + 1) % settings.evaluate_every == 0):
