@@ -110,6 +110,7 @@ def test_a_second_call_makes_only_what_is_missing(
     reproduce(["all"], out, clips=[str(clip)], scale=SCALE, num_workers=1)
     assert all(path.stat().st_mtime_ns == before[path] for path in rows)
     assert not list(out.glob(".training-*"))
+    assert len(json.loads((out / "calls.json").read_text())) == 2  # the third made nothing
 
 
 def test_wrong_calls(made: tuple[Path, dict[str, Any], list[RunProgress]], clip: Path, tmp_path: Path) -> None:

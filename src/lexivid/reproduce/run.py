@@ -1,6 +1,7 @@
 """`reproduce`: names of tables -> worlds, rows, results, report.
 
-    OUT/settings.json                 what every row here was made with; another call must agree
+    OUT/settings.json, calls.json     what every row here was made with, and another call must agree with; how long
+                                      each call took
     OUT/clips/KIND-SEED/              video files (see lexivid.data.world.files)
     OUT/tensors/KIND-SEED*            the same decoded, and the frozen tower's features; can be deleted afterwards
     OUT/rows/KIND-SEED/SYSTEM.npz     one system's features of the test clips
@@ -150,9 +151,22 @@ def reproduce(
         _prepare(job, kind, seed, loaded[job.clip(seed)], num_workers, progress)
     for row in _run_all(job, missing, num_workers, progress):
         progress.finish(row)
-    results = assemble(job, loaded, wall_s=time.monotonic() - began, command=command)
+    calls = _calls(place.out, time.monotonic() - began, made=bool(missing or worlds))
+    results = assemble(job, loaded, calls_s=calls, command=command)
     write_report(results, place.out)
     return results
+
+
+def _calls(out: Path, wall_s: float, *, made: bool) -> list[float]:
+    """Seconds of every call that made something in this folder, this one included; kept in calls.json."""
+    path = out / "calls.json"
+    try:
+        before = [float(seconds) for seconds in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError):
+        before = []
+    calls = [*before, round(wall_s, 1)] if made else before
+    write_atomically(path, json.dumps(calls) + "\n")
+    return calls
 
 
 def _used(clips: Sequence[str], seeds: Sequence[int]) -> list[str]:
