@@ -10,6 +10,7 @@ REPORT ?= demo-report/index.html
 
 demo: $(VENV)/.demo
 	$(BIN)/lexivid demo $${VIDEO:+"$$VIDEO"} $${LABELS:+--labels "$$LABELS"} --report $(REPORT)
+	[ -n "$$VIDEO" ] || $(BIN)/lexivid reproduce table1 --world --quick --out $(dir $(REPORT))world
 
 test: lint
 	$(BIN)/python -m pytest
@@ -29,7 +30,7 @@ $(VENV)/.venv:
 	touch $@
 
 $(VENV)/.demo: pyproject.toml $(VENV)/.venv
-	$(BIN)/python -m pip install --progress-bar on -e '.[lite,demo]'
+	$(BIN)/python -m pip install --progress-bar on -e '.[lite,demo,flow,train]'
 	touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.venv
