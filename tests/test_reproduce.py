@@ -23,11 +23,11 @@ from lexivid.models.mov import predict_novel, probabilities
 from lexivid.reproduce import NAMES, Scale, reproduce
 from lexivid.reproduce.clips import PackedClips, WorldFeatures, WorldSamples, WorldSize, names_of_nothing
 from lexivid.reproduce.figures import BETAS, beta_and_temperature
+from lexivid.reproduce.parts import RATIOS, expect_sign
 from lexivid.reproduce.plan import Row, kinds_of, parse_names, rows_of
 from lexivid.reproduce.rows import Workplace
 from lexivid.reproduce.run import Reproduction, RunProgress
 from lexivid.reproduce.scores import Outcome, Scores, base, estimate, harmonic, minus, novel
-from lexivid.reproduce.tables import RATIOS, expect_sign
 from lexivid.training.recipe import load_recipe
 
 pytest.importorskip("accelerate")

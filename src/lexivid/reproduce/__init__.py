@@ -1,7 +1,7 @@
 """The MOV paper's tables and figures, made from nothing on the synthetic world: `reproduce(["table1"], "out")`.
 
 plan.py says which systems a table needs, clips.py makes their data, rows.py trains and runs one of them, run.py all of
-them; scores.py, tables.py, figures.py and expectations.py turn what they made into results, results.py puts those
+them; scores.py, tables.py, figures.py (of parts.py) turn what they made into results, results.py puts those
 together for `lexivid.evaluation.report`.
 """
 

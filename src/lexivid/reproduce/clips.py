@@ -53,13 +53,14 @@ OnCount = Callable[[int, int], None]
 @dataclass(frozen=True)
 class WorldSize:
     """How many classes and clips: of a base class to train on, to calibrate on and to test on; of a novel one, to test
-    on."""
+    on. held_out: share of the novel classes that show a shape which no base class has (see `draw_classes`)."""
 
     num_base: int = 40
     num_novel: int = 30
     train_clips: int = 20
     held_out_clips: int = 2
     test_clips: int = 10
+    held_out: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,8 @@ def pack_world(
 
     world = make_world(
         folder, kind=kind, clips_per_class=size.train_clips + size.held_out_clips, test_clips_per_class=size.test_clips,
-        seed=seed, num_base=size.num_base, num_novel=size.num_novel, pool=pool, num_workers=num_workers,
+        seed=seed, num_base=size.num_base, num_novel=size.num_novel, held_out=size.held_out, pool=pool,
+        num_workers=num_workers,
         on_progress=lambda done, _: count(done),
     )  # fmt: skip
     made = time.monotonic()

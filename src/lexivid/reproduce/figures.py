@@ -11,9 +11,9 @@ import numpy as np
 from lexivid.data.world.words import COLOURS, HELD_OUT_COLOURS, HELD_OUT_SHAPES, MOTIONS, SHAPES, SOUNDS, Kind
 from lexivid.evaluation import metrics
 from lexivid.evaluation.published import FIGURE1
+from lexivid.reproduce.parts import PAPER_DATA, RATIOS, SIDES, WORLD, Part, expect_sign
 from lexivid.reproduce.plan import GENTLE, OTHER, ZERO_SHOT
 from lexivid.reproduce.scores import Estimate, Scores, estimate, minus, novel
-from lexivid.reproduce.tables import PAPER_DATA, RATIOS, SIDES, WORLD, Part, expect_sign
 
 BETAS = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 _MOST = 20  # classes at each end of figure 3
@@ -153,7 +153,7 @@ def beta_and_temperature(scores: Scores) -> Part:
                 f"MOV's {OTHER[kind]} path alone (beta 1) is below CLIP on novel classes.",
                 alone,
                 sign=-1,
-                reason="It attends to the frozen video features (eq. 7), and here it reads the looks from them.",
+                reason="It attends to the frozen video features (eq. 7); likely, not proven, it reads looks from them.",
             )
         )
         panels[-1]["title"] += f": best at beta {best[0]:g}, {best[1]:g} tau"

@@ -18,7 +18,7 @@ from PIL import Image
 import lexivid.backbones
 from lexivid.backbones import Backbone
 from lexivid.labels import load_templates
-from lexivid.reproduce import figures, tables
+from lexivid.reproduce import figures, parts, tables
 from lexivid.reproduce.clips import NUM_MOMENTS, PackedClips, WorldSize
 from lexivid.reproduce.plan import kinds_of, systems
 from lexivid.reproduce.run import Reproduction
@@ -44,7 +44,7 @@ def assemble(
         elif name == "table8":
             made += tables.temperature(scores)
         elif name == "table9":
-            made += [tables.generalised(scores, kind) for kind in tables.SIDES]
+            made += [tables.generalised(scores, kind) for kind in parts.SIDES]
         elif name == "vfa":
             made.append(tables.three_modalities(scores))
     seconds, failures = _seconds_and_failures(job, scores, calls_s)

@@ -167,6 +167,18 @@ class Scores:
             found.append(self._sides(collected, kind, seed, lambda c, v, path, t=tau: opinion(c, v, name=name, tau=t)))
         return tuple(found)
 
+    def entropy(self, kind: Kind, system: str, name: str) -> float:
+        """Of what a stream says of novel clips among the novel classes, in nats, mean over clips and seeds."""
+        found = []
+        for seed in self.job.seeds:
+            collected = self.collected(kind, seed, system)
+            num_base = len(self.split_base(collected))
+            part = collected.select((np.array(collected.groups) == TEST) & (collected.targets >= num_base))
+            labels = self.world(kind, seed).labels[num_base:]
+            p = opinion(part, labels, name=name, tau=self.temperature(kind, seed))
+            found.append(float(-(p * np.log(np.maximum(p, 1e-12))).sum(axis=1).mean()))
+        return float(np.mean(found))
+
     def _sides(self, collected: Collected, kind: Kind, seed: int, answer: Callable[..., np.ndarray]) -> Outcome:
         labels, num_base = self.world(kind, seed).labels, len(self.split_base(collected))
         test = np.array(collected.groups) == TEST

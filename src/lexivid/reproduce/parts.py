@@ -1,0 +1,61 @@
+"""What tables and figures of a reproduction are put together from: rows, differences, expectations, and their words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from lexivid.data.world.words import Kind
+from lexivid.reproduce.scores import Estimate
+
+Part = dict[str, Any]
+WORLD = {"motion": "motion world", "sound": "sound world"}
+PAPER_DATA = {"motion": "Kinetics-700", "sound": "VGGSound"}
+LABELS = {"base": "base", "novel": "novel", "harmonic_mean": "harmonic mean"}
+LETTERS = {"flow": "V, F, T", "audio": "V, A, T"}
+RATIOS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
+"""tau_v in units of the backbone's temperature; the paper's 0.01 to 0.0001 are 1 to 0.01."""
+ABSOLUTE = (0.01, 0.003, 0.001, 0.0003, 0.0001)
+SIDES: tuple[Kind, Kind] = ("motion", "sound")
+
+
+def expect(text: str, holds: bool | None, measured: str, reason: str = "") -> Part:
+    """An expectation; a reason belongs to one that does not hold."""
+    return {"text": text, "holds": holds, "measured": measured, "reason": "" if holds else reason}
+
+
+def expect_sign(text: str, found: Estimate, *, sign: int = 1, least: float = 0.0, reason: str = "") -> Part:
+    """That an estimate lies above `least` (sign -1: below -least) by its mean, and above 0 by its whole interval, where
+    it has one."""
+    low, value = (found.low, found.value) if sign > 0 else (-found.high, -found.value)
+    low = value if math.isnan(low) else low
+    holds = bool(low > 0 and value >= least)
+    if abs(value) < 0.05:
+        why = "There is no difference here."
+    elif value < 0:
+        why = "The sign is the other one here."
+    elif not low > 0:
+        why = "The sign is as expected, but the interval includes 0: so many seeds and clips do not settle it."
+    else:
+        why = f"The difference is smaller than {least:g} points."
+    return expect(text, holds, f"{found} points", f"{why} {reason}".strip())
+
+
+def difference(of: str, subtracted: str, column: str, found: Estimate) -> Part:
+    """A paired difference as the report wants it."""
+    return {"of": of, "minus": subtracted, "column": column, **found.cell()}
+
+
+def row(
+    system: str, modalities: str, values: dict[str, Estimate], published: dict[str, float] | None = None
+) -> Part:  # fmt: skip
+    """A row of a table."""
+    cells = {key: found.cell() for key, found in values.items()}
+    return {"system": system, "modalities": modalities, "values": cells, "published": published or {}, "best": False}
+
+
+def mark_best(rows: Sequence[Part], column: str) -> None:
+    """The row with the highest value."""
+    have = [one for one in rows if column in one["values"]]
+    max(have, key=lambda one: one["values"][column]["value"])["best"] = True
