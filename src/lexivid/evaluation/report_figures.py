@@ -160,7 +160,8 @@ def _bars(panel: Panel) -> str:
     if not rows:
         return ""
     zero, longest = WIDTH / 2, max(abs(value) for _, value in rows) or 1.0
-    room = zero - 7 * _CHAR  # beyond a bar stands its number
+    widest = max(len(number(value, signed=True)) for _, value in rows)
+    room = zero - 8 - 1.2 * _CHAR * widest  # beyond a bar stands its number, in larger letters
     parts, y = [], 4.0
     for name, value in rows:
         lines = textwrap.wrap(name, int((zero - 8) / _CHAR)) or [""]
