@@ -62,8 +62,8 @@ def fine_tuning(scores: Scores) -> Part:
             "such a shape (half of them such a colour too), while motion and sound words are shared by base and novel "
             "classes. This choice of ours decides what fine-tuning on pictures costs novel classes: with nothing held "
             "back, it did not cost them on validation seeds. How hard the tower is trained decides it too, so that "
-            "half the learning rate is shown beside it. benchmarks/world/VALIDATION.md has both, and what was tried before "
-            "the settings were frozen.",
+            "half the learning rate is shown beside it. benchmarks/world/VALIDATION.md has both, and what was tried "
+            "before the settings were frozen.",
             "Bands: 95 % intervals over seeds.",
         ],
     }  # fmt: skip
