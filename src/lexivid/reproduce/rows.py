@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from lexivid.backbones import Backbone, load_backbone
@@ -194,14 +193,6 @@ def _backbone(name: str) -> Backbone:
 @lru_cache(maxsize=1)  # rows come world by world
 def _world(packed: Path, features: Path) -> tuple[PackedClips, WorldFeatures]:
     return PackedClips.load(packed), WorldFeatures.load(features)
-
-
-def start_worker() -> None:
-    """One thread each: pictures this small do not pay for more, and the other cores have rows of their own."""
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent ends us
-    torch.set_num_threads(1)
 
 
 def _made(folder: Path) -> Path:

@@ -31,8 +31,9 @@ from lexivid.models.mov import MOV
 from lexivid.models.trained import tower_fingerprint
 from lexivid.reproduce.clips import PackedClips, encode_world, names_of_nothing, pack_world
 from lexivid.reproduce.plan import CLIPS, QUICK, Row, Scale, kinds_of, parse_names, rows_of, systems
-from lexivid.reproduce.rows import Workplace, is_done, run_row, start_worker
+from lexivid.reproduce.rows import Workplace, is_done, run_row
 from lexivid.storage import write_atomically
+from lexivid.workers import start_worker
 
 _CLIP_COST = 0.06  # seconds of one process, to make, decode and follow a clip; only the time left depends on it
 

@@ -18,7 +18,6 @@ import io
 import json
 import multiprocessing
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -42,6 +41,7 @@ from lexivid.data.world.words import Kind, WorldClass, WorldClasses, draw_classe
 from lexivid.errors import LexividError
 from lexivid.media.spectrogram import SAMPLE_RATE_HZ
 from lexivid.storage import write_atomically
+from lexivid.workers import start_worker
 
 SIZE, FRAME_RATE, DURATION_S = 64, 8, 2.0
 NUM_FRAMES = round(FRAME_RATE * DURATION_S)
@@ -253,7 +253,7 @@ def _write_all(out: Path, clips: Sequence[WorldClip], look: Look, num_workers: i
         return
     # Spawned, not forked: a fork of a process that runs threads (torch's) can hang.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(num_workers, len(chunks)), context, initializer=_start_worker) as pool:
+    with ProcessPoolExecutor(min(num_workers, len(chunks)), context, initializer=start_worker) as pool:
         try:
             pending = {pool.submit(_write_some, out, chunk, look) for chunk in chunks}
             while pending:
@@ -269,11 +269,6 @@ def _write_all(out: Path, clips: Sequence[WorldClip], look: Look, num_workers: i
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent stops us once the chunk is written
-    torch.set_num_threads(1)
 
 
 def _write_some(out: Path, clips: Sequence[WorldClip], look: Look) -> int:
