@@ -172,7 +172,7 @@ def colour_accuracy(recipe: PretrainRecipe, folder: Path) -> float:
 @pytest.mark.slow
 def test_a_short_run_learns_and_shuffled_captions_teach_nothing(tmp_path: Path) -> None:
     short = {
-        "training.steps": 120, "training.batch_size": 64, "training.warmup_steps": 20, "model.image_layers": 2,
+        "training.steps": 200, "training.batch_size": 64, "training.warmup_steps": 20, "model.image_layers": 2,
         "pictures.pool": 2048, "pictures.curriculum": 1.0,
     }  # fmt: skip
     recipe = load_settings(PretrainRecipe, "world-clip", short)
