@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -43,8 +44,8 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], list[RunProgress]]:
-    """Everything, with a random backbone: (folder, results, progress)."""
-    out, seen = tmp_path_factory.mktemp("made") / "out", list[RunProgress]()
+    """Everything, with a random backbone: (folder, results, progress). The folder is named as people do: relatively."""
+    out, seen = Path(os.path.relpath(tmp_path_factory.mktemp("made") / "out")), list[RunProgress]()
     results = reproduce(
         ["all"], out, clips=[str(clip)], scale=SCALE, num_workers=1, on_progress=seen.append, command="lexivid ..."
     )

@@ -181,7 +181,7 @@ def pack_world(
         with contextlib.suppress(MissingExtraError):  # colours for flow come with an extra
             contact_sheet(world, sheet, num_clips=_CLIPS_SHOWN)
     packed = {name: torch.cat(x) for name, x in rows.items()}
-    paths = tuple(str(Path(dataset.clips[i].path).relative_to(folder.resolve())) for i in order)
+    paths = tuple(str(Path(dataset.clips[i].path).resolve().relative_to(folder.resolve())) for i in order)
     return PackedClips(
         packed["video"], packed.get("flow"), packed.get("audio"), torch.cat(targets),
         tuple(_part(path, size) for path in paths), paths, world.split, tuple(failures),
