@@ -48,7 +48,8 @@ from lexivid.evaluation.multilabel import mean_average_precision
 from lexivid.labels.language_model import WORLD, FrozenLanguageModel
 from lexivid.labels.soft_attributes import PromptingTransformer, SoftAttributeConfig, SoftAttributeEncoder
 from lexivid.labels.text_encoder import FrozenTextEncoder
-from lexivid.models.ovml import bce_loss, clip_feature, similarity
+from lexivid.models.mov import similarity
+from lexivid.models.ovml import bce_loss, clip_feature
 from lexivid.storage import cache_dir, write_atomically
 from lexivid.training.language_model import (
     RECIPE,

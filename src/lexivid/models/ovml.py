@@ -28,6 +28,7 @@ from lexivid.backbones.base import Backbone
 from lexivid.backbones.clip import ClipBackbone
 from lexivid.errors import ModelError
 from lexivid.models.fusion import MLP, Attention
+from lexivid.models.mov import similarity
 from lexivid.models.towers import ClipTower, FrozenTower, make_frozen_tower
 
 FROZEN_PREFIX = "frozen."  # of the state dict: CLIP's own weights, which training leaves as they are
@@ -344,11 +345,6 @@ def frame_positions(num_frames: int, width: int) -> Tensor:
 def clip_feature(frames: Tensor) -> Tensor:
     """Features of frames (B, T, D) -> (B, D): the mean of unit vectors, as CLIP zero-shot takes it."""
     return F.normalize(frames.float(), dim=-1).mean(dim=1)
-
-
-def similarity(features: Tensor, labels: Tensor) -> Tensor:
-    """The cosine: (B, D), (K, D) -> (B, K) float32."""
-    return F.normalize(features.float(), dim=-1) @ F.normalize(labels.float(), dim=-1).T
 
 
 def bce_loss(logits: Tensor, targets: Tensor, *, weights: Tensor | None = None) -> Tensor:
