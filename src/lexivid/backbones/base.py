@@ -56,6 +56,14 @@ class Backbone(Protocol):
         ...
 
 
+def weights_of(backbone: Backbone) -> str:
+    """Identifies the weights, in whatever precision they are computed with: the fingerprint without the precision.
+
+    Two precisions of one model differ by rounding, so what was measured or computed with one holds for the other.
+    """
+    return backbone.fingerprint.removesuffix(f"-{str(backbone.dtype).removeprefix('torch.')}")
+
+
 def choose_device(device: str | torch.device = "auto") -> torch.device:
     """ "auto": CUDA, else Apple's MPS, else the CPU. Raises `ModelError` for a device that this machine lacks."""
     if str(device) == "auto":

@@ -69,6 +69,11 @@ class LabelBank:
                 on_progress(min(start + step, len(missing)), len(missing))
         return torch.from_numpy(np.stack([self.memory[key] for key in keys]))
 
+    def remember(self, labels: Sequence[str], templates: TemplateSet, vectors: Tensor) -> None:
+        """Take vectors (K, D) that somebody else keeps, so that `embed` need not compute them; in memory alone."""
+        keys = (self._key(label, templates) for label in labels)
+        self.memory.update(zip(keys, vectors.float().cpu().numpy(), strict=True))
+
     def _key(self, label: str, templates: TemplateSet) -> bytes:
         text = "\x00".join((self.backbone.fingerprint, *templates.templates, label))
         return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=20).digest()

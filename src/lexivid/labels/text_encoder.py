@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lexivid.backbones.base import Backbone
+from lexivid.backbones.base import Backbone, weights_of
 from lexivid.backbones.clip import ClipBackbone
 from lexivid.errors import ModelError
 
@@ -38,6 +38,7 @@ class FrozenTextEncoder(nn.Module):
                 f"model {backbone.name!r} has no text encoder that reads word vectors: soft attributes need one of the "
                 "CLIP family"
             )
+        self.backbone_weights = weights_of(backbone)
         self.tokenizer = backbone.tokenizer
         self.text: Any = deepcopy(backbone.model.text_model).float()
         self.projection: nn.Module = deepcopy(getattr(backbone.model, "text_projection", nn.Identity())).float()
