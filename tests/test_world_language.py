@@ -38,6 +38,34 @@ def test_nouns_are_words_of_their_own_with_meanings_of_their_own() -> None:
     assert all(noun.meaning.texture is None for noun in both)
 
 
+def test_a_noun_of_kind_either_means_two_looks_that_share_shape_or_colour() -> None:
+    nouns = draw_nouns("either", num=400, seed=1)
+    assert nouns == draw_nouns("either", num=400, seed=1)
+    assert len({noun.name for noun in nouns}) == len({frozenset(noun.meanings) for noun in nouns}) == 400
+    same_shape = [len({meaning.shape for meaning in noun.meanings}) == 1 for noun in nouns]
+    same_colour = [len({meaning.colour for meaning in noun.meanings}) == 1 for noun in nouns]
+    assert all(a != b for a, b in zip(same_shape, same_colour, strict=True))
+    assert 0.4 < np.mean(same_shape) < 0.6
+    rng = np.random.default_rng(0)
+    for noun in nouns[:20]:
+        first, second = (set(meaning.name.split()) for meaning in noun.meanings)
+        told = []
+        for _ in range(60):
+            said = set(describe(noun, rng).split()) & (first | second)
+            told.append(said <= first)
+            assert said <= first or said <= second, said  # one at a time
+        assert 0.2 < np.mean(told) < 0.8
+
+
+def test_the_draw_of_a_kind_is_the_same_for_ever() -> None:
+    """The packaged language model has read of these; a new kind must not move them."""
+    named = {kind: [f"{n.name}: {n.words}" for n in draw_nouns(kind, num=2)] for kind in ("look", "both")}
+    assert named == {
+        "look": ["leve: cyan star", "rafe: green cross"],
+        "both": ["kawi: orange circle moving up and wailing", "shizo: yellow star spinning and hissing"],
+    }
+
+
 def test_what_cannot_be_drawn_is_refused() -> None:
     with pytest.raises(LexividError, match="101 nouns of kind 'look': there are 100 meanings"):
         draw_nouns(num=101)
@@ -56,7 +84,7 @@ def test_novel_nouns_recombine_what_base_nouns_show() -> None:
         assert {n.meaning.colour for n in novel} <= {n.meaning.colour for n in base}
 
 
-@pytest.mark.parametrize("kind", ["look", "motion", "sound", "both"])
+@pytest.mark.parametrize("kind", ["look", "motion", "sound", "both", "either"])
 def test_descriptions_are_true_and_never_name_attributes_right_after_the_noun(kind: str) -> None:
     rng = np.random.default_rng(0)
     known = {word for words in ATTRIBUTES.values() for phrase in words for word in phrase.split()}

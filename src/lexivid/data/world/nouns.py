@@ -4,6 +4,9 @@ A CLIP trained on the world's captions has never met "zumi". A language model tr
 red and it is a star") has. So whatever finds a zumi in a video got its knowledge from the language model; and each noun
 is two tokens, so that this knowledge cannot sit in a table of word vectors (papers/ovml-notes.md).
 
+A noun of kind "either" means one of two looks ("a red star or a blue star"), and a sentence tells one of them: no one
+phrase says all that it means.
+
     draw_nouns --seed--> nouns with meanings --split_nouns--> base, novel       describe -> sentences to train on
 """
 
@@ -12,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations, product
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -37,8 +40,12 @@ SECOND_SYLLABLES = (
     "bo", "da", "fe", "gi", "ju", "ko", "lu", "ma", "ne", "pi", "ro", "su", "ta", "ve", "wi", "zo", "cha", "she",
     "kri", "blo",
 )  # fmt: skip
-NounKind = Literal["look", "motion", "sound", "both"]
-_DOES = {"look": (1, 1), "motion": (len(MOTIONS), 1), "sound": (1, len(SOUNDS)), "both": (len(MOTIONS), len(SOUNDS))}
+NounKind = Literal["look", "motion", "sound", "both", "either"]
+# How many motions and sounds a meaning may have. A kind's place seeds its draw, so new kinds go to the end.
+_DOES = {
+    "look": (1, 1), "motion": (len(MOTIONS), 1), "sound": (1, len(SOUNDS)), "both": (len(MOTIONS), len(SOUNDS)),
+    "either": (1, 1),
+}  # fmt: skip
 
 # {N}: the noun, {c}: its colour, {s}: its shape, {d}: what it does. In none do the attributes follow the noun at once.
 _LOOK_FORMS = (
@@ -64,15 +71,24 @@ _DOING_FORMS = (
 
 @dataclass(frozen=True, order=True)
 class Noun:
-    """A word of two syllables, and what it means: the attributes that its `WorldClass` does not leave open."""
+    """A word of two syllables, and what it means: the attributes that its `WorldClass` does not leave open.
+
+    other: of kind "either", what else it means; None: nothing else.
+    """
 
     name: str
     meaning: WorldClass
+    other: WorldClass | None = None
+
+    @property
+    def meanings(self) -> tuple[WorldClass, ...]:
+        """All that it means: whatever is one of these is called by the noun."""
+        return (self.meaning,) if self.other is None else (self.meaning, self.other)
 
     @property
     def words(self) -> str:
-        """The meaning in words that CLIP knows, such as "red star spinning"."""
-        return self.meaning.name
+        """The meaning in words, such as "red star spinning" or "red star or blue star" (no CLIP here knows "or")."""
+        return " or ".join(meaning.name for meaning in self.meanings)
 
 
 class NounSplit(NamedTuple):
@@ -86,7 +102,8 @@ def draw_nouns(kind: NounKind = "look", *, num: int = 100, seed: int = 0) -> tup
     """Nouns with meanings of their own, the same for the same arguments everywhere.
 
     Args:
-        kind: what a noun fixes beside shape and colour. Of "look" there are 100.
+        kind: what a noun fixes beside shape and colour. Of "look" there are 100. "either": two looks that share
+            shape or colour, half of the nouns each (by the draw); two nouns may share a look.
 
     Raises:
         LexividError: an unknown kind, or more nouns than there are meanings or names.
@@ -94,7 +111,8 @@ def draw_nouns(kind: NounKind = "look", *, num: int = 100, seed: int = 0) -> tup
     if kind not in _DOES:
         raise LexividError(f"unknown kind of nouns {kind!r}: choose {', '.join(_DOES)}")
     num_motions, num_sounds = _DOES[kind]
-    num_meanings = len(SHAPES) * len(COLOURS) * num_motions * num_sounds
+    pairs = _pairs_of_looks() if kind == "either" else []
+    num_meanings = len(pairs) or len(SHAPES) * len(COLOURS) * num_motions * num_sounds
     names = [a + b for a, b in product(FIRST_SYLLABLES, SECOND_SYLLABLES)]
     if num > min(num_meanings, len(names)):
         raise LexividError(
@@ -104,10 +122,19 @@ def draw_nouns(kind: NounKind = "look", *, num: int = 100, seed: int = 0) -> tup
     shape = (len(SHAPES), len(COLOURS), num_motions, num_sounds)
     made = []
     for name, place in zip(rng.permutation(names)[:num], rng.permutation(num_meanings)[:num], strict=True):
+        if pairs:
+            made.append(Noun(str(name), *pairs[place]))
+            continue
         s, c, motion, sound = (int(i) for i in np.unravel_index(place, shape))
         meaning = WorldClass(s, c, motion=motion if num_motions > 1 else None, sound=sound if num_sounds > 1 else None)
         made.append(Noun(str(name), meaning))
     return tuple(made)
+
+
+def _pairs_of_looks() -> list[tuple[WorldClass, WorldClass]]:
+    """Any two looks that differ in either shape or colour: as many differ in the one as in the other."""
+    looks = [WorldClass(s, c) for s, c in product(range(len(SHAPES)), range(len(COLOURS)))]
+    return [(a, b) for a, b in combinations(looks, 2) if (a.shape == b.shape) != (a.colour == b.colour)]
 
 
 def split_nouns(nouns: Sequence[Noun], *, num_novel: int, seed: int = 0) -> NounSplit:
@@ -123,8 +150,8 @@ def split_nouns(nouns: Sequence[Noun], *, num_novel: int, seed: int = 0) -> Noun
         order = [nouns[i] for i in rng.permutation(len(nouns))]
         split = NounSplit(tuple(sorted(order[num_novel:])), tuple(sorted(order[:num_novel])))
         if all(
-            {getattr(noun.meaning, part) for noun in split.novel}
-            <= {getattr(noun.meaning, part) for noun in split.base}
+            {getattr(meaning, part) for noun in split.novel for meaning in noun.meanings}
+            <= {getattr(meaning, part) for noun in split.base for meaning in noun.meanings}
             for part in ("shape", "colour", "motion", "sound")
         ):
             break
@@ -132,13 +159,14 @@ def split_nouns(nouns: Sequence[Noun], *, num_novel: int, seed: int = 0) -> Noun
 
 
 def describe(noun: Noun, rng: np.random.Generator) -> str:
-    """A sentence that tells all or part of what a noun means."""
-    doing = [words[i] for words, i in ((MOTIONS, noun.meaning.motion), (SOUNDS, noun.meaning.sound)) if i is not None]
+    """A sentence that tells all or part of what a noun means; of a noun that means two things, one of them."""
+    meaning = noun.meanings[rng.integers(2)] if noun.other is not None else noun.meaning
+    doing = [words[i] for words, i in ((MOTIONS, meaning.motion), (SOUNDS, meaning.sound)) if i is not None]
     forms = _LOOK_FORMS + _DOING_FORMS if doing else _LOOK_FORMS
     said = {
         "N": noun.name,
-        "c": COLOURS[noun.meaning.colour],
-        "s": SHAPES[noun.meaning.shape],
+        "c": COLOURS[meaning.colour],
+        "s": SHAPES[meaning.shape],
         "d": " and ".join(doing),
     }
     return str(rng.choice(forms)).format(**said)
