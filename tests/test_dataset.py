@@ -49,6 +49,37 @@ def test_manifest_with_two_columns_and_a_byte_order_mark(tmp_path: Path) -> None
     assert found.name == "mine"
 
 
+def test_manifest_with_synthetic_labels(tmp_path: Path) -> None:
+    _manifest(
+        tmp_path,
+        "path,labels,synthetic\na.mp4,drums,star; something  red;star\nb.mp4,drums;dog,\nc.mp4,dog,;drums\n",
+    )
+    found = read_dataset(tmp_path, names={"star": "a star"})
+    assert [clip.synthetic for clip in found.clips] == [("a star", "something red"), (), ("drums",)]
+    assert found.classes == ("dog", "drums")
+    assert found.synthetic == ("a star", "drums", "something red")
+
+
+def test_restricted_to_some_labels(tmp_path: Path) -> None:
+    _manifest(
+        tmp_path,
+        "path,labels,split,synthetic\na.mp4,drums;dog,train,star\nb.mp4,cat;drums,test,\nc.mp4,cat,train,dog\n",
+    )
+    found = read_dataset(tmp_path)
+    part = found.restricted(["drums", "dog"])
+    assert part.classes == ("drums", "dog")
+    assert [(Path(c.path).name, c.labels, c.synthetic) for c in part.clips] == [
+        ("a.mp4", ("drums", "dog"), ("star",)),
+        ("b.mp4", ("drums",), ()),
+    ]  # a synthetic "dog" does not keep c.mp4
+    assert [c.labels for c in found.restricted(["drums"], split="train").clips] == [("drums",)]
+    assert [c.labels for c in found.select(classes=["drums", "dog"]).clips] == [("drums", "dog")]  # whole clips alone
+    with pytest.raises(LexividError, match="no class 'golf'"):
+        found.restricted(["golf"])
+    with pytest.raises(LexividError, match="no clips of split 'test' and dog"):
+        found.restricted(["dog"], split="test")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

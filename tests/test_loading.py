@@ -558,5 +558,18 @@ def test_several_labels_are_a_row_of_truths(files: dict[str, Path]) -> None:
     assert torch.equal(single.targets, torch.tensor([0]))
     with pytest.raises(LexividError, match="has 2 labels; this training takes one per clip"):
         ClipSamples(clips, spec, classes=classes)
+
+
+def test_labels_that_are_not_asked_for_are_not_told_and_synthetic_ones_hold_where_they_are() -> None:
+    clips = [
+        Clip("a.mp4", ("drum", "dog"), synthetic=("cat", "something red")),
+        Clip("b.mp4", ("drum",), synthetic=("something blue",)),
+        Clip("c.mp4", ("cat",)),
+    ]
+    classes = ["something red", "cat", "dog"]
+    samples = ClipSamples(clips, SPEC, classes=classes, multi_label=True)
+    assert isinstance(samples.targets, Tensor)
+    assert samples.targets.tolist() == [[True, True, True], [False, False, False], [False, True, False]]
+    assert ClipSamples(clips[2:], SPEC, classes=classes).targets == [1]
     with pytest.raises(LexividError, match="of class 'drum', which is not among the classes"):
-        ClipSamples(clips, spec, classes=["cat", "dog"], multi_label=True)
+        ClipSamples(clips[1:], SPEC, classes=classes)  # of one label, that label is needed

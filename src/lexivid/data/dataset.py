@@ -27,7 +27,7 @@ MEDIA_SUFFIXES = VIDEO_SUFFIXES | AUDIO_SUFFIXES
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 Kind = Literal["auto", "csv", "folders", "ucf101", "activitynet", "charades", "youtube8m", "vggsounder"]
 
-_COLUMNS = ("path", "label", "labels", "split", "start_s", "end_s", "group")
+_COLUMNS = ("path", "label", "labels", "split", "start_s", "end_s", "group", "synthetic")
 _UCF_GROUP = re.compile(r"^(v_.+_g\d+)_c\d+$")
 
 
@@ -41,6 +41,8 @@ class Clip:
         split: "train", "val", "test", or what the manifest says.
         start_s, end_s: which part, in seconds from the start of the file; end None: to its end.
         group: clips of one group come from one recording, and must not be on both sides of a split. None: not known.
+        synthetic: what a captioner says it shows beside its labels: words for training, not all of them true, and no
+            ground truth.
     """
 
     path: str
@@ -49,6 +51,7 @@ class Clip:
     start_s: float = 0.0
     end_s: float | None = None
     group: str | None = None
+    synthetic: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ class Dataset:
     """Clips and the classes that they show.
 
     Attributes:
-        name: for reports. clips: in a fixed order. classes: sorted, every label of the data set.
+        name: for reports. clips: in a fixed order.
+        classes: sorted, every label of the data set; synthetic ones are none.
         missing: entries of an official list that are not on disk (they are no clips here).
     """
 
@@ -65,21 +69,45 @@ class Dataset:
     classes: tuple[str, ...]
     missing: tuple[str, ...] = ()
 
+    @property
+    def synthetic(self) -> tuple[str, ...]:
+        """Every synthetic label of the clips, sorted. Some may be classes too."""
+        return tuple(sorted({label for clip in self.clips for label in clip.synthetic}))
+
     def select(self, *, split: str | None = None, classes: Iterable[str] | None = None) -> Dataset:
         """The clips of a split, and those all of whose labels are among `classes`, which become the data set's own.
 
         Raises:
             LexividError: a class that the data set does not have, or no clip is left.
         """
+        chosen = self._known(classes)
+        kept = set(chosen)
+        return self._with((c for c in self.clips if kept.issuperset(c.labels)), split, chosen)
+
+    def restricted(self, classes: Iterable[str], *, split: str | None = None) -> Dataset:
+        """The clips of which at least one label is among `classes`, with those labels alone: open-vocabulary training,
+        in which a clip may show more than is told. Synthetic labels stay, and keep no clip.
+
+        Raises:
+            LexividError: as `select`.
+        """
+        chosen = self._known(classes)
+        kept = set(chosen)
+        told = (replace(c, labels=tuple(label for label in c.labels if label in kept)) for c in self.clips)
+        return self._with((c for c in told if c.labels), split, chosen)
+
+    def _known(self, classes: Iterable[str] | None) -> tuple[str, ...]:
         chosen = self.classes if classes is None else tuple(classes)
         if unknown := [name for name in chosen if name not in self.classes]:
             raise LexividError(f"{self.name} has no class {unknown[0]!r}; it has {_some(self.classes)}")
-        kept = set(chosen)
-        clips = tuple(c for c in self.clips if (split is None or c.split == split) and kept.issuperset(c.labels))
+        return chosen
+
+    def _with(self, clips: Iterable[Clip], split: str | None, classes: tuple[str, ...]) -> Dataset:
+        clips = tuple(c for c in clips if split is None or c.split == split)
         if not clips:
             splits = sorted({c.split for c in self.clips})
-            raise LexividError(f"{self.name} has no clips of split {split!r} and {_some(chosen)}; splits: {splits}")
-        return replace(self, clips=clips, classes=chosen)
+            raise LexividError(f"{self.name} has no clips of split {split!r} and {_some(classes)}; splits: {splits}")
+        return replace(self, clips=clips, classes=classes)
 
 
 def read_dataset(
@@ -95,7 +123,8 @@ def read_dataset(
     Args:
         root: a manifest (.csv), or a folder.
         kind: "csv": columns path (relative to the manifest), label or labels (with ";" between them), and optionally
-            split (default "train"), start_s, end_s, group; a folder holds it as manifest.csv.
+            split (default "train"), start_s, end_s, group, synthetic (labels that a captioner made, with ";" between
+            them, or nothing); a folder holds it as manifest.csv.
             "folders": CLASS/FILE, or SPLIT/CLASS/FILE with splits named train, val and test; without them every
             clip is "train" (`lexivid.data.splits` makes a test part).
             "ucf101": CLASS/v_CLASS_gNN_cNN.* and the data set's trainlistNN.txt and testlistNN.txt. Without a train
@@ -198,7 +227,7 @@ def _read_manifest(path: Path, called: Mapping[str, str]) -> Dataset:
     ):
         raise LexividError(
             f"{path}: its first line must name the columns path, label or labels, and optionally split, start_s, "
-            f"end_s, group; it reads {', '.join(header) or 'nothing'}"
+            f"end_s, group, synthetic; it reads {', '.join(header) or 'nothing'}"
         )
     clips = []
     for number, row in rows:
@@ -207,7 +236,7 @@ def _read_manifest(path: Path, called: Mapping[str, str]) -> Dataset:
             raise LexividError(f"{where}: {len(row)} fields for {len(columns)} columns")
         field = dict(zip(columns, (text.strip() for text in row), strict=True))
         texts = field["labels"].split(";") if "labels" in field else [field["label"]]
-        labels = tuple(dict.fromkeys(called.get(t, t) for t in (" ".join(t.split()) for t in texts) if t))
+        labels = _several(texts, called)
         if not field["path"] or not labels:
             raise LexividError(f"{where}: no {'label' if field['path'] else 'path'}")
         start_s = _seconds(field.get("start_s"), 0.0, where)
@@ -224,9 +253,15 @@ def _read_manifest(path: Path, called: Mapping[str, str]) -> Dataset:
                 start_s,
                 end_s,
                 field.get("group") or None,
+                _several(field.get("synthetic", "").split(";"), called),
             )
         )
     return _dataset(path.stem if path.stem != "manifest" else path.parent.name, clips, f"{path} lists none")
+
+
+def _several(texts: Iterable[str], called: Mapping[str, str]) -> tuple[str, ...]:
+    """Labels as they are called, each once; empty ones are left out."""
+    return tuple(dict.fromkeys(called.get(t, t) for t in (" ".join(t.split()) for t in texts) if t))
 
 
 def _seconds(text: str | None, default: float | None, where: str) -> float | None:

@@ -169,7 +169,8 @@ class ClipSamples(torch.utils.data.Dataset[Sample]):
 
     A sample is a dictionary: "video" (T, 3, S, S) uint8, "flow" (T, 3, S, S) uint8, "audio" (3, F, 100 audio_s)
     float32, each None where the clip has no such stream or the spec does not read it; "mask" (M,) bool; "target" int,
-    the label's place in `classes`, or with `multi_label` (K,) bool, which of them hold; "index" int; "path" str;
+    the label's place in `classes`, or with `multi_label` (K,) bool, which of them hold (`label_rows` of the clip's
+    labels and synthetic labels); "index" int; "path" str;
     "warnings" tuple of str. Testing: video and flow (V, T, 3, S, S), V = crops x clips with the clips running fastest;
     audio (V_a, 3, F, 100 audio_s).
 
@@ -177,14 +178,16 @@ class ClipSamples(torch.utils.data.Dataset[Sample]):
     "empty": True.
 
     Args:
-        clips: with one label each, or with `multi_label` with any number.
+        clips: with one label each, which must be among `classes`, or with `multi_label` with any number. Of those, the
+            ones that are not among `classes` are not told: whoever trains on seen labels gives these alone. Synthetic
+            labels hold where `classes` names them, which is for training: whoever measures gives annotated classes.
         classes: names in the order of targets.
         cache: None: nothing is kept.
         seed: of augmentation.
         multi_label: several labels may hold at once.
 
     Raises:
-        LexividError: a clip has several labels without `multi_label`, or one that is not among `classes`.
+        LexividError: without `multi_label`, a clip has several labels, or one that is not among `classes`.
     """
 
     def __init__(
@@ -197,20 +200,12 @@ class ClipSamples(torch.utils.data.Dataset[Sample]):
         seed: int = 0,
         multi_label: bool = False,
     ) -> None:
-        place = {name: i for i, name in enumerate(classes)}
-        for clip in clips:
-            if len(clip.labels) != 1 and not multi_label:
-                raise LexividError(f"{clip.path!r} has {len(clip.labels)} labels; this training takes one per clip")
-            if unknown := [label for label in clip.labels if label not in place]:
-                raise LexividError(f"{clip.path!r} is of class {unknown[0]!r}, which is not among the classes")
         self.clips = tuple(clips)
         self.targets: list[int] | Tensor  # (N, K) bool where several may hold
         if multi_label:
-            self.targets = torch.zeros(len(self.clips), len(place), dtype=torch.bool)
-            for row, clip in zip(self.targets, self.clips, strict=True):
-                row[[place[label] for label in clip.labels]] = True
+            self.targets = label_rows([clip.labels + clip.synthetic for clip in clips], classes)
         else:
-            self.targets = [place[clip.labels[0]] for clip in clips]
+            self.targets = _single_targets(clips, classes)
         self.spec = spec
         self.classes = tuple(classes)
         self.cache = cache
@@ -279,6 +274,25 @@ class ClipSamples(torch.utils.data.Dataset[Sample]):
         spec = self.spec
         parts, warnings = read_parts(clip, spec, range(spec.num_clips), cache=self.cache)
         return {"warnings": warnings, **test_views(parts, spec)}
+
+
+def label_rows(labels: Sequence[Sequence[str]], classes: Sequence[str]) -> Tensor:
+    """Each clip's labels -> (N, K) bool, which of `classes` hold. Labels that are not among these are left out."""
+    place = {name: i for i, name in enumerate(classes)}
+    rows = torch.zeros(len(labels), len(place), dtype=torch.bool)
+    for row, own in zip(rows, labels, strict=True):
+        row[[place[label] for label in own if label in place]] = True
+    return rows
+
+
+def _single_targets(clips: Sequence[Clip], classes: Sequence[str]) -> list[int]:
+    place = {name: i for i, name in enumerate(classes)}
+    for clip in clips:
+        if len(clip.labels) != 1:
+            raise LexividError(f"{clip.path!r} has {len(clip.labels)} labels; this training takes one per clip")
+        if clip.labels[0] not in place:
+            raise LexividError(f"{clip.path!r} is of class {clip.labels[0]!r}, which is not among the classes")
+    return [place[clip.labels[0]] for clip in clips]
 
 
 def test_views(parts: Mapping[str, Tensor], spec: SampleSpec) -> dict[str, Tensor]:

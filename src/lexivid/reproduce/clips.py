@@ -17,7 +17,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,10 @@ from lexivid.backbones.preprocess import ImageProcessing
 from lexivid.data.augment import spec_augment
 from lexivid.data.batches import load_batches
 from lexivid.data.dataset import read_dataset
-from lexivid.data.loading import ClipSamples, SampleSpec
+from lexivid.data.loading import MODALITIES, ClipSamples, SampleSpec, label_rows
 from lexivid.data.splits import ClassSplit
-from lexivid.data.world.files import make_world
+from lexivid.data.world.files import World, make_world
+from lexivid.data.world.multilabel import LabelSets, make_label_world
 from lexivid.data.world.sheet import contact_sheet
 from lexivid.data.world.words import ATTRIBUTES, Kind, WorldClass, pool_of
 from lexivid.errors import LexividError, MissingExtraError
@@ -70,10 +71,12 @@ class PackedClips:
     Attributes:
         video: (n, T, 3, S, S) uint8. flow: (n, T, 2, S, S) uint8, or None. sound: (n, F, steps) float16, normalised, or
             None.
-        targets: (n,) int64, a place in `split.classes`. parts: "train", "held-out" or "test" of each clip.
+        targets: (n,) int64, a place in `split.classes`; or where several hold, (n, K) bool over these, what is true and
+            not what a captioner says. parts: "train", "held-out" or "test" of each clip.
         paths: relative to the world's folder.
         failures: (path, reason) of clips that could not be read, which are not among the n.
         seconds: wall time by stage.
+        synthetic: of each clip; empty where no clip has any.
     """
 
     video: Tensor
@@ -85,6 +88,7 @@ class PackedClips:
     split: ClassSplit
     failures: tuple[tuple[str, str], ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+    synthetic: tuple[tuple[str, ...], ...] = ()
 
     def save(self, path: Path) -> None:
         """One file, whole or not at all."""
@@ -92,6 +96,7 @@ class PackedClips:
         about = {
             "parts": self.parts, "paths": self.paths, "failures": self.failures, "base": self.split.base,
             "novel": self.split.novel, "seed": self.split.seed, "source": self.split.source, "seconds": self.seconds,
+            "synthetic": self.synthetic,
         }  # fmt: skip
         data = save({k: x for k, x in tensors.items() if x is not None}, {"about": json.dumps(about)})
         write_atomically(path, data)
@@ -106,6 +111,7 @@ class PackedClips:
         return cls(
             found["video"], found.get("flow"), found.get("sound"), found["targets"], tuple(about["parts"]),
             tuple(about["paths"]), split, tuple((a, b) for a, b in about["failures"]), about["seconds"],
+            tuple(tuple(own) for own in about.get("synthetic", ())),  # files of earlier versions have none
         )  # fmt: skip
 
     @staticmethod
@@ -117,6 +123,18 @@ class PackedClips:
     def places(self, *parts: str) -> list[int]:
         """The clips of these parts."""
         return [i for i, part in enumerate(self.parts) if part in parts]
+
+    def rows(self, classes: Sequence[str]) -> Tensor:
+        """(n, K) bool: which of these hold for each clip, being true or, where they are synthetic labels, said.
+
+        Raises:
+            LexividError: a name that is neither a class nor a synthetic label of any clip.
+        """
+        names, said = self.split.classes, self.synthetic or ((),) * len(self.paths)
+        if unknown := set(classes) - set(names) - {label for own in said for label in own}:
+            raise LexividError(f"{min(unknown)!r} is neither a class of these clips nor a synthetic label")
+        true = [row.nonzero()[:, 0].tolist() if self.targets.ndim == 2 else [int(row)] for row in self.targets]
+        return label_rows([[*(names[k] for k in own), *more] for own, more in zip(true, said, strict=True)], classes)
 
 
 def pack_world(
@@ -140,28 +158,64 @@ def pack_world(
         num_workers: processes. sheet: a file for pictures of some clips.
         on_count: called with steps done and steps in all; a clip is two, made and decoded.
     """
-    began = time.monotonic()
-    total = (size.train_clips + size.held_out_clips) * size.num_base
-    total += size.test_clips * (size.num_base + size.num_novel)
-
-    def count(done: int) -> None:
-        if on_count:
-            on_count(done, 2 * total)
-
+    modalities = ("video", *(name for name, other in (("flow", "sound"), ("audio", "motion")) if kind != other))
     world = make_world(
         folder, kind=kind, clips_per_class=size.train_clips + size.held_out_clips, test_clips_per_class=size.test_clips,
         seed=seed, num_base=size.num_base, num_novel=size.num_novel, held_out=size.held_out, pool=pool,
-        num_workers=num_workers,
-        on_progress=lambda done, _: count(done),
+        num_workers=num_workers, on_progress=_first_half(on_count),
     )  # fmt: skip
-    made = time.monotonic()
+    packed = _decode(world, size.train_clips, modalities, images, num_workers=num_workers, on_count=on_count)
+    if sheet is not None:
+        with contextlib.suppress(MissingExtraError):  # colours for flow come with an extra
+            contact_sheet(world, sheet, num_clips=_CLIPS_SHOWN)
+    return packed
+
+
+def pack_label_world(
+    folder: Path,
+    *,
+    sets: LabelSets,
+    seed: int,
+    num_train: int,
+    num_held_out: int,
+    num_test: int,
+    images: ImageProcessing,
+    num_workers: int,
+    on_count: OnCount | None = None,
+) -> PackedClips:
+    """The same for clips of several labels (`lexivid.data.world.multilabel`), with pictures, motion and sound.
+
+    Args:
+        folder, images, num_workers, on_count: as `pack_world`.
+        sets, seed: what the labels are, and which clips.
+        num_train, num_held_out, num_test: clips of each part in all. Held-out ones are the last training clips.
+    """
+    world = make_label_world(
+        folder, sets, num_train=num_train + num_held_out, num_test=num_test, seed=seed, num_workers=num_workers,
+        on_progress=_first_half(on_count),
+    )  # fmt: skip
+    return _decode(world, num_train, MODALITIES, images, num_workers=num_workers, on_count=on_count)
+
+
+def _first_half(on_count: OnCount | None) -> OnCount | None:
+    return None if on_count is None else lambda done, total: on_count(done, 2 * total)
+
+
+def _decode(
+    world: World, num_train: int, modalities: tuple[str, ...], images: ImageProcessing, *, num_workers: int,
+    on_count: OnCount | None,
+) -> PackedClips:  # fmt: skip
+    """Read the files of a world; num_train: see `_part`. The second half of the steps."""
+    began = time.monotonic()
+    folder = Path(world.path)
     dataset = read_dataset(folder, kind="csv")
-    modalities = ("video", *(name for name, other in (("flow", "sound"), ("audio", "motion")) if kind != other))
     spec = SampleSpec(
         images=images, modalities=modalities, train=False, num_frames=NUM_MOMENTS, stride=None, flow="tvl1",
         flow_size=FLOW_SIZE, audio_s=CLIP_S,
     )  # fmt: skip
-    samples = ClipSamples(dataset.clips, spec, classes=world.split.classes)
+    several = any(clip.own_labels for clip in world.clips)
+    true = [replace(clip, synthetic=()) for clip in dataset.clips]
+    samples = ClipSamples(true, spec, classes=world.split.classes, multi_label=several)
     lists = [list(range(start, min(start + 32, len(samples)))) for start in range(0, len(samples), 32)]
     rows: dict[str, list[Tensor]] = {}
     targets: list[Tensor] = []
@@ -172,27 +226,27 @@ def pack_world(
         for name, x in batch.streams.items():
             kept = x[:, 0] if name == "video" else x[:, 0, :, :2] if name == "flow" else x[:, 0, 0].half()
             rows.setdefault(name, []).append(kept.clone())
-        targets.append(batch.targets)
+        if len(batch.indices):  # of a batch without clips, targets have no columns
+            targets.append(batch.targets)
         order += batch.indices.tolist()
-        count(total + min(len(samples), 32 * (number + 1)))
+        if on_count:
+            on_count(len(samples) + min(len(samples), 32 * (number + 1)), 2 * len(samples))
     if not order:
         raise LexividError(f"none of the clips in {str(folder)!r} can be read; the first: {failures[0][1]}")
-    if sheet is not None:
-        with contextlib.suppress(MissingExtraError):  # colours for flow come with an extra
-            contact_sheet(world, sheet, num_clips=_CLIPS_SHOWN)
     packed = {name: torch.cat(x) for name, x in rows.items()}
     paths = tuple(str(Path(dataset.clips[i].path).resolve().relative_to(folder.resolve())) for i in order)
     return PackedClips(
         packed["video"], packed.get("flow"), packed.get("audio"), torch.cat(targets),
-        tuple(_part(path, size) for path in paths), paths, world.split, tuple(failures),
-        {"making clips": made - began, "decoding clips, optical flow": time.monotonic() - made},
+        tuple(_part(path, num_train) for path in paths), paths, world.split, tuple(failures),
+        {"making clips": world.wall_s, "decoding clips, optical flow": time.monotonic() - began},
+        tuple(dataset.clips[i].synthetic for i in order) if several else (),
     )  # fmt: skip
 
 
-def _part(path: str, size: WorldSize) -> str:
-    """The last training clips of each class are held out."""
-    split, _, name = path.split("/")
-    return "held-out" if split == "train" and int(name.partition(".")[0]) >= size.train_clips else split
+def _part(path: str, num_train: int) -> str:
+    """The last training clips, of each class where they are numbered so, are held out."""
+    split, *_, name = path.split("/")
+    return "held-out" if split == "train" and int(name.partition(".")[0]) >= num_train else split
 
 
 @dataclass(frozen=True)
@@ -276,6 +330,11 @@ class WorldSamples:
         num_moments: how many of the T are drawn in each epoch, in order; None: all, always.
         seed: of that draw. spec_time, spec_mel: SpecAugment's longest masks; 0 and 0: none.
         shuffled: a modality that each clip takes from another one, drawn with the seed.
+        classes: targets are rows (K,) bool over these, see `PackedClips.rows`, so that training is told what it may
+            see alone; None: the clips' own targets.
+
+    Raises:
+        LexividError: a class that no clip could have.
     """
 
     def __init__(
@@ -291,7 +350,9 @@ class WorldSamples:
         spec_time: int = 0,
         spec_mel: int = 0,
         shuffled: str | None = None,
+        classes: Sequence[str] | None = None,
     ) -> None:
+        self.targets = packed.targets if classes is None else packed.rows(classes)
         self.packed, self.places, self.frozen = packed, list(places), frozen
         self.modalities, self.inputs = modalities, inputs
         self.num_moments, self.seed, self.spec_time, self.spec_mel = num_moments, seed, spec_time, spec_mel
@@ -332,8 +393,9 @@ class WorldSamples:
                         sound, generator=draws, max_time_steps=self.spec_time, max_mel_bins=self.spec_mel
                     )
                 made[name] = sound
+        target = self.targets[own]
         return {
-            "index": index, "path": self.packed.paths[own], "target": int(self.packed.targets[own]),
+            "index": index, "path": self.packed.paths[own], "target": target if target.ndim else int(target),
             "mask": self.mask, **made,
         }  # fmt: skip
 

@@ -3,7 +3,8 @@
     OUT/world.json      everything that decided the files; a second call with the same goes on where the first stopped
     OUT/split.json      base and novel classes (`ClassSplit`)
     OUT/manifest.csv    path, label (or labels), split, for `lexivid.data.dataset.read_dataset`; written last
-    OUT/train/CLASS/000.mp4, OUT/test/...
+    OUT/train/CLASS/000.mp4, OUT/test/...       (where labels are not classes, `lexivid.data.world.multilabel`:
+                                                OUT/train/00000.mp4)
 
 A clip is 2 s of H.264 (64 x 64 pixels, 8 frames a second) and AAC (16 kHz mono), so that whoever reads it decodes real
 files. What it shows depends on the seed, its classes, its split and its number alone: not on the number of processes,
@@ -71,16 +72,28 @@ class WorldClip:
         classes: of its main objects: one, or with multi-label clips two to four.
         split: "train", "val" or "test". index: its number among those of its first class and split.
         seed: the world's.
+        own_labels: what it is labelled with, where that is not the names of its classes; its number is then among
+            all of its split.
+        synthetic: labels that a captioner might add, not all of them true.
     """
 
     classes: tuple[WorldClass, ...]
     split: str
     index: int
     seed: int
+    own_labels: tuple[str, ...] = ()
+    synthetic: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the manifest says it shows."""
+        return self.own_labels or tuple(c.name for c in self.classes)
 
     @property
     def path(self) -> str:
         """Relative to the world's folder."""
+        if self.own_labels:
+            return f"{self.split}/{self.index:05d}.mp4"
         return f"{self.split}/{self.classes[0].name.replace(' ', '-')}/{self.index:03d}.mp4"
 
     def entropy(self) -> list[int]:
@@ -91,7 +104,7 @@ class WorldClip:
 
 @dataclass(frozen=True)
 class World:
-    """What `make_world` wrote, or found written.
+    """What `write_world` wrote, or found written.
 
     Attributes:
         clips: all, in the manifest's order. num_kept: how many of them were there already.
@@ -144,22 +157,57 @@ def make_world(
         LexividError: a number is out of range, there are not that many classes, or the folder holds something else or
             cannot be written.
     """
-    began = time.monotonic()
     counts = {"train": clips_per_class, "val": val_clips_per_class}
     counts["test"] = clips_per_class if test_clips_per_class is None else test_clips_per_class
-    _check(counts, seed=seed, num_base=num_base, num_novel=num_novel, num_workers=num_workers)
+    _check(counts, seed=seed, num_base=num_base, num_novel=num_novel)
     drawn: dict[str, Any] | None = None
     if classes is None:
         drawn = {"num_base": num_base, "num_novel": num_novel, "held_out": held_out, "pool": pool}
         classes = draw_classes(kind, seed=seed, **drawn)
-    settings: dict[str, Any] = {
-        "lexivid": __version__, "world_version": VERSION, "kind": kind, "seed": seed, "classes_drawn": drawn,
-        "clips_per_class": counts, "multi_label": multi_label,
+    about: dict[str, Any] = {
+        "kind": kind, "seed": seed, "classes_drawn": drawn, "clips_per_class": counts, "multi_label": multi_label,
         "base": [asdict(c) for c in classes.base], "novel": [asdict(c) for c in classes.novel],
+    }  # fmt: skip
+    clips = plan_clips(classes, counts, seed=seed, multi_label=multi_label)
+    names = tuple(c.name for c in classes.base), tuple(c.name for c in classes.novel)
+    split = ClassSplit(*names, seed, f"synthetic world {VERSION}, {kind}")
+    return write_world(
+        out, clips, split, about, multi_label=multi_label, look=look, num_workers=num_workers, on_progress=on_progress
+    )
+
+
+def write_world(
+    out: str | os.PathLike[str],
+    clips: Sequence[WorldClip],
+    split: ClassSplit,
+    about: dict[str, Any],
+    *,
+    multi_label: bool,
+    look: Look = VIDEO,
+    num_workers: int | None = None,
+    on_progress: Progress | None = None,
+) -> World:
+    """Write the clips of a plan and the lists beside them, or go on with one whose writing was interrupted.
+
+    Args:
+        out: see `make_world`.
+        about: what decided the plan, as JSON has it: strings, numbers, lists and dictionaries.
+        multi_label: a clip may have several labels.
+        look: how hard the pictures are.
+        num_workers: processes; None: all cores, or this process alone for a few clips.
+        on_progress: called with (clips done, clips in all).
+
+    Raises:
+        LexividError: as `make_world`.
+    """
+    began = time.monotonic()
+    if num_workers is not None and num_workers < 0:
+        raise LexividError(f"num_workers is {num_workers}; choose 0 (this process alone) or more")
+    settings = {
+        "lexivid": __version__, "world_version": VERSION, **about,
         "look": asdict(look), "size_px": SIZE, "frame_rate": FRAME_RATE, "duration_s": DURATION_S, "sound_s": SOUND_S,
         "h264": _H264, "aac": {**_AAC, "bits_per_s": _AAC_BITS_PER_S},
     }  # fmt: skip
-    clips = plan_clips(classes, counts, seed=seed, multi_label=multi_label)
     out = Path(out)
     _claim(out, settings)
     missing = [clip for clip in clips if not _is_whole(out / clip.path)]
@@ -170,8 +218,6 @@ def make_world(
         done += num
         if on_progress:
             on_progress(done, len(clips))
-    names = tuple(c.name for c in classes.base), tuple(c.name for c in classes.novel)
-    split = ClassSplit(*names, seed, f"synthetic world {VERSION}, {kind}")
     split.save(out / "split.json")
     write_atomically(out / "manifest.csv", _manifest(clips, multi_label))
     return World(os.fspath(out), split, tuple(clips), num_kept, time.monotonic() - began)
@@ -305,7 +351,7 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
         ]  # fmt: skip
         if differ:
             raise LexividError(f"{str(out)!r} holds another world ({', '.join(differ)} differ): choose another folder")
-        for left in out.glob("*/*/.*.mp4.*"):  # half a file of a process that was killed
+        for left in out.rglob(".*.mp4.*"):  # half a file of a process that was killed
             left.unlink(missing_ok=True)
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -322,14 +368,19 @@ def _is_whole(path: Path) -> bool:
 
 
 def _manifest(clips: Sequence[WorldClip], multi_label: bool) -> str:
+    rows = [[clip.path, ";".join(clip.labels), clip.split] for clip in clips]
+    header = ["path", "labels" if multi_label else "label", "split"]
+    if any(clip.synthetic for clip in clips):
+        header.append("synthetic")
+        for row, clip in zip(rows, clips, strict=True):
+            row.append(";".join(clip.synthetic))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["path", "labels" if multi_label else "label", "split"])
-    writer.writerows([clip.path, ";".join(c.name for c in clip.classes), clip.split] for clip in clips)
+    writer.writerows([header, *rows])
     return buffer.getvalue()
 
 
-def _check(counts: dict[str, int], *, seed: int, num_base: int, num_novel: int, num_workers: int | None) -> None:
+def _check(counts: dict[str, int], *, seed: int, num_base: int, num_novel: int) -> None:
     least = {"train": 1, "val": 0, "test": 0}
     for split, count in counts.items():
         if count < least[split]:
@@ -337,5 +388,3 @@ def _check(counts: dict[str, int], *, seed: int, num_base: int, num_novel: int, 
     for name, value, low in (("seed", seed, 0), ("base classes", num_base, 1), ("novel classes", num_novel, 0)):
         if value < low:
             raise LexividError(f"{name}: {value}; choose {low} or more")
-    if num_workers is not None and num_workers < 0:
-        raise LexividError(f"num_workers is {num_workers}; choose 0 (this process alone) or more")

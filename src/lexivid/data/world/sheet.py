@@ -66,7 +66,7 @@ def contact_sheet(world: World, path: str | os.PathLike[str], *, num_clips: int 
         pen.text((left, 12), text, _FAINT, small)
     for row, clip in enumerate(chosen):
         top = _HEADER + row * row_height
-        pen.text((_MARGIN, top + 3), " + ".join(c.name for c in clip.classes), _INK, large)
+        pen.text((_MARGIN, top + 3), _caption(clip), _INK, large)
         file = Path(world.path) / clip.path
         frames = read_views(file, Views(num_frames=NUM_FRAMES)).frames[0]
         channels_last = frames.movedim(1, -1)
@@ -86,7 +86,8 @@ def contact_sheet(world: World, path: str | os.PathLike[str], *, num_clips: int 
 def varied(world: World, num_clips: int) -> list[WorldClip]:
     """Clips of different classes that between them show many words; always the same ones."""
     splits = {clip.split for clip in world.clips}
-    left = [c for c in world.clips if c.index == 0 and c.split == ("test" if "test" in splits else "train")]
+    chosen_from = "test" if "test" in splits else "train"
+    left = [c for c in world.clips if c.split == chosen_from and (c.index == 0 or c.own_labels)]
     used: Counter[tuple[str, int | None]] = Counter()
     chosen: list[WorldClip] = []
     while left and len(chosen) < num_clips:
@@ -95,6 +96,12 @@ def varied(world: World, num_clips: int) -> list[WorldClip]:
         chosen.append(best)
         left.remove(best)
     return chosen
+
+
+def _caption(clip: WorldClip) -> str:
+    """Labels, or where they tell less than the objects are, these too."""
+    objects = " + ".join(c.name for c in clip.classes)
+    return f"{', '.join(clip.labels)}   ({objects})" if clip.own_labels else objects
 
 
 def _words(clip: WorldClip) -> list[tuple[str, int | None]]:
