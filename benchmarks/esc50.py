@@ -303,6 +303,7 @@ def train_tower(
     (`train` embeds names by itself, and the control needs texts of its own.)
     """
     from lexivid.models.mov import MOV, MOVConfig
+    from lexivid.models.system import System
     from lexivid.models.trained import TrainedModel
     from lexivid.training.loop import fit
     from lexivid.training.recipe import Recipe
@@ -328,7 +329,7 @@ def train_tower(
     out.mkdir(parents=True)
     torch.manual_seed(experiment.seed)
     mov = MOV.from_backbone(backbone, MOVConfig.for_backbone(backbone, **recipe.model.mov_settings()))
-    fit(mov, texts[torch.from_numpy(classes)], sounds, recipe, out, images=backbone.images, device="cpu")
+    fit(System(mov, texts[torch.from_numpy(classes)]), sounds, recipe, out, images=backbone.images, device="cpu")
     shutil.rmtree(out)  # checkpoints and log
     names = tuple(NAMES[experiment.folders[i]] for i in classes)
     return TrainedModel(backbone, mov, names, backbone.default_templates, ("audio",), sampling={"audio_s": 5.0})

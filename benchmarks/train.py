@@ -158,6 +158,7 @@ def _epochs(
     """CPU seconds a clip of an epoch through `fit`, after one that fills the caches; and what filling costs."""
     import torch
 
+    from lexivid.models.system import System
     from lexivid.training.loop import fit
 
     os.environ["LEXIVID_CACHE"] = folder = tempfile.mkdtemp()
@@ -174,7 +175,7 @@ def _epochs(
         recipe = recipe.with_settings({"training.epochs": 1, "training.batch_size": 8, "training.micro_batch": 4})
         run = Path(folder) / "run"
         start, wall = time.process_time(), time.monotonic()
-        fit(mov, labels, samples, recipe, run, images=backbone.images, device="cpu")
+        fit(System(mov, labels), samples, recipe, run, images=backbone.images, device="cpu")
         seconds, wall = time.process_time() - start, time.monotonic() - wall
         trained = len(clips) // 8 * 8
         return {
@@ -216,7 +217,7 @@ def _waiting(recipe: Any, clips: list[Any], split: Any, backbone: Any) -> dict[s
         labels = torch.randn(len(split.base), backbone.embedding_dim)
         loop.load_batches = timed
         start = time.monotonic()
-        loop.fit(mov, labels, samples, recipe, Path(folder) / "run", images=backbone.images, device="cpu")
+        loop.fit(loop.System(mov, labels), samples, recipe, Path(folder) / "run", images=backbone.images, device="cpu")
         return {"share_waiting_for_data": round(waited[0] / (time.monotonic() - start), 3)}
     finally:
         loop.load_batches = original

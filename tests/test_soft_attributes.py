@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from lexivid.backbones import load_backbone
 from lexivid.errors import ModelError
 from lexivid.labels.language_model import FrozenLanguageModel
-from lexivid.labels.soft_attributes import WEIGHTS_FILE, SoftAttributeConfig, SoftAttributeEncoder
+from lexivid.labels.soft_attributes import SoftAttributeConfig, SoftAttributeEncoder
 from lexivid.labels.text_encoder import FrozenTextEncoder
+from lexivid.labels.trained_encoders import WEIGHTS_FILE, load_label_encoder
 
 LABELS = ["cat", "a dog barking", "playing drums", "ox", "fog"]
 
@@ -227,12 +228,12 @@ def test_saved_and_loaded(
     assert (
         size < 4.2 * sum(p.numel() for p in encoder.parameters() if p.requires_grad) + 5000
     )  # no frozen weights in it
-    again = SoftAttributeEncoder.load(tmp_path / "run")
+    again = load_label_encoder(tmp_path / "run")
     assert again.config == encoder.config
     torch.testing.assert_close(again(LABELS), encoder(LABELS))
     (tmp_path / "run" / WEIGHTS_FILE).write_bytes(b"no")
-    with pytest.raises(ModelError, match="holds no soft attributes that can be read"):
-        SoftAttributeEncoder.load(tmp_path / "run")
+    with pytest.raises(ModelError, match="holds no trained label encoder that can be read"):
+        load_label_encoder(tmp_path / "run")
 
 
 def test_another_language_model_is_refused(clip: FrozenTextEncoder, clip_folder: Path, tmp_path: Path) -> None:
@@ -241,7 +242,7 @@ def test_another_language_model_is_refused(clip: FrozenTextEncoder, clip_folder:
     encoder.save(tmp_path / "run", backbone=str(clip_folder))
     make_gpt2(folder, seed=1)
     with pytest.raises(ModelError, match="its weights differ"):
-        SoftAttributeEncoder.load(tmp_path / "run")
+        load_label_encoder(tmp_path / "run")
 
 
 def test_another_clip_is_refused(language_model: FrozenLanguageModel, tmp_path: Path) -> None:
@@ -250,7 +251,7 @@ def test_another_clip_is_refused(language_model: FrozenLanguageModel, tmp_path: 
     make(language_model, text).save(tmp_path / "run", backbone=str(folder))
     make_clip(folder, seed=1)
     with pytest.raises(ModelError, match="was trained with another CLIP"):
-        SoftAttributeEncoder.load(tmp_path / "run")
+        load_label_encoder(tmp_path / "run")
 
 
 def test_errors_say_what_to_do(language_model: FrozenLanguageModel, clip: FrozenTextEncoder, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from lexivid.evaluation.calibration import Calibration, combine
 from lexivid.inference_trained import TrainedClassifier
 from lexivid.media.views import Views
 from lexivid.models.mov import FROZEN_PREFIX, MOV, MOVConfig
-from lexivid.models.trained import TrainedModel, is_trained_model, update_calibration
+from lexivid.models.trained import TrainedModel, is_trained_model, update_config
 from lexivid.prediction import Prediction
 from lexivid.training import train
 from lexivid.training.clips import open_clips
@@ -175,7 +175,7 @@ def test_mixed_falls_back(run: Path, clips: Path, tmp_path: Path) -> None:
     mixed = classifier.classify(path, LABELS)
     assert any("no calibration" in text for text in mixed.warnings)
     assert mixed.labels == lexivid.load(str(copy), device="cpu", vocabulary_is="novel").classify(path, LABELS).labels
-    update_calibration(copy, {"offset": 50.0})  # novel labels far ahead
+    update_config(copy, calibration={"offset": 50.0})  # novel labels far ahead
     again = lexivid.load(str(copy), device="cpu").classify(path, LABELS)
     assert again.warnings == ()
     assert again.labels[0].label == "purple"

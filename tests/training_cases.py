@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lexivid.backbones.preprocess import ImageProcessing
 from lexivid.models.mov import MOV, MOVConfig
+from lexivid.models.system import System
 from lexivid.training.batches import MemorySamples
 from lexivid.training.loop import FitResult, fit
 from lexivid.training.recipe import Recipe
@@ -40,6 +41,10 @@ def tiny_mov(modalities: tuple[str, ...] = ALL, *, seed: int = 0, **settings: An
     torch.manual_seed(seed)
     config = MOVConfig(embedding_dim=D, num_heads=2, modalities=modalities, tau=0.1, mlp_ratio=1.0, **settings)
     return MOV(config, towers={name: TinyTower() for name in modalities})
+
+
+def tiny_system(*args: Any, **settings: Any) -> System:
+    return System(tiny_mov(*args, **settings), labels())
 
 
 def labels() -> Tensor:
@@ -81,7 +86,7 @@ def recipe(**training: Any) -> Recipe:
 def run(out: Path, *, resume: bool = False, failing: tuple[int, ...] = (), **training: Any) -> FitResult:
     torch.set_num_threads(1)
     return fit(
-        tiny_mov(), labels(), samples(failing=failing), recipe(**training), out, images=IMAGES,
+        tiny_system(), samples(failing=failing), recipe(**training), out, images=IMAGES,
         held_out=samples(9, seed=2), resume=resume, device="cpu",
     )  # fmt: skip
 

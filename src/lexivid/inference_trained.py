@@ -201,7 +201,7 @@ class TrainedClassifier(Classifier):
             filled = min(_MAX_SOUND_VIEWS, max(1, math.ceil(sound_s / spec.audio_s - 0.1)))
             spec = replace(spec, num_audio_views=spec.num_clips if num_views > 1 else filled)
         views = test_views(parts, spec)
-        tokens = {name: self._tokens(name, views[name]) for name in MODALITIES if name in views}
+        tokens = {name: self.model.tokens(name, views[name]) for name in MODALITIES if name in views}
         if "audio" in tokens and num_views > 1:
             tokens["audio"] = tokens["audio"].repeat(spec.num_crops, 1, 1)  # the clips run fastest
         num = max(len(x) for x in tokens.values())
@@ -221,12 +221,6 @@ class TrainedClassifier(Classifier):
             warnings=(*read.warnings, *_lacking(spec.reads, tuple(tokens))),
             thumbnails=thumbnails,
         )
-
-    def _tokens(self, name: str, pictures: Tensor) -> Tensor:
-        """(N, T, 3, H, W), or (N, 3, F, S) for sound -> (N, T, D), or (N, 1, D)."""
-        if name == "audio":
-            return self.model.tokens(name, pictures)[:, None]
-        return self.model.tokens(name, pictures.flatten(0, 1)).unflatten(0, pictures.shape[:2])
 
     def _scores_of(
         self, features: MOVFeatures, there: Iterable[str], vocabulary: Vocabulary, kind: VocabularyIs, *, mean: bool
@@ -334,7 +328,7 @@ class _Hops:
                 break  # the file declares more than decodes
             views = test_views({k: v for k, v in parts.items() if k != "log_mel"}, spec)
             for name, hops in self.tokens.items():
-                hops += list(self.classifier._tokens(name, views[name])) if name in views else [None] * num
+                hops += list(self.classifier.model.tokens(name, views[name])) if name in views else [None] * num
             if "audio" in spec.reads:
                 self.sound += self._cut(parts.get("log_mel"), num)
             self.warnings += [text for text in warnings if text not in self.warnings]
@@ -381,7 +375,7 @@ class _Hops:
                 steps = self.spec.audio_steps
                 picture = normalise(torch.cat(found, dim=1)) if found else torch.zeros(128, steps)
                 spectrograms.append(views_of(picture.expand(3, -1, -1), num_views=1, num_steps=steps)[0])
-            tokens["audio"] = self.classifier.model.tokens("audio", torch.stack(spectrograms))[:, None]
+            tokens["audio"] = self.classifier.model.tokens("audio", torch.stack(spectrograms))
             mask[:, modalities.index("audio")] = torch.tensor(there)
         return tokens, mask
 

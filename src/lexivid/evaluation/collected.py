@@ -26,6 +26,7 @@ from lexivid.backbones import Backbone
 from lexivid.data.batches import Samples, load_batches
 from lexivid.errors import LexividError
 from lexivid.models.mov import MOVFeatures, predict_base, predict_novel, probabilities
+from lexivid.models.standing import standing
 from lexivid.models.trained import TrainedModel
 from lexivid.storage import write_atomically
 
@@ -39,9 +40,9 @@ class Collected:
     Attributes:
         features: "v", "v_m", and of each further modality x_m ("flow": f_m, "audio": a_m) -> (n, R, D) float32.
         mask: (n, M) bool, video first. modalities: M names.
-        targets: (n,) int, a place in `classes`. paths, groups: of each clip.
+        targets: (n,) int, a place in `classes`, or (n, C) bool, all classes that hold. paths, groups: of each clip.
         classes: names that clips are of. base_classes: those the model was trained on; empty for zero-shot.
-        settings: tau, tau_v, tau_x, beta, base_score.
+        settings: tau, tau_v, tau_x, beta, base_score, scales (see `TrainedModel.settings`).
         facts: for the result file: model, templates, frames, views, decoder, ...
         failures: (path, reason) of clips that could not be read; they are not among the n.
     """
@@ -105,7 +106,7 @@ def score(collected: Collected, labels: Tensor | np.ndarray, *, path: Path_, **s
     """Probabilities over the labels, averaged over views: labels (K, D) -> (n, K) float64.
 
     Args:
-        path: "base" (eq. 10) or "novel" (eq. 11 and 12).
+        path: "base" (eq. 10) or "novel" (eq. 11 and 12); of a sigmoid each label's own probability.
         settings: on top of the model's: tau, tau_v, tau_x, beta, base_score.
     """
     s = collected.settings | settings
@@ -114,7 +115,10 @@ def score(collected: Collected, labels: Tensor | np.ndarray, *, path: Path_, **s
     f = {name: torch.from_numpy(x).flatten(0, 1) for name, x in collected.features.items()}  # (n * R, D)
     x_m = {name: f[name] for name in collected.modalities[1:]}
     mask = torch.from_numpy(collected.mask).repeat_interleave(num_views, dim=0)
-    if path == "novel":
+    if s.get("scales") is not None:
+        x = MOVFeatures(f["v"], f["v_m"], x_m, mask)
+        p = standing(x, vectors, s, path=path).sigmoid()
+    elif path == "novel":
         p = predict_novel(f["v"], x_m, vectors, beta=s["beta"], tau_v=s["tau_v"], tau_x=s["tau_x"], mask=mask)
     elif s["base_score"] == "mean":
         each = torch.stack([probabilities(x, vectors, tau=s["tau"]) for x in (f["v_m"], *x_m.values())], dim=1)
@@ -123,6 +127,28 @@ def score(collected: Collected, labels: Tensor | np.ndarray, *, path: Path_, **s
     else:
         p = predict_base(f["v_m"], vectors, tau=s["tau"], x_m=x_m, mask=mask)
     return p.unflatten(0, (-1, num_views)).double().mean(dim=1).numpy()
+
+
+def standings(
+    collected: Collected,
+    labels: Tensor | np.ndarray,
+    *,
+    path: Path_,
+    background: Tensor | np.ndarray | None = None,
+) -> np.ndarray:
+    """How far each label stands by itself (`lexivid.models.standing`), mean over views: (n, K) float64.
+
+    Args:
+        labels: (K, D). background: (J, D), for a model trained by softmax or not trained at all.
+    """
+    num_views = next(iter(collected.features.values())).shape[1]
+    f = {name: torch.from_numpy(x).flatten(0, 1) for name, x in collected.features.items()}
+    mask = torch.from_numpy(collected.mask).repeat_interleave(num_views, dim=0)
+    features = MOVFeatures(f["v"], f["v_m"], {name: f[name] for name in collected.modalities[1:]}, mask)
+    others = None if background is None else torch.as_tensor(np.asarray(background)).float()
+    vectors = torch.as_tensor(np.asarray(labels)).float()
+    found = standing(features, vectors, collected.settings, path=path, background=others)
+    return found.unflatten(0, (-1, num_views)).mean(dim=1).numpy()
 
 
 def opinion(collected: Collected, labels: Tensor | np.ndarray, *, name: str, tau: float) -> np.ndarray:
@@ -201,13 +227,11 @@ def collect(
 
 
 def settings_of(model: TrainedModel | Backbone) -> dict[str, Any]:
-    """The temperatures and weights of eq. 9 to 12."""
+    """The temperatures and weights of eq. 9 to 12, and of a sigmoid."""
     if isinstance(model, TrainedModel):
-        c = model.mov.config
-        tau_x = {name: tau for name, tau in (("flow", c.tau_f), ("audio", c.tau_a)) if name in c.modalities}
-        return {"tau": c.tau, "tau_v": c.tau_v, "tau_x": tau_x, "beta": c.beta, "base_score": model.base_score}
+        return model.settings()
     tau = model.temperature
-    return {"tau": tau, "tau_v": tau, "tau_x": {}, "beta": 0.0, "base_score": "v_m"}
+    return {"tau": tau, "tau_v": tau, "tau_x": {}, "beta": 0.0, "base_score": "v_m", "scales": None}
 
 
 def _features(

@@ -6,14 +6,21 @@ unit is the clip, or the recording: a clip's pairs are never on both sides. Shap
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lexivid.errors import LexividError
+from lexivid.evaluation.collected import Collected, standings
 from lexivid.evaluation.multilabel import bootstrap_calibration_error
+from lexivid.labels import LabelBank, load_templates
+from lexivid.labels.background import background_vectors, short_templates
 from lexivid.labels.evidence import Evidence, posterior
+from lexivid.models.trained import TrainedModel
 
 _MOST_FOLDS = 50  # of cross-validation: up to so many clips, each is left out by itself
 _STEPS = 100
@@ -67,6 +74,49 @@ def fit_evidence(
         error=round(error.value, 5), error_low=round(error.low, 5), error_high=round(error.high, 5),
     )  # fmt: skip
     return evidence, left_out
+
+
+def fit_model_evidence(model: TrainedModel, collected: Collected) -> dict[str, Evidence]:
+    """What standings of a trained model are worth on each of its paths, by held-out clips of its base classes.
+
+    The novel path is fitted on base classes too, there being no others: where flow and sound were trained, it knows
+    them better than it will know novel ones, and its evidence is too sure of those.
+
+    Returns:
+        "base", "novel" -> evidence; a path that these clips cannot say anything of is left out, and so are both for a
+        softmax over a backbone that knows no unrelated words.
+    """
+    names = list(model.base_classes)
+    place = {name: i for i, name in enumerate(collected.classes)}
+    truth = truth_of(collected)[:, [place[name] for name in names]]
+    labels, background = standing_vectors(model, names)
+    if model.scales is None and background is None:
+        return {}
+    found = {}
+    for path in ("base", "novel"):
+        own = standings(collected, labels, path=path, background=background)  # type: ignore[arg-type]
+        method = f"fitted on {len(truth)} held-out clips of {len(names)} base classes, {path} path"
+        with contextlib.suppress(LexividError):
+            groups = np.array(collected.groups)
+            found[path] = fit_evidence(own, truth, method=method, groups=groups)[0]
+    return found
+
+
+def standing_vectors(model: TrainedModel, names: Sequence[str]) -> tuple[Tensor, Tensor | None]:
+    """What a trained model's standings are computed from: labels (K, D) and unrelated words (J, D), in the same
+    sentences; None for a model with a sigmoid, which needs no such words, and one that knows none."""
+    if model.scales is not None:
+        return model.embed(names), None
+    bank, templates = LabelBank(model.backbone), load_templates(model.templates)
+    short = short_templates(templates)
+    return bank.embed(names, short), background_vectors(model.backbone, bank, short)
+
+
+def truth_of(collected: Collected) -> np.ndarray:
+    """(n, C) bool: which of the classes hold."""
+    if collected.targets.ndim == 2:
+        return collected.targets.astype(bool)
+    return collected.targets[:, None] == np.arange(len(collected.classes))
 
 
 def _fit(standings: np.ndarray, truth: np.ndarray) -> tuple[float, float, float]:

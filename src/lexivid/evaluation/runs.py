@@ -69,7 +69,7 @@ def evaluate(
     """
     from lexivid import __version__
     from lexivid.backbones import load_backbone
-    from lexivid.models.trained import TrainedModel, is_trained_model, update_calibration
+    from lexivid.models.trained import TrainedModel, is_trained_model, update_config
 
     if protocol not in protocols.PROTOCOLS:
         raise LexividError(f"unknown protocol {protocol!r}: choose {', '.join(protocols.PROTOCOLS)}")
@@ -138,7 +138,7 @@ def evaluate(
             )
         else:
             fitted = protocols.calibrate(collected, embed)
-        update_calibration(model, fitted.to_dict())
+        update_config(model, calibration=fitted.to_dict())
         result["results"] = fitted.to_dict()
     elif protocol == "generalized":
         stored = trained.calibration if trained else None

@@ -17,25 +17,19 @@ D embedding width.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lexivid.backbones import load_backbone
 from lexivid.errors import ModelError
 from lexivid.labels.language_model import FrozenLanguageModel, Reading
 from lexivid.labels.text_encoder import FrozenTextEncoder
-from lexivid.storage import write_atomically
-
-CONFIG_FILE, WEIGHTS_FILE = "soft_attributes.json", "soft_attributes.safetensors"
+from lexivid.labels.trained_encoders import TrainedLabelEncoder
 
 
 @dataclass(frozen=True)
@@ -125,12 +119,14 @@ class PromptingTransformer(nn.Module):
         return self.out(self.norm_out(x))
 
 
-class SoftAttributeEncoder(nn.Module):
+class SoftAttributeEncoder(TrainedLabelEncoder):
     """A label encoder: labels -> (K, D), unit length, with gradients to its own weights alone.
 
     Args:
         language_model, text_encoder: both frozen.
     """
+
+    kind = "soft_attributes"
 
     def __init__(
         self, language_model: FrozenLanguageModel, text_encoder: FrozenTextEncoder, config: SoftAttributeConfig
@@ -216,75 +212,23 @@ class SoftAttributeEncoder(nn.Module):
             self._memory |= dict(zip((labels[i] for i in new), self.read(ids[new]).unbind(), strict=True))
         return torch.stack([self._memory[label] for label in labels]).to(self.prefixes.device)
 
-    @property
-    def fingerprint(self) -> str:
-        """Identifies everything that decides a label's vector: configuration, trained weights, both frozen models."""
-        settings = {k: v for k, v in asdict(self.config).items() if k not in ("labels_at_once", "save_memory")}
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-        digest.update(self.language_model.fingerprint.encode())
-        for name, value in sorted((self.trained_state() | self.text_encoder.state_dict(prefix="clip.")).items()):
-            digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:32]
-
-    def trained_state(self) -> dict[str, Tensor]:
-        """The weights that training moves, on the CPU; those of the two frozen models are not among them."""
+    def settings(self) -> dict[str, Any]:
+        config = {k: v for k, v in asdict(self.config).items() if k not in ("labels_at_once", "save_memory")}
         return {
-            name: value.detach().cpu().contiguous() for name, value in self.named_parameters() if value.requires_grad
-        }
-
-    def save(self, folder: Path, *, backbone: str) -> None:
-        """Write configuration and trained weights; the two frozen models are named, not copied.
-
-        backbone: the name that `load_backbone` finds the CLIP model by.
-        """
-        from safetensors.torch import save
-
-        write_atomically(folder / WEIGHTS_FILE, save(self.trained_state()))
-        about = {
-            "backbone": backbone,
             "language_model": self.language_model.name,
             "language_model_fingerprint": self.language_model.fingerprint,
-            "fingerprint": self.fingerprint,
-            "config": asdict(self.config),
+            "config": config,
         }
-        write_atomically(folder / CONFIG_FILE, json.dumps(about, indent=2) + "\n")
 
     @classmethod
-    def load(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> SoftAttributeEncoder:
-        """The reverse of `save`.
-
-        Raises:
-            ModelError: a file is missing or damaged, or a frozen model is no longer the one that it was trained with.
-        """
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-
-        folder = Path(folder)
-        try:
-            about = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-            weights = load((folder / WEIGHTS_FILE).read_bytes())
-            config = SoftAttributeConfig(**about["config"])
-            names = about["backbone"], about["language_model"]
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    def from_settings(
+        cls, about: Mapping[str, Any], text_encoder: FrozenTextEncoder, *, device: str | torch.device
+    ) -> SoftAttributeEncoder:
+        name = str(about["language_model"])
+        language_model = FrozenLanguageModel.load(name, device=device)
+        if language_model.fingerprint != about["language_model_fingerprint"]:
             raise ModelError(
-                f"{str(folder)!r} holds no soft attributes that can be read ({type(error).__name__}: {error}): it "
-                f"needs {CONFIG_FILE} and {WEIGHTS_FILE}"
-            ) from None
-        language_model = FrozenLanguageModel.load(names[1], device=device)
-        if language_model.fingerprint != about.get("language_model_fingerprint"):
-            raise ModelError(
-                f"the language model {names[1]!r} is not the one that {str(folder)!r} was trained with: "
-                "its weights differ"
+                f"the language model {name!r} is not the one that these soft attributes were trained with: its "
+                "weights differ"
             )
-        encoder = cls(
-            language_model, FrozenTextEncoder(load_backbone(names[0], device=device, dtype="float32")), config
-        )
-        expected = encoder.trained_state()
-        if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in expected.items()}:
-            raise ModelError(f"{str(folder / WEIGHTS_FILE)!r} does not fit its configuration")
-        encoder.load_state_dict(weights, strict=False)
-        if encoder.fingerprint != about.get("fingerprint"):
-            raise ModelError(
-                f"{str(folder)!r} was trained with another CLIP than {names[0]!r} is now: its weights differ"
-            )
-        return encoder.to(device).eval()
+        return cls(language_model, text_encoder, SoftAttributeConfig(**about["config"]))

@@ -33,6 +33,7 @@ from torch.nn import functional as F
 from lexivid.backbones.base import Backbone
 from lexivid.errors import ModelError
 from lexivid.models.fusion import AudioLayer, CrossLayer, TemporalLayer
+from lexivid.models.ovml import make_video_tower
 from lexivid.models.towers import FrozenTower, make_frozen_tower, make_tower
 
 MODALITIES = ("video", "flow", "audio")
@@ -56,6 +57,8 @@ class MOVConfig:
         tau_v, tau_f, tau_a: temperatures of eq. 11 (appendix B on why tau_v is smaller).
         frozen_video: false trains the video tower as well, which MOV does not: the comparison of figure 1 (a-d).
         trainable_layers: of the trained towers, the last n; None for all (table 6).
+        temporal_branches: of a trained video tower of the CLIP family, the last n blocks also attend along time: OVML's
+            branch (`lexivid.models.ovml`), which MOV does not have.
         spectrogram_pooling: mel bins and steps of a spectrogram that the audio tower sees as one, their mean; None:
             (1, 4) for `lite`, (1, 1) for the CLIP family. A CLIP of few and large patches wants more.
         audio_batch_norm_momentum: of lite's audio tower alone, see `LiteTower`.
@@ -80,6 +83,7 @@ class MOVConfig:
     tau_a: float = 0.01
     frozen_video: bool = True
     trainable_layers: int | None = None
+    temporal_branches: int = 0
     spectrogram_pooling: tuple[int, int] | None = None
     audio_batch_norm_momentum: float | None = 0.1
     scale_tokens: bool = True
@@ -100,6 +104,11 @@ class MOVConfig:
                 raise ModelError(
                     f"spectrogram_pooling is mel bins and steps, both at least 1; got {self.spectrogram_pooling}"
                 )
+        if self.temporal_branches < 0 or (self.temporal_branches and self.frozen_video):
+            raise ModelError(
+                f"temporal_branches is a number of blocks of a trained video tower (frozen_video: false); got "
+                f"{self.temporal_branches}"
+            )
         for name in ("tau", "tau_v", "tau_f", "tau_a"):
             if not getattr(self, name) > 0:
                 raise ModelError(f"{name} is a temperature and must be above 0; got {getattr(self, name)}")
@@ -208,18 +217,22 @@ class MOV(nn.Module):
         config = config or MOVConfig.for_backbone(backbone)
         if config.embedding_dim != backbone.embedding_dim:
             raise ModelError(f"embedding_dim {config.embedding_dim}, but {backbone.name} has {backbone.embedding_dim}")
-        towers: dict[str, nn.Module] = {
-            name: make_frozen_tower(backbone)
-            if name == "video" and config.frozen_video
-            else make_tower(
-                backbone,
-                modality=name,
-                trainable_layers=config.trainable_layers,
-                batch_norm_momentum=config.audio_batch_norm_momentum if name == "audio" else None,
-                spectrogram_pooling=config.spectrogram_pooling,
-            )
-            for name in config.modalities
-        }
+        towers: dict[str, nn.Module] = {}
+        for name in config.modalities:
+            if name == "video" and config.frozen_video:
+                towers[name] = make_frozen_tower(backbone)
+            elif name == "video" and config.temporal_branches:
+                towers[name] = make_video_tower(
+                    backbone, temporal_layers=config.temporal_branches, trainable_layers=config.trainable_layers
+                )
+            else:
+                towers[name] = make_tower(
+                    backbone,
+                    modality=name,
+                    trainable_layers=config.trainable_layers,
+                    batch_norm_momentum=config.audio_batch_norm_momentum if name == "audio" else None,
+                    spectrogram_pooling=config.spectrogram_pooling,
+                )
         return cls(config, towers=towers)
 
     def forward(
@@ -296,9 +309,11 @@ class MOV(nn.Module):
                 raise ModelError(f"{name} came as pictures, but the model has no {name} tower: give features (B, T, D)")
             pictures = x[:, None] if name == "audio" else x  # (B, T, 3, H, W)
             kept = pictures[present] if some else pictures
-            features = self.towers[name](kept.flatten(0, 1)) if len(kept) else pictures.new_zeros(0, dim)
+            features = (
+                encode_clips(self.towers[name], kept) if len(kept) else pictures.new_zeros(0, *kept.shape[1:2], dim)
+            )
             tokens = features.new_zeros(len(present), pictures.shape[1], dim)
-            tokens[present] = features.unflatten(0, (len(kept), pictures.shape[1]))
+            tokens[present] = features
         if self.config.scale_tokens:
             tokens = F.normalize(tokens.float(), dim=-1) * math.sqrt(dim)
         return tokens.to(dtype)
@@ -347,6 +362,13 @@ class MOV(nn.Module):
         return {"flow": self.config.tau_f, "audio": self.config.tau_a}
 
 
+def encode_clips(tower: nn.Module, pictures: Tensor) -> Tensor:
+    """(B, T, 3, H, W) -> (B, T, D): picture by picture, or all of a clip together where the tower looks along time."""
+    if getattr(tower, "along_time", False):
+        return tower(pictures)
+    return tower(pictures.flatten(0, 1)).unflatten(0, pictures.shape[:2])
+
+
 def similarity(features: Tensor, labels: Tensor) -> Tensor:
     """sim of eq. 9 to 11, the cosine: (B, D), (K, D) -> (B, K) float32."""
     return F.normalize(features.float(), dim=-1) @ F.normalize(labels.float(), dim=-1).T
@@ -375,7 +397,7 @@ def mov_loss(
             nothing does not count.
     """
     nll = [F.cross_entropy(similarity(x, labels) / tau, targets, reduction="none") for x in (v_m, *x_m.values())]
-    weights = _shares(alpha, len(x_m), mask, v_m)  # (B, M)
+    weights = shares(alpha, len(x_m), mask, v_m)  # (B, M)
     has_any = weights.sum(dim=1) > 0
     return (torch.stack(nll, dim=1) * weights).sum() / has_any.sum().clamp_min(1)
 
@@ -421,11 +443,11 @@ def predict_novel(
     """
     tau = tau_x if isinstance(tau_x, Mapping) else dict.fromkeys(x_m, tau_x)
     p = [probabilities(v, labels, tau=tau_v), *(probabilities(x, labels, tau=tau[n]) for n, x in x_m.items())]  # eq. 11
-    weights = _shares(1 - beta, len(x_m), mask, v)
+    weights = shares(1 - beta, len(x_m), mask, v)
     return (torch.stack(p, dim=1) * weights[..., None]).sum(dim=1)  # eq. 12
 
 
-def _shares(video: float, num_others: int, mask: Tensor | None, like: Tensor) -> Tensor:
+def shares(video: float, num_others: int, mask: Tensor | None, like: Tensor) -> Tensor:
     """(B, M): `video` for video, the rest equally for the others, renormalised over the mask; zeros for no stream.
 
     Where all that is there has weight 0, it shares equally, the limit of small weights.

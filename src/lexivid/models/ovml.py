@@ -10,7 +10,11 @@ The branch through time starts with an output of zero, so the untrained model is
 open vocabulary is lost: by a second pass at weights between CLIP's and the current ones (Open-VCLIP, Weng et al. 2023),
 by the distance to what frozen CLIP says (FROSTER, Huang et al. 2024), or both; and checkpoints are averaged at the end.
 
-Shapes: B clips, T frames, P patches (and CLIP's class token), W width of the blocks, D embedding width, K labels.
+The score and the losses work for any streams of features, so that they serve MOV's fused ones as well (MOV x OVML):
+each stream has its own tau and b. How encoder, labels and this objective become one system: `lexivid.models.system`.
+
+Shapes: B clips, T frames, P patches (and CLIP's class token), W width of the blocks, D embedding width, K labels,
+M modalities.
 """
 
 from __future__ import annotations
@@ -28,42 +32,38 @@ from lexivid.backbones.base import Backbone
 from lexivid.backbones.clip import ClipBackbone
 from lexivid.errors import ModelError
 from lexivid.models.fusion import MLP, Attention
-from lexivid.models.mov import similarity
-from lexivid.models.towers import ClipTower, FrozenTower, make_frozen_tower
+from lexivid.models.towers import ClipTower
 
-FROZEN_PREFIX = "frozen."  # of the state dict: CLIP's own weights, which training leaves as they are
 REGULARISERS = ("interpolation", "video_distance", "text_distance")
 
 
 @dataclass(frozen=True)
-class OVMLConfig:
-    """Everything but weights; `to_dict` is JSON.
+class SigmoidConfig:
+    """The objective: everything but weights; `to_dict` is JSON.
 
     Args:
-        temporal_layers: the last n blocks have a branch through time; None: half of them, rounded up; 0: none.
-        trainable_layers: of CLIP's blocks, the last n and what follows them; None: all. The branches always train.
-        tau, bias: where scale and bias of the score start; both are learned.
+        tau, bias: where scale and bias of the score start; both are learned, for each stream.
         loss: "bce", or "asymmetric" (Ridnik et al. 2021) with gamma_negative, gamma_positive and margin.
         regularisers: any of "interpolation", "video_distance", "text_distance".
         interpolation: the second pass is at a * CLIP + (1 - a) * now, with a drawn from 0 to this.
         interpolation_weight: factor on its loss.
         distance_weight: factor on 1 - cosine to frozen CLIP's features, of clips and of labels.
         residual: how much of a learned correction is added to a feature before that cosine.
+        labels_per_step: how many labels a step computes (`sample_labels`); None: all.
     """
 
-    temporal_layers: int | None = None
-    trainable_layers: int | None = None
     tau: float = 0.1
     bias: float = -10.0
     loss: Literal["bce", "asymmetric"] = "bce"
     gamma_negative: float = 4.0
     gamma_positive: float = 1.0
     margin: float = 0.05
-    regularisers: tuple[str, ...] = ("interpolation", "video_distance")
+    regularisers: tuple[str, ...] = ()
     interpolation: float = 0.6
     interpolation_weight: float = 0.5
     distance_weight: float = 2.0
     residual: float = 0.1
+    labels_per_step: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "regularisers", tuple(self.regularisers))
@@ -77,57 +77,40 @@ class OVMLConfig:
         for name in ("interpolation", "margin"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ModelError(f"{name} is between 0 and 1; got {getattr(self, name)}")
-        for name in ("temporal_layers", "trainable_layers"):
-            if (value := getattr(self, name)) is not None and value < 0:
-                raise ModelError(f"{name} is a number of blocks from the last; got {value}")
+        if self.labels_per_step is not None and self.labels_per_step < 2:
+            raise ModelError(f"labels_per_step must be at least 2; got {self.labels_per_step}")
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
         return asdict(self) | {"regularisers": list(self.regularisers)}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> OVMLConfig:
+    def from_dict(cls, values: Mapping[str, Any]) -> SigmoidConfig:
         """The reverse of `to_dict`.
 
         Raises:
             ModelError: a key that is not one of the fields above, or a value out of range.
         """
         if unknown := sorted(set(values) - {field.name for field in fields(cls)}):
-            raise ModelError(f"unknown OVML setting {unknown[0]!r}; known: {', '.join(f.name for f in fields(cls))}")
+            raise ModelError(f"unknown setting {unknown[0]!r}; known: {', '.join(f.name for f in fields(cls))}")
         return cls(**values)
 
 
-class OVMLLoss(NamedTuple):
-    """`total` is what to minimise; `parts`: name -> its share of it, with its factor."""
-
-    total: Tensor
-    parts: dict[str, Tensor]
-
-
-class OVML(nn.Module):
-    """The model. Trained: `video` (as far as the configuration says), `scale`, `bias`, `projectors`, `label_encoder`.
+class SigmoidObjective(nn.Module):
+    """p = sigmoid(cosine / tau + b), tau and b learned for each stream, and the losses about it.
 
     Args:
-        config: see OVMLConfig.
-        video: CLIP's picture encoder with the branch through time.
-        frozen: the same encoder as it was, for the regularisers.
+        config: see SigmoidConfig.
+        streams: names, such as "v_m" and "flow".
         embedding_dim: D.
-        label_encoder: a module from K texts to (K, D); None: label vectors come from elsewhere.
     """
 
-    def __init__(
-        self,
-        config: OVMLConfig,
-        *,
-        video: VideoTower,
-        frozen: FrozenTower,
-        embedding_dim: int,
-        label_encoder: nn.Module | None = None,
-    ) -> None:
+    def __init__(self, config: SigmoidConfig, *, streams: Sequence[str], embedding_dim: int) -> None:
         super().__init__()
-        self.config, self.video, self.frozen, self.label_encoder = config, video, frozen, label_encoder
-        self.log_scale = nn.Parameter(torch.tensor(-math.log(config.tau)))
-        self.bias = nn.Parameter(torch.tensor(float(config.bias)))
+        self.config = config
+        start = -math.log(config.tau)
+        self.log_scale = nn.ParameterDict({name: nn.Parameter(torch.tensor(start)) for name in streams})
+        self.bias = nn.ParameterDict({name: nn.Parameter(torch.tensor(float(config.bias))) for name in streams})
         # Correct what the student says before it is compared, so that it may know more than its teacher (FROSTER).
         self.projectors = nn.ModuleDict(
             {
@@ -137,128 +120,31 @@ class OVML(nn.Module):
             }
         )
 
-    @classmethod
-    def from_backbone(
-        cls, backbone: Backbone, config: OVMLConfig | None = None, *, label_encoder: nn.Module | None = None
-    ) -> OVML:
-        """Both picture encoders from a CLIP-family backbone, which is copied and stays as it is.
+    def logits(self, name: str, cosines: Tensor) -> Tensor:
+        """Cosines of one stream (B, K) -> s / tau + b, (B, K)."""
+        return cosines * self.log_scale[name].exp() + self.bias[name]
 
-        Raises:
-            ModelError: a backbone of another kind: the branch through time sits in a transformer's blocks.
-        """
-        config = config or OVMLConfig()
-        if not isinstance(backbone, ClipBackbone):
-            raise ModelError(
-                f"OVML trains a picture encoder of the CLIP family; model {backbone.name!r} is another kind"
-            )
-        video = VideoTower(
-            backbone.model, temporal_layers=config.temporal_layers, trainable_layers=config.trainable_layers
-        )
-        return cls(
-            config,
-            video=video,
-            frozen=make_frozen_tower(backbone),
-            embedding_dim=backbone.embedding_dim,
-            label_encoder=label_encoder,
-        )
-
-    def forward(self, frames: Tensor) -> Tensor:
-        """frames (B, T, 3, H, W) float, normalised as the backbone asks -> clip features (B, D)."""
-        return clip_feature(self.video(frames))
-
-    def logits(self, features: Tensor, labels: Tensor) -> Tensor:
-        """(B, D), (K, D) -> s / tau + b, (B, K) float32."""
-        return similarity(features, labels) * self.log_scale.exp() + self.bias
-
-    def probabilities(self, features: Tensor, labels: Tensor) -> Tensor:
-        """(B, D), (K, D) -> (B, K), each label on its own."""
-        return self.logits(features, labels).sigmoid()
-
-    def loss(
-        self,
-        frames: Tensor,
-        labels: Tensor,
-        targets: Tensor,
-        *,
-        weights: Tensor | None = None,
-        frozen_labels: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> OVMLLoss:
-        """The objective with the regularisers of the configuration.
-
-        Args:
-            frames: (B, T, 3, H, W). labels: (K, D). targets: (B, K), 1 where a label holds.
-            weights: what each pair counts, of a shape that broadcasts to (B, K): less for labels that a model wrote,
-                more for labels that stand for others (`sample_labels`). None: 1.
-            frozen_labels: (K, D), what CLIP's own text encoder says of the labels, for "text_distance".
-            generator: of the place between CLIP's weights and the current ones; on the CPU.
-        """
-        c, parts = self.config, {}
-        features = self(frames)
-        parts["labels"] = self._objective(features, labels, targets, weights)
-        if "interpolation" in c.regularisers:
-            a = c.interpolation * float(torch.rand((), generator=generator))
-            second = clip_feature(torch.func.functional_call(self.video, self.interpolated(a), (frames,)))
-            parts["interpolation"] = c.interpolation_weight * self._objective(second, labels, targets, weights)
-        if "video_distance" in c.regularisers:
-            teacher = clip_feature(self.frozen(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]))
-            parts["video_distance"] = c.distance_weight * self._distance("video_distance", features, teacher)
-        if "text_distance" in c.regularisers:
-            if frozen_labels is None:
-                raise ValueError("text_distance needs frozen_labels, CLIP's own vectors of the labels")
-            parts["text_distance"] = c.distance_weight * self._distance("text_distance", labels, frozen_labels)
-        return OVMLLoss(torch.stack(list(parts.values())).sum(), parts)
-
-    def _objective(self, features: Tensor, labels: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
-        c, logits = self.config, self.logits(features, labels)
+    def label_loss(self, name: str, cosines: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        """The loss of one stream, summed over labels: (B, K) -> (B,). targets (B, K), weights broadcast to it."""
+        c, logits = self.config, self.logits(name, cosines)
         if c.loss == "bce":
-            return bce_loss(logits, targets, weights=weights)
+            return bce_loss(logits, targets, weights=weights, reduction="none")
         return asymmetric_loss(
             logits, targets, gamma_negative=c.gamma_negative, gamma_positive=c.gamma_positive, margin=c.margin,
-            weights=weights,
+            weights=weights, reduction="none",
         )  # fmt: skip
 
-    def _distance(self, name: str, features: Tensor, teacher: Tensor) -> Tensor:
-        return residual_distance(features, teacher, self.projectors[name], residual=self.config.residual)
+    def distance(self, name: str, features: Tensor, teacher: Tensor) -> Tensor:
+        """`residual_distance` with the projector of that regulariser and the factor of the configuration: -> (N,)."""
+        far = residual_distance(features, teacher, self.projectors[name], residual=self.config.residual)
+        return self.config.distance_weight * far
 
-    def interpolated(self, a: float) -> dict[str, Tensor]:
-        """Weights of `video` on the line from now (a = 0) to CLIP (a = 1); the branch's, which CLIP lacks, as they are.
-
-        Gradients pass to the current weights.
-        """
-        original = dict(self.frozen.tower.named_parameters(prefix="clip"))
+    def scales(self) -> dict[str, list[float]]:
+        """Stream -> [1 / tau, b], as JSON types."""
         return {
-            name: torch.lerp(now, original[name].to(now), a) if name in original else now
-            for name, now in self.video.named_parameters()
+            name: [float(scale.detach().exp()), float(self.bias[name].detach())]
+            for name, scale in self.log_scale.items()
         }
-
-    def trained_state(self) -> dict[str, Tensor]:
-        """The weights that training moves, detached."""
-        return {name: value.detach() for name, value in self.named_parameters() if value.requires_grad}
-
-    def parameter_groups(
-        self, *, lr: float, tower_lr: float | None = None, scale_lr: float = 1e-2, weight_decay: float = 0.05
-    ) -> list[dict[str, Any]]:
-        """For an optimiser: the tower's own weights, scale and bias, and all else, each at its own learning rate.
-
-        Scale and bias have far to go and are not decayed; nor are norms and biases. `peak_lr` is for a schedule
-        (`lexivid.training.schedule`).
-        """
-        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-        for name, parameter in self.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            if name in ("log_scale", "bias"):
-                rate = scale_lr
-            elif name.startswith("video.") and ".branches." not in name and tower_lr is not None:
-                rate = tower_lr
-            else:
-                rate = lr
-            groups.setdefault((rate, weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
-        return [
-            {"params": parameters, "lr": rate, "peak_lr": rate, "weight_decay": decay}
-            for (rate, decay), parameters in groups.items()
-        ]
 
 
 class VideoTower(nn.Module):
@@ -266,14 +152,17 @@ class VideoTower(nn.Module):
 
     Args:
         model: CLIPModel, MetaClip2Model or SiglipModel of transformers; its vision half is copied.
-        temporal_layers, trainable_layers: as of OVMLConfig.
+        temporal_layers: the last n blocks have a branch through time. trainable_layers: of CLIP's own blocks, the last
+            n and what follows them; None: all. The branches always train.
     """
 
-    def __init__(self, model: Any, *, temporal_layers: int | None = None, trainable_layers: int | None = None) -> None:
+    along_time = True  # takes the frames of a clip together, unlike other towers
+
+    def __init__(self, model: Any, *, temporal_layers: int, trainable_layers: int | None = None) -> None:
         super().__init__()
         self.clip = ClipTower(model, trainable_layers=trainable_layers)
-        num_layers = self.clip.num_layers
-        num = min(num_layers, -(-num_layers // 2) if temporal_layers is None else temporal_layers)
+        self.num_layers = num_layers = self.clip.num_layers
+        num = min(num_layers, temporal_layers)
         config = self.clip.vision.config
         branches = {
             str(place): TemporalBranch(config.hidden_size, config.num_attention_heads)
@@ -284,6 +173,17 @@ class VideoTower(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         self.clip.vision.encoder.num_frames = frames.shape[1]
         return self.clip(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+
+
+def make_video_tower(backbone: Backbone, *, temporal_layers: int, trainable_layers: int | None = None) -> VideoTower:
+    """A trainable copy of the backbone's picture encoder with branches through time.
+
+    Raises:
+        ModelError: a backbone of another kind: the branch through time sits in a transformer's blocks.
+    """
+    if not isinstance(backbone, ClipBackbone):
+        raise ModelError(f"OVML trains a picture encoder of the CLIP family; model {backbone.name!r} is another kind")
+    return VideoTower(backbone.model, temporal_layers=temporal_layers, trainable_layers=trainable_layers)
 
 
 class SpaceTimeEncoder(nn.Module):
@@ -347,14 +247,16 @@ def clip_feature(frames: Tensor) -> Tensor:
     return F.normalize(frames.float(), dim=-1).mean(dim=1)
 
 
-def bce_loss(logits: Tensor, targets: Tensor, *, weights: Tensor | None = None) -> Tensor:
-    """Binary cross entropy, summed over labels, mean over clips -> ().
+def bce_loss(
+    logits: Tensor, targets: Tensor, *, weights: Tensor | None = None, reduction: Literal["mean", "none"] = "mean"
+) -> Tensor:
+    """Binary cross entropy, summed over labels -> its mean over clips (), or of each clip (B,) with "none".
 
     Args:
         logits, targets: (B, K); targets 0 to 1. weights: broadcasts to (B, K).
     """
     loss = F.binary_cross_entropy_with_logits(logits.float(), targets.float(), reduction="none")
-    return (loss if weights is None else loss * weights).sum(dim=1).mean()
+    return _over_labels(loss, weights, reduction)
 
 
 def asymmetric_loss(
@@ -365,8 +267,9 @@ def asymmetric_loss(
     gamma_positive: float = 1.0,
     margin: float = 0.05,
     weights: Tensor | None = None,
+    reduction: Literal["mean", "none"] = "mean",
 ) -> Tensor:
-    """The asymmetric loss of Ridnik et al. 2021, summed over labels, mean over clips -> ().
+    """The asymmetric loss of Ridnik et al. 2021, summed over labels -> () or (B,) as `bce_loss`.
 
     With q = max(p - margin, 0): -(1 - p)^gamma_positive log p where a label holds, -q^gamma_negative log(1 - q) where
     not. With both gammas and the margin 0 it is `bce_loss`. Shapes as there.
@@ -379,40 +282,59 @@ def asymmetric_loss(
     positive = -((1 - p) ** gamma_positive) * F.logsigmoid(logits)
     negative = -(q**gamma_negative) * log_rest
     loss = targets * positive + (1 - targets) * negative
-    return (loss if weights is None else loss * weights).sum(dim=1).mean()
+    return _over_labels(loss, weights, reduction)
+
+
+def _over_labels(loss: Tensor, weights: Tensor | None, reduction: str) -> Tensor:
+    each = (loss if weights is None else loss * weights).sum(dim=1)
+    return each.mean() if reduction == "mean" else each
 
 
 def residual_distance(
     features: Tensor, teacher: Tensor, projector: Callable[[Tensor], Tensor], *, residual: float
 ) -> Tensor:
-    """1 - cosine of x + residual * projector(x) and the teacher's features, with x of unit length: (N, D) -> ()."""
+    """1 - cosine of x + residual * projector(x) and the teacher's features, with x of unit length: (N, D) -> (N,)."""
     x = F.normalize(features.float(), dim=-1)
-    return (1 - F.cosine_similarity(x + residual * projector(x), teacher.float(), dim=-1)).mean()
+    return 1 - F.cosine_similarity(x + residual * projector(x), teacher.float(), dim=-1)
+
+
+def interpolated(tower: nn.Module, teacher: nn.Module, a: float) -> dict[str, Tensor]:
+    """Weights of a tower on the line from now (a = 0) to CLIP (a = 1); the branches', which CLIP lacks, as they are.
+
+    Gradients pass to the current weights.
+
+    Args:
+        tower: a `VideoTower`, or a tower without branches. teacher: the tower as it was.
+    """
+    original = dict(teacher.named_parameters())
+    found = {}
+    for name, now in tower.named_parameters():
+        before = original.get(name.removeprefix("clip."))
+        found[name] = now if before is None else torch.lerp(now, before.to(now), a)
+    return found
 
 
 def sample_labels(targets: Tensor, num: int, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
     """Which labels a step computes, so that memory does not grow with the label set.
 
     Every label that holds in a clip of the batch is kept; the others are drawn at random up to `num` labels in all, and
-    those drawn weigh for those left out, so that the expected loss is that of all labels.
+    those drawn weigh for those left out, so that the expected loss is that of all labels. Where so many hold that fewer
+    than half of `num` would be left for the others, `num` are drawn from all alike, and weigh for all.
 
     Args:
-        targets: (B, K). num: at least one more than the labels that hold, unless it is K or more.
+        targets: (B, K). num: at least 2.
 
     Returns:
         Places (n,) int64, ascending, and weights (n,) float.
-
-    Raises:
-        ValueError: no label that does not hold would be seen.
     """
     holds = (targets > 0).any(dim=0).cpu()
     total = len(holds)
     if num >= total:
         return torch.arange(total, device=targets.device), torch.ones(total, device=targets.device)
+    if int(holds.sum()) > num // 2:
+        holds = torch.zeros_like(holds)
     kept, others = holds.nonzero()[:, 0], (~holds).nonzero()[:, 0]
     num_drawn = num - len(kept)
-    if num_drawn < 1:
-        raise ValueError(f"{num} labels a step leave no room beside the {len(kept)} that hold in this batch: take more")
     drawn = others[torch.randperm(len(others), generator=generator)[:num_drawn]]
     places, order = torch.cat([kept, drawn]).sort()
     weights = torch.cat([torch.ones(len(kept)), torch.full((num_drawn,), len(others) / num_drawn)])[order]

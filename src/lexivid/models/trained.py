@@ -1,8 +1,9 @@
 """A trained model as a folder: what `lexivid train` writes, `lexivid.load` reads, and the Hub can hold.
 
     config.json        model_type "lexivid-mov": the network's settings, the backbone by name, revision and
-                       fingerprint, the base classes, how clips are looked at, the calibration
+                       fingerprint, the base classes, how clips are looked at, calibration and evidence
     model.safetensors  the trained weights: all but the frozen video tower, which is the backbone's
+    label_encoder.*    only where one was trained: see `lexivid.labels.encoders`
     backbone/          only where the folder is self-contained: the backbone itself, in the Hub's format
 
 `from_pretrained` takes such a folder, or "owner/name[@revision]" of the Hub; nothing is fetched unless a name of the
@@ -14,10 +15,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -29,8 +30,13 @@ from lexivid.backbones.base import choose_device
 from lexivid.backbones.clip import ClipBackbone
 from lexivid.data.loading import SampleSpec
 from lexivid.errors import ModelError
+from lexivid.labels import LabelBank, load_templates
+from lexivid.labels.evidence import Evidence
+from lexivid.labels.trained_encoders import TrainedLabelEncoder, has_label_encoder, load_label_encoder
 from lexivid.media.views import Views
-from lexivid.models.mov import FROZEN_PREFIX, MOV, MOVConfig, MOVFeatures, predict_base, probabilities
+from lexivid.models.mov import FROZEN_PREFIX, MOV, MOVConfig, MOVFeatures, encode_clips, predict_base, probabilities
+from lexivid.models.standing import standing
+from lexivid.models.towers import make_frozen_tower
 from lexivid.storage import write_atomically
 
 MODEL_TYPE = "lexivid-mov"
@@ -39,7 +45,7 @@ _SAMPLES_PER_TENSOR = 4096
 
 @dataclass
 class TrainedModel:
-    """A backbone, a MOV on top of it, and what must be known to use them.
+    """A backbone, a video encoder on top of it, and what must be known to use them.
 
     Attributes:
         backbone: embeds labels; its picture encoder is the frozen video tower.
@@ -51,6 +57,9 @@ class TrainedModel:
         sampling: how clips were looked at: num_frames, stride, stride_rate, flow, flow_size, audio_s.
         precision: "auto": bfloat16 on GPUs, float32 on CPUs; or one of these.
         calibration: what `lexivid.evaluation.calibration` fitted on held-out base clips, such as {"offset": ...}.
+        evidence: "base", "novel" -> what a label's standing on that path is worth, fitted on held-out base clips.
+        scales: of a model trained with a sigmoid: stream -> [1 / tau, b]. None: trained by softmax.
+        label_encoder: where one was trained; None: the backbone's prompts.
     """
 
     backbone: Backbone
@@ -62,6 +71,9 @@ class TrainedModel:
     sampling: dict[str, Any] = field(default_factory=dict)
     calibration: dict[str, Any] | None = None
     precision: str = "auto"
+    evidence: dict[str, Evidence] = field(default_factory=dict)
+    scales: dict[str, list[float]] | None = None
+    label_encoder: TrainedLabelEncoder | None = None
 
     @torch.no_grad()
     def features(
@@ -90,18 +102,46 @@ class TrainedModel:
             return self.mov(**streams, mask=(mask.cpu() & shown).to(self.device))
 
     @torch.no_grad()
-    def tokens(self, name: str, pictures: Tensor) -> Tensor:
-        """What one tower makes of pictures (N, 3, H, W) uint8 or spectrograms (N, 3, F, S) float -> (N, D)."""
+    def tokens(self, name: str, clips: Tensor) -> Tensor:
+        """What one tower makes of clips (N, T, 3, H, W) uint8 -> (N, T, D), or of spectrograms (N, 3, F, S) float ->
+        (N, 1, D)."""
+        clips = clips[:, None] if name == "audio" else clips
+        at_once = max(1, 32 // clips.shape[1])
+        tower = self.mov.towers[name]
         with self.autocast():
-            parts = [self.mov.towers[name](self.prepare(part)).float() for part in pictures.split(32)]
-        return torch.cat(parts) if parts else torch.zeros(0, self.mov.config.embedding_dim, device=self.device)
+            parts = [encode_clips(tower, self.prepare(part)).float() for part in clips.split(at_once)]
+        return torch.cat(parts) if parts else torch.zeros(0, 1, self.mov.config.embedding_dim, device=self.device)
+
+    def settings(self) -> dict[str, Any]:
+        """The temperatures and weights of eq. 9 to 12, and of a sigmoid."""
+        c = self.mov.config
+        tau_x = {name: tau for name, tau in (("flow", c.tau_f), ("audio", c.tau_a)) if name in c.modalities}
+        return {
+            "tau": c.tau, "tau_v": c.tau_v, "tau_x": tau_x, "beta": c.beta, "base_score": self.base_score,
+            "scales": self.scales,
+        }  # fmt: skip
+
+    def standing(
+        self,
+        features: MOVFeatures,
+        labels: Tensor,
+        *,
+        path: Literal["base", "novel"],
+        background: Tensor | None = None,
+    ) -> Tensor:
+        """How far each label stands by itself, see `lexivid.models.standing`: (B, K) float64."""
+        return standing(features, labels, self.settings(), path=path, background=background)
 
     def predict_base(self, features: MOVFeatures, labels: Tensor) -> Tensor:
-        """Base classes: eq. 10, or the mean of all streams' own softmaxes -> (B, p)."""
+        """Base classes: eq. 10, or the mean of all streams' own softmaxes -> (B, p); of a sigmoid each label's own."""
+        if self.scales is not None:
+            return self.standing(features, labels, path="base").sigmoid().float()
         return base_probabilities(features, labels, tau=self.mov.config.tau, how=self.base_score)
 
     def predict_novel(self, features: MOVFeatures, labels: Tensor) -> Tensor:
-        """Eq. 11 and 12 -> (B, q)."""
+        """Eq. 11 and 12 -> (B, q); of a sigmoid each label's own."""
+        if self.scales is not None:
+            return self.standing(features, labels, path="novel").sigmoid().float()
         return self.mov.predict_novel(features, labels)
 
     def sample_spec(
@@ -141,13 +181,6 @@ class TrainedModel:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half)
 
     @property
-    def _backbone_fingerprint(self) -> str:
-        """Of the backbone's picture tower, which a model that trained its video tower no longer holds."""
-        if self.mov.config.frozen_video:
-            return tower_fingerprint(self.mov)
-        return tower_fingerprint(MOV.from_backbone(self.backbone, self.mov.config))
-
-    @property
     def device(self) -> torch.device:
         return next(self.mov.parameters()).device
 
@@ -164,7 +197,7 @@ class TrainedModel:
             "backbone": {
                 "name": str(Path(name).resolve()) if local else name.partition("@")[0],
                 "revision": revision or (None if local else name.partition("@")[2] or None),
-                "fingerprint": self._backbone_fingerprint,
+                "fingerprint": tower_fingerprint(make_frozen_tower(self.backbone)),
             },
             "mov": self.mov.config.to_dict(),
             "base_classes": list(self.base_classes),
@@ -173,6 +206,8 @@ class TrainedModel:
             "base_score": self.base_score,
             "sampling": self.sampling,
             "calibration": self.calibration,
+            "evidence": {path: found.to_dict() for path, found in self.evidence.items()},
+            "scales": self.scales,
         }
 
     def save_pretrained(self, folder: str | Path, *, self_contained: bool = False) -> None:
@@ -188,8 +223,27 @@ class TrainedModel:
         folder = Path(folder)
         if self_contained:
             save_backbone(self.backbone, folder / "backbone")
-        write_weights(folder / "model.safetensors", self.mov.state_dict())
+        self.save_weights(folder)
+        self.save_config(folder)
+
+    def save_weights(self, folder: Path) -> None:
+        """model.safetensors, without the frozen tower's weights, and the files of a trained label encoder."""
+        own = {k: v for k, v in self.mov.state_dict().items() if not k.startswith(FROZEN_PREFIX)}
+        data = save({k: v.detach().cpu().contiguous() for k, v in own.items()}, metadata={"format": "pt"})
+        write_atomically(folder / "model.safetensors", data)
+        if self.label_encoder is not None:
+            self.label_encoder.save(folder, backbone=self.backbone.name)
+
+    def save_config(self, folder: Path) -> None:
+        """config.json, which makes the folder a model."""
         write_atomically(folder / "config.json", json.dumps(self.to_config(), indent=2, ensure_ascii=False) + "\n")
+
+    def embed(self, names: Sequence[str]) -> Tensor:
+        """Label vectors (K, D) on the CPU, by the model's own label encoder or its backbone's prompts."""
+        if self.label_encoder is None:
+            return LabelBank(self.backbone).embed(names, load_templates(self.templates))
+        with torch.inference_mode():
+            return self.label_encoder(list(names)).float().cpu()
 
     @classmethod
     def from_pretrained(
@@ -219,7 +273,7 @@ class TrainedModel:
             if backbone is None:
                 backbone = load_backbone(_backbone_name(folder, wanted), device=where, dtype="float32")
             mov = MOV.from_backbone(backbone, MOVConfig.from_dict(config["mov"]))
-            if (found := tower_fingerprint(mov)) != wanted["fingerprint"]:
+            if (found := tower_fingerprint(make_frozen_tower(backbone))) != wanted["fingerprint"]:
                 raise ModelError(
                     f"model {str(name)!r} was trained on the backbone {wanted['name']!r} with other weights "
                     f"(fingerprint {wanted['fingerprint']}, found {found}): use that one, or train again"
@@ -229,6 +283,7 @@ class TrainedModel:
             missing = [key for key in missing if not key.startswith(FROZEN_PREFIX)]
             if missing or unexpected:
                 raise ModelError(f"model {str(name)!r}: model.safetensors does not fit config.json ({missing[:2]} ...)")
+            has_encoder = has_label_encoder(folder)
             return cls(
                 backbone,
                 mov.to(where).eval(),
@@ -238,6 +293,9 @@ class TrainedModel:
                 config["base_score"],
                 dict(config["sampling"]),
                 config.get("calibration"),
+                evidence={path: Evidence.from_dict(e) for path, e in (config.get("evidence") or {}).items()},
+                scales=config.get("scales"),
+                label_encoder=load_label_encoder(folder, backbone=backbone, device=where) if has_encoder else None,
             )
         except (KeyError, TypeError, OSError, RuntimeError, SafetensorError) as error:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
@@ -287,10 +345,10 @@ def base_probabilities(features: MOVFeatures, labels: Tensor, *, tau: float, how
     return (torch.stack(each, dim=1) * there).sum(dim=1) / there.sum(dim=1).clamp_min(1)
 
 
-def tower_fingerprint(mov: MOV) -> str:
-    """Of the frozen tower's weights: names, shapes and 4,096 values of each tensor. The same wherever its file lies."""
+def tower_fingerprint(tower: torch.nn.Module) -> str:
+    """Of a frozen tower's weights: names, shapes and 4,096 values of each tensor. The same wherever its file lies."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(mov.towers["video"].state_dict().items()):
+    for name, tensor in sorted(tower.state_dict().items()):
         flat = tensor.detach().flatten()
         part = flat[:: max(1, len(flat) // _SAMPLES_PER_TENSOR)].cpu().contiguous()
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -325,16 +383,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def update_calibration(folder: str | Path, calibration: Mapping[str, Any]) -> None:
-    """Write the calibration into a run folder's config.json."""
-    config = read_config(Path(folder)) | {"calibration": dict(calibration)}
+def update_config(folder: str | Path, **values: Any) -> None:
+    """Set some keys of a run folder's config.json, such as calibration=..."""
+    config = read_config(Path(folder)) | values
     write_atomically(Path(folder) / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
-    """The trained weights of a MOV as safetensors, whole or not at all; the frozen tower's are left out."""
-    own = {k: v.detach().cpu().contiguous() for k, v in weights.items() if not k.startswith(FROZEN_PREFIX)}
-    write_atomically(path, save(own, metadata={"format": "pt"}))
 
 
 def save_backbone(backbone: Backbone, folder: Path) -> None:
@@ -378,7 +430,7 @@ def _download(name: str, revision: str | None, token: str | bool | None, local_f
         raise ModelError(f'no trained model {name!r}: name a folder that `lexivid train` wrote, or "owner/name"')
     from huggingface_hub import snapshot_download
 
-    files = ["config.json", "model.safetensors", "backbone/*"]
+    files = ["config.json", "model.safetensors", "label_encoder.*", "backbone/*"]
     try:
         return Path(
             snapshot_download(

@@ -23,13 +23,14 @@ from lexivid.backbones import Backbone, load_backbone
 from lexivid.data.world.words import Kind
 from lexivid.evaluation import metrics
 from lexivid.evaluation.collected import Collected, collect, score
-from lexivid.models.mov import MOV
+from lexivid.models.system import System as TrainedSystem
 from lexivid.models.trained import TrainedModel
 from lexivid.reproduce.clips import PackedClips, WorldFeatures, WorldSamples
 from lexivid.reproduce.plan import OTHER, Row, Scale, System, systems
 from lexivid.training import train
 from lexivid.training.clips import TrainingClips
 from lexivid.training.recipe import Recipe, load_recipe
+from lexivid.training.run import trained_model
 
 TEST, HELD_OUT = "test", "held-out"
 _BATCH = 32
@@ -122,15 +123,12 @@ def _train(
     curve: list[dict[str, float]] = []
     looking_s = 0.0
 
-    def look(mov: MOV, epochs_done: int) -> None:
+    def look(system: TrainedSystem, epochs_done: int) -> None:
         nonlocal looking_s
         if not system.curve or epochs_done == recipe.training.epochs or epochs_done % scale.curve_every:
             return
         began = time.process_time()
-        split, backbone = bench.packed.split, bench.backbone
-        model = TrainedModel(
-            backbone, mov, split.base, backbone.default_templates, recipe.inputs, recipe.model.base_score
-        )
+        model = trained_model(recipe, bench.backbone, system, bench.packed.split.base)
         curve.append({"epoch": epochs_done, **bench.accuracies(bench.collect(model, parts=(TEST,)))})
         looking_s += time.process_time() - began
 

@@ -27,7 +27,7 @@ from typing import Any
 from lexivid.backbones import Backbone, load_backbone
 from lexivid.data.world.words import Kind
 from lexivid.errors import LexividError
-from lexivid.models.mov import MOV
+from lexivid.models.towers import make_frozen_tower
 from lexivid.models.trained import tower_fingerprint
 from lexivid.reproduce.clips import PackedClips, encode_world, names_of_nothing, pack_world
 from lexivid.reproduce.plan import CLIPS, QUICK, Row, Scale, kinds_of, parse_names, rows_of, systems
@@ -183,7 +183,7 @@ def _num_layers(backbone: Backbone) -> int:
 def _claim(out: Path, scale: Scale, backbones: dict[str, Backbone]) -> None:
     """Make the folder this run's: what decides its rows is its first file, and must agree with one that is there."""
     path = out / "settings.json"
-    prints = {name: tower_fingerprint(MOV.from_backbone(backbone)) for name, backbone in backbones.items()}
+    prints = {name: tower_fingerprint(make_frozen_tower(backbone)) for name, backbone in backbones.items()}
     settings: dict[str, Any] = {"scale": asdict(scale), "backbones": prints}
     if path.is_file():
         try:

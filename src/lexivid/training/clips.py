@@ -35,6 +35,7 @@ class TrainingClips(NamedTuple):
     Attributes:
         train, held_out: targets are indices into `base_classes`; held-out clips choose and calibrate.
         base_classes: names as the text encoder shall read them.
+        synthetic_classes: more names, which follow those in the targets: labels that a model wrote.
         split: content of split.json, or None.
         failures: path -> reason of clips that could not be read when features were cached.
     """
@@ -44,6 +45,7 @@ class TrainingClips(NamedTuple):
     base_classes: tuple[str, ...]
     split: ClassSplit | None = None
     failures: Mapping[str, str] = {}
+    synthetic_classes: tuple[str, ...] = ()
 
 
 def select_clips(recipe: Recipe, data: str | Path) -> tuple[list[Clip], list[Clip], ClassSplit]:
@@ -64,8 +66,11 @@ def select_clips(recipe: Recipe, data: str | Path) -> tuple[list[Clip], list[Cli
         )
     else:
         split = ClassSplit(dataset.classes, (), None, dataset.name)
-    base = dataset.select(split="train", classes=split.base)
-    if empty := set(split.base) - {clip.labels[0] for clip in base.clips}:
+    if recipe.objective.kind == "sigmoid":  # a clip may show novel things as well, of which it is not told
+        base = dataset.restricted(split.base).select(split="train")
+    else:
+        base = dataset.select(split="train", classes=split.base)
+    if empty := set(split.base) - {label for clip in base.clips for label in clip.labels}:
         raise LexividError(f"base class {min(empty)!r} has no training clips in {str(data)!r}")
     kept, out = hold_out(base.clips, fraction=settings.held_out, seed=settings.split_seed)
     return kept, out, split
@@ -100,18 +105,21 @@ def open_clips(
         LexividError: see `select_clips`.
     """
     train, held_out, split = select_clips(recipe, data)
+    written = {label for clip in train for label in clip.synthetic} if recipe.data.synthetic_weight else set()
+    synthetic = tuple(sorted(written - set(split.classes)))
+    classes = (*split.base, *synthetic)
     opened: list[Samples] = []
     failures: dict[str, str] = {}
     for clips, is_training in ((train, True), (held_out, False)):
-        samples: Samples = _samples(recipe, clips, images, split.base, train=is_training)
+        samples: Samples = _samples(recipe, clips, images, classes, train=is_training)
         if recipe.data.cache_video_features and clips:
             cached, failed = _with_cached_features(
-                recipe, clips, images, split.base, mov, train=is_training, accelerator=accelerator,
+                recipe, clips, images, classes, mov, train=is_training, accelerator=accelerator,
                 on_progress=on_progress,
             )  # fmt: skip
             samples, failures = cached, failures | failed
         opened.append(samples)
-    return TrainingClips(opened[0], opened[1] if held_out else None, split.base, split, failures)
+    return TrainingClips(opened[0], opened[1] if held_out else None, split.base, split, failures, synthetic)
 
 
 def _samples(
@@ -121,7 +129,8 @@ def _samples(
     spec = sample_spec(recipe, images, train=train)
     spec = spec if inputs is None else replace(spec, inputs=inputs)
     cache = ClipCache() if recipe.data.cache_clips else None
-    samples = ClipSamples(clips, spec, classes=classes, cache=cache, seed=recipe.training.seed)
+    several = recipe.objective.kind == "sigmoid"
+    samples = ClipSamples(clips, spec, classes=classes, cache=cache, seed=recipe.training.seed, multi_label=several)
     return samples if train else OneView(samples)
 
 
@@ -143,7 +152,7 @@ def _with_cached_features(
         "num_audio_views",
     )
     look = {key: value for key, value in asdict(spec).items() if key not in apart}
-    look |= {"tower": tower_fingerprint(mov), "seed": recipe.training.seed if train else None}
+    look |= {"tower": tower_fingerprint(mov.towers["video"]), "seed": recipe.training.seed if train else None}
     look |= {"decoder": decoder_version()}
     part = {
         name: _samples(recipe, clips, images, classes, train=train, inputs=(name,))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lexivid.errors import LexividError, MissingExtraError
-from lexivid.models.mov import FROZEN_PREFIX
+from lexivid.models.system import FROZEN
 from lexivid.training.checkpoint import Checkpoint, optimizer_tensors, restore_optimizer
 from lexivid.training.recipe import TrainingRecipe
 
@@ -71,8 +71,8 @@ def share_buffers(accelerator: Accelerator, model: nn.Module) -> None:
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """Everything that training can change: all but the frozen video tower, running statistics included."""
-    return {key: value for key, value in model.state_dict().items() if not key.startswith(FROZEN_PREFIX)}
+    """Everything that training can change: all but frozen models, running statistics included."""
+    return {key: value for key, value in model.state_dict().items() if not key.startswith(FROZEN)}
 
 
 def gather_state(
@@ -89,7 +89,7 @@ def gather_state(
         slots = {
             f"{name}|{slot}": value for name, item in state.get("state", {}).items() for slot, value in item.items()
         }
-        return {k: v for k, v in weights.items() if not k.startswith(FROZEN_PREFIX)}, slots
+        return {k: v for k, v in weights.items() if not k.startswith(FROZEN)}, slots
     plain = accelerator.unwrap_model(model)
     return trained_state(plain), optimizer_tensors(_plain(optimizer), _names(plain))
 
@@ -118,13 +118,13 @@ def restore_state(
 
 
 def load_trained(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Put trained weights into a model; the frozen tower's are not among them.
+    """Put trained weights into a model; those of frozen models are not among them.
 
     Raises:
         RuntimeError: names or shapes differ.
     """
     missing, unexpected = model.load_state_dict(weights, strict=False)
-    missing = [key for key in missing if not key.startswith(FROZEN_PREFIX)]
+    missing = [key for key in missing if not key.startswith(FROZEN)]
     if missing or unexpected:
         raise RuntimeError(f"weights do not fit the model: missing {missing[:3]}, unexpected {unexpected[:3]}")
 

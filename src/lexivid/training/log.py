@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,17 @@ class Progress:
         if self.loss is not None:
             words.append(f"loss {self.loss:.3f}")
         if self.metrics:
-            words.append(f"held-out {self.metrics['accuracy']:.1%}")
+            words.append(f"held-out {held_out(self.metrics)}")
         if self.clips_per_s is not None:
             words.append(f"{self.clips_per_s:.1f} clips/s")
         return ", ".join(words)
+
+
+def held_out(metrics: Mapping[str, float]) -> str:
+    """What the held-out clips say, for people: accuracy, or mean average precision."""
+    if "accuracy" in metrics:
+        return f"{metrics['accuracy']:.1%}"
+    return f"mAP {metrics['mean_average_precision']:.1%}"
 
 
 OnProgress = Callable[[Progress], None]

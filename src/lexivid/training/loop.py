@@ -1,10 +1,10 @@
-"""The loop: batches -> eq. 9 -> AdamW, with checkpoints from which a killed run continues bit for bit.
+"""The loop: batches -> a system's loss -> AdamW, with checkpoints from which a killed run continues bit for bit.
 
 Nothing random outlives a step: the order of the clips comes from (seed, epoch), what is drawn for a clip from
 (seed, epoch, clip), what a layer draws from (seed, step). So a checkpoint is weights, the optimiser's moments and a
 step number, and no state of any generator.
 
-The gradient of a step is that of the mean of eq. 9 over all clips of the global batch, however they are spread over
+The gradient of a step is that of the mean loss over all clips of the global batch, however they are spread over
 processes and micro-batches, and however many of them could not be read.
 """
 
@@ -24,7 +24,10 @@ from torch.nn import functional as F
 from lexivid.backbones.preprocess import ImageProcessing
 from lexivid.data.batches import Batch, Samples, load_batches
 from lexivid.errors import LexividError
-from lexivid.models.mov import MOV, MOVFeatures, mov_loss
+from lexivid.models.mov import MOVFeatures
+from lexivid.models.ovml import average_weights
+from lexivid.models.standing import base_standing
+from lexivid.models.system import System
 from lexivid.models.trained import base_probabilities
 from lexivid.training.batches import Plan, even_batches, micro_batches
 from lexivid.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
@@ -55,19 +58,18 @@ class FitState:
     failures: dict[str, str] = field(default_factory=dict)
 
 
-OnEpoch = Callable[[MOV, int], None]
+OnEpoch = Callable[[System, int], None]
 
 
 class FitResult(NamedTuple):
-    """The state after the last step, and the weights that the recipe exports (all but the frozen tower's)."""
+    """The state after the last step, and the weights that the recipe exports (all but those of frozen models)."""
 
     state: FitState
     weights: dict[str, Tensor]
 
 
 def fit(
-    model: MOV,
-    labels: Tensor,
+    model: System,
     samples: Samples,
     recipe: Recipe,
     out: Path,
@@ -85,7 +87,7 @@ def fit(
     (Under FSDP its parameters stay sharded: use the weights that are returned.)
 
     Args:
-        labels: (p, D), the vectors of the base classes; a sample's target is a row of it.
+        model: what is trained; a sample's target is a place among its labels, or a row (K,) bool over them.
         samples, held_out: see `lexivid.data.batches.Samples`.
         out: the run folder: checkpoints/, log.jsonl, tensorboard/.
         images: how the backbone normalises pictures.
@@ -111,7 +113,6 @@ def fit(
     model.to(accelerator.device)
     optimizer = make_optimizer(model, settings)
     wrapped, optimizer = prepare(accelerator, model, optimizer)
-    labels = labels.to(accelerator.device)
     checkpoints = out / "checkpoints"
     state = FitState()
     if resume and (found := list_checkpoints(checkpoints, "step")):
@@ -119,16 +120,17 @@ def fit(
         restore_state(accelerator, wrapped, optimizer, checkpoint)
         state = FitState(**checkpoint.state)
     total = settings.epochs * plan.num_steps
-    step_of_batch = Step(wrapped, labels, recipe, images, accelerator)
+    step_of_batch = Step(wrapped, recipe, images, accelerator)
     log = RunLog(out, start_step=state.step, active=accelerator.is_main_process)
     rate = Rate(total)
 
     def save(kind: str = "step") -> None:
         weights, moments = gather_state(accelerator, wrapped, optimizer)
         if accelerator.is_main_process:
+            keep = {"step": settings.keep_checkpoints, "average": settings.average_epochs}.get(kind, 1)
             save_checkpoint(
                 checkpoints, kind, step=state.step, model=weights, state={**vars(state)},
-                optimizer=moments if kind == "step" else None, keep=settings.keep_checkpoints if kind == "step" else 1,
+                optimizer=moments if kind == "step" else None, keep=keep,
             )  # fmt: skip
         accelerator.wait_for_everyone()
 
@@ -182,6 +184,8 @@ def fit(
                     state.best = {**state.metrics, "step": state.step}
                     save("best")
             look(epoch + 1)
+            if settings.export == "average" and epoch + settings.average_epochs >= settings.epochs:
+                save("average")
             if settings.checkpoint_every or is_last:
                 save()
         if settings.epochs == 0:
@@ -191,6 +195,8 @@ def fit(
     weights = gather_state(accelerator, wrapped, optimizer)[0]
     if settings.export == "best" and (best := list_checkpoints(checkpoints, "best")):
         weights = load_checkpoint(best[-1]).model
+    elif settings.export == "average" and (last := list_checkpoints(checkpoints, "average")):
+        weights = average_weights([load_checkpoint(path).model for path in last])
     weights = {name: value.detach().clone() for name, value in weights.items()}
     accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # takes autocast off the model again
     if not is_sharded(accelerator):
@@ -202,11 +208,10 @@ def fit(
 class Step:
     """One step of the optimiser on one process, and the look at held-out clips."""
 
-    def __init__(
-        self, model: Any, labels: Tensor, recipe: Recipe, images: ImageProcessing, accelerator: Accelerator
-    ) -> None:
-        self.model, self.labels, self.recipe, self.images, self.accelerator = model, labels, recipe, images, accelerator
+    def __init__(self, model: Any, recipe: Recipe, images: ImageProcessing, accelerator: Accelerator) -> None:
+        self.model, self.recipe, self.images, self.accelerator = model, recipe, images, accelerator
         self.config = accelerator.unwrap_model(model).config
+        self.device = accelerator.device
 
     def __call__(
         self, parts: list[Batch], optimizer: torch.optim.Optimizer, *, clip_norm: float | None
@@ -237,22 +242,21 @@ class Step:
         return mean, round(num_clips), float(norm)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Eq. 9, summed over the clips of a micro-batch."""
+        """The system's loss, summed over the clips of a micro-batch."""
         batch = self._never_empty(batch)
         mixed = self._mix(batch) if self.recipe.training.mixup else None
-        features, targets = self.features(batch, mixed), batch.targets.to(self.labels.device)
-        loss = self._objective(features, targets)
+        streams, mask = self.inputs(batch, mixed)
+        targets = batch.targets.to(self.device)
+        goals = [(1.0, targets)]
         if mixed is not None:
-            loss = mixed[0] * loss + (1 - mixed[0]) * self._objective(features, targets[mixed[1]])
-        return loss * features.mask.any(dim=1).sum()
+            goals = [(mixed[0], targets), (1 - mixed[0], targets[mixed[1]])]
+        with self.accelerator.autocast():
+            output = self.model(streams, mask, goals)
+        return output.loss * output.features.mask.any(dim=1).sum()
 
-    def _objective(self, features: MOVFeatures, targets: Tensor) -> Tensor:
-        c = self.config
-        return mov_loss(features.v_m, features.x_m, self.labels, targets, alpha=c.alpha, tau=c.tau, mask=features.mask)
-
-    def features(self, batch: Batch, mixed: tuple[float, Tensor] | None = None) -> MOVFeatures:
+    def inputs(self, batch: Batch, mixed: tuple[float, Tensor] | None = None) -> tuple[dict[str, Tensor], Tensor]:
         """The model's view of a batch: pictures normalised, inputs that the recipe leaves out masked."""
-        batch = batch.to(self.labels.device)
+        batch = batch.to(self.device)
         streams = {name: self._input(name, x) for name, x in batch.streams.items() if name in self.recipe.inputs}
         mask = batch.mask.clone()
         for place, name in enumerate(self.config.modalities):
@@ -262,7 +266,7 @@ class Step:
             streams["flow"] = streams["video"]
             if self.recipe.data.flow_from == "frozen" and streams["flow"].ndim > 3:
                 pictures = streams["flow"]
-                frozen = self.accelerator.unwrap_model(self.model).towers["video"]
+                frozen = self.accelerator.unwrap_model(self.model).encoder.towers["video"]
                 streams["flow"] = streams["video"] = frozen(pictures.flatten(0, 1)).unflatten(0, pictures.shape[:2])
             flow, video = (self.config.modalities.index(name) for name in ("flow", "video"))
             mask[:, flow] = mask[:, video]
@@ -271,8 +275,7 @@ class Step:
         if not streams:  # clips without any of the streams: one token of nothing
             shape = (len(mask), 1, self.config.embedding_dim)
             streams["video"] = torch.zeros(shape, device=mask.device)
-        with self.accelerator.autocast():
-            return self.model(**streams, mask=mask)
+        return streams, mask
 
     def _input(self, name: str, x: Tensor) -> Tensor:
         return self.images.normalise(x) if x.dtype == torch.uint8 and name != "audio" else x.float()
@@ -280,7 +283,7 @@ class Step:
     def _mix(self, batch: Batch) -> tuple[float, Tensor]:
         shape = torch.tensor(self.recipe.training.mixup)
         weight = float(torch.distributions.Beta(shape, shape).sample())
-        return max(weight, 1 - weight), torch.randperm(len(batch.mask)).to(self.labels.device)
+        return max(weight, 1 - weight), torch.randperm(len(batch.mask)).to(self.device)
 
     def _never_empty(self, batch: Batch) -> Batch:
         """A batch of which nothing could be read becomes one masked clip: every process must take part in a step."""
@@ -288,41 +291,70 @@ class Step:
             return batch
         mask = torch.zeros(1, len(self.config.modalities), dtype=torch.bool)
         zero = torch.zeros(1, dtype=torch.int64)
-        return Batch({}, mask, zero, zero, batch.failures)
+        system = self.accelerator.unwrap_model(self.model)
+        nothing = zero if system.objective is None else torch.zeros(1, len(system.labels), dtype=torch.bool)
+        return Batch({}, mask, nothing, zero, batch.failures)
 
     def _sum(self, value: float) -> float:
         """Over all processes."""
         if self.accelerator.num_processes == 1:
             return value
-        tensor = torch.tensor(value, dtype=torch.float64, device=self.labels.device)
+        tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
         return float(self.accelerator.reduce(tensor, reduction="sum"))
 
     @torch.no_grad()
     def evaluate(self, samples: Samples, *, epoch: int, batch_size: int = 16) -> dict[str, float]:
-        """Held-out base clips: accuracy among the base classes by eq. 10 (or the mean of all streams), loss, count."""
+        """Held-out base clips: loss, count, and accuracy among the base classes by eq. 10 (or the mean of all streams);
+        of a sigmoid objective mean average precision."""
         samples.set_epoch(epoch)
         self.model.eval()
         accelerator = self.accelerator
         share_buffers(accelerator, self.model)
         lists = even_batches(len(samples), batch_size, rank=accelerator.process_index, world=accelerator.num_processes)
-        table = torch.full((len(samples), 2), -1.0, dtype=torch.float64)  # right, loss; -1: not seen
+        system: System = accelerator.unwrap_model(self.model)
+        labels = system.label_vectors()
+        # of a clip: seen, right, loss; or seen, loss, scores and truth of all labels. -inf: not seen by this process
+        width = 3 if system.objective is None else 2 + 2 * len(labels)
+        table = torch.full((len(samples), width), -torch.inf, dtype=torch.float64)
         for batch in load_batches(samples, lists, num_workers=self.recipe.data.num_workers):
             whole = self._never_empty(batch)
-            features = self.features(whole)
-            scores = base_probabilities(features, self.labels, tau=self.config.tau, how=self.recipe.model.base_score)
-            targets = whole.targets.to(scores.device)
+            streams, mask = self.inputs(whole)
+            with accelerator.autocast():
+                features = self.model(streams, mask).features
+            if len(batch.mask):
+                rows = self._judged(system, features, labels, whole.targets.to(labels.device))
+                table[whole.indices] = F.pad(rows.double(), (1, 0), value=1.0).cpu()
+        if accelerator.num_processes > 1:
+            table = accelerator.gather(table.to(self.device)[None]).amax(dim=0).cpu()
+        self.model.train()
+        seen = table[table[:, 0] > 0, 1:]
+        if system.objective is None:
+            if not len(seen):
+                return {"accuracy": 0.0, "loss": float("inf"), "clips": 0.0}
+            return {"accuracy": float(seen[:, 0].mean()), "loss": float(seen[:, 1].mean()), "clips": float(len(seen))}
+        if not len(seen):
+            return {"mean_average_precision": 0.0, "loss": float("inf"), "clips": 0.0}
+        from lexivid.evaluation.multilabel import mean_average_precision
+
+        scores, truth = seen[:, 1:].chunk(2, dim=1)
+        found = mean_average_precision(scores.numpy(), truth.bool().numpy())
+        return {
+            "mean_average_precision": 0.0 if found != found else found,
+            "loss": float(seen[:, 0].mean()),
+            "clips": float(len(seen)),
+        }
+
+    def _judged(self, system: System, features: MOVFeatures, labels: Tensor, targets: Tensor) -> Tensor:
+        """(B, 2): right and loss of each clip, or (B, 1 + 2 K): loss, scores and truth."""
+        if system.objective is None:
+            scores = base_probabilities(features, labels, tau=self.config.tau, how=self.recipe.model.base_score)
             right = (scores.argmax(dim=-1) == targets).double()
             loss = F.nll_loss(scores.clamp_min(1e-12).log(), targets, reduction="none").double()
-            if len(batch.mask):
-                table[whole.indices] = torch.stack([right, loss], dim=1).cpu()
-        if accelerator.num_processes > 1:  # every clip was seen by one process; the others hold -1
-            every = accelerator.gather(table.to(self.labels.device)[None])
-            table = every.amax(dim=0).cpu()
-        self.model.train()
-        seen = table[table[:, 1] >= 0]
-        if not len(seen):
-            return {"accuracy": 0.0, "loss": float("inf"), "clips": 0.0}
-        return {"accuracy": float(seen[:, 0].mean()), "loss": float(seen[:, 1].mean()), "clips": float(len(seen))}
+            return torch.stack([right, loss], dim=1)
+        truth = (targets if targets.ndim == 2 else F.one_hot(targets, len(labels))).float()
+        logits = base_standing(features, labels, system.objective.scales()).float()
+        loss = F.binary_cross_entropy_with_logits(logits, truth, reduction="none") * system.label_weights
+        return torch.cat([loss.sum(dim=1, keepdim=True), logits, truth], dim=1)
 
 
 def _merged(failures: dict[str, str], accelerator: Accelerator) -> dict[str, str]:
@@ -335,7 +367,10 @@ def _merged(failures: dict[str, str], accelerator: Accelerator) -> dict[str, str
 
 
 def _is_better(new: dict[str, float], best: dict[str, float] | None) -> bool:
-    return best is None or (new["accuracy"], -new["loss"]) > (best["accuracy"], -best["loss"])
+    def rank(found: dict[str, float]) -> tuple[float, float]:
+        return found.get("accuracy", found.get("mean_average_precision", 0.0)), -found["loss"]
+
+    return best is None or rank(new) > rank(best)
 
 
 def _chunks(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:

@@ -8,11 +8,14 @@ default is that number (section 4.2), and the recipes of the paper state it agai
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from lexivid.data.dataset import Kind
 from lexivid.errors import LexividError
+from lexivid.labels.soft_attributes import SoftAttributeConfig
+from lexivid.models.ovml import SigmoidConfig
 from lexivid.training.settings import Settings, at_least, load_settings, settings_names
 
 
@@ -25,6 +28,7 @@ class ModelRecipe:
         modalities: "video" first, then "flow", "audio" or both.
         frozen_video: false trains the video tower too, which MOV does not (figure 1, a to d).
         trainable_layers: of the trained towers, the last n; None for all (table 6).
+        temporal_branches: of a trained video tower, the last n blocks also attend along time (OVML).
         tau_v_ratio: tau_v in units of the backbone's temperature, where tau_v is None.
         base_score: what scores base classes: "v_m" (eq. 10), or "mean" of all streams' own softmaxes, which with
             `num_cross_layers: 0` is the score fusion of table 5.
@@ -48,6 +52,7 @@ class ModelRecipe:
     tau_v_ratio: float = 0.3
     frozen_video: bool = True
     trainable_layers: int | None = None
+    temporal_branches: int = 0
     scale_tokens: bool = True
     zero_init: bool = True
     base_score: Literal["v_m", "mean"] = "v_m"
@@ -64,6 +69,43 @@ class ModelRecipe:
 
 
 @dataclass(frozen=True)
+class LabelRecipe:
+    """What turns labels into vectors.
+
+    Args:
+        encoder: "prompts": the backbone's text encoder and the sentences of `model.templates`, not trained;
+            "learned_context": learned vectors before the label (CoOp); "soft_attributes": OVML.
+        num_context: of "learned_context": how many vectors.
+        language_model: of "soft_attributes": "world", a model of the Hub, or a folder.
+        soft_attributes: see `lexivid.labels.soft_attributes.SoftAttributeConfig`.
+    """
+
+    encoder: Literal["prompts", "learned_context", "soft_attributes"] = "prompts"
+    num_context: int = 8
+    language_model: str = "world"
+    soft_attributes: SoftAttributeConfig = field(default_factory=SoftAttributeConfig)
+
+    def __post_init__(self) -> None:
+        at_least(self, num_context=1)
+
+
+@dataclass(frozen=True)
+class ObjectiveRecipe(SigmoidConfig):
+    """What a prediction is, and the loss about it.
+
+    Args:
+        kind: "softmax": one of the base classes holds (MOV, eq. 9). "sigmoid": each label by itself, several may hold
+            (OVML); the other settings, see `lexivid.models.ovml.SigmoidConfig`, are of this one.
+    """
+
+    kind: Literal["softmax", "sigmoid"] = "softmax"
+
+    def sigmoid(self) -> SigmoidConfig:
+        """The settings without `kind`."""
+        return SigmoidConfig(**{item.name: getattr(self, item.name) for item in fields(SigmoidConfig)})
+
+
+@dataclass(frozen=True)
 class DataRecipe:
     """The clips and what is drawn from them (section 4.1, 4.2).
 
@@ -74,6 +116,8 @@ class DataRecipe:
             classes are called; see `lexivid.data.dataset.read_dataset`.
         class_split: JSON file with the base and novel classes; None: `base_fraction` of the classes, drawn with
             `split_seed`, are base, or all of them where that is None.
+        synthetic_weight: what labels count in the loss that stand in the manifest's column `synthetic` alone, where a
+            model wrote them (vocabulary expansion); 0: that column is not read. For a sigmoid objective.
         held_out: share of the base clips kept back, by group where groups are known, for choosing and calibrating.
         num_frames, stride, stride_rate: of a training clip; stride None spreads the frames over the whole file.
         num_windows: from how many places in time training clips are drawn; None: 4, or 1 for spread frames.
@@ -91,13 +135,14 @@ class DataRecipe:
     """
 
     inputs: tuple[str, ...] | None = None
-    kind: Literal["auto", "csv", "folders", "ucf101"] = "auto"
+    kind: Kind = "auto"
     list_number: int | None = None
     lists: str | None = None
     names: str | None = None
     class_split: str | None = None
     base_fraction: float | None = None
     split_seed: int = 0
+    synthetic_weight: float = 0.0
     held_out: float = 0.1
     num_frames: int = 16
     stride: int | None = 4
@@ -118,7 +163,10 @@ class DataRecipe:
     num_workers: int = 2
 
     def __post_init__(self) -> None:
-        at_least(self, held_out=0, num_frames=1, cache_video_features=0, num_workers=0, audio_s=0.1)
+        at_least(
+            self, held_out=0, num_frames=1, cache_video_features=0, num_workers=0, audio_s=0.1,
+            synthetic_weight=0,
+        )  # fmt: skip
         if self.held_out >= 1:
             raise LexividError(f"data.held_out is a share below 1; got {self.held_out}")
         if self.base_fraction is not None and not 0 < self.base_fraction < 1:
@@ -132,7 +180,8 @@ class TrainingRecipe:
     Args:
         batch_size: clips in one step of the optimiser, over all processes together: the same recipe trains the same
             model on one process and on many. micro_batch: clips that one process holds at a time; None: all its own.
-        lr: peak learning rate. tower_lr: of the flow and audio towers; None: the same.
+        lr: peak learning rate. tower_lr: of the trained towers; label_lr: of a label encoder; None: the same.
+            scale_lr: of scale and bias of a sigmoid, which have far to go.
         weight_decay: on matrices only; norms, biases and embeddings of one dimension are not decayed.
         warmup_steps: linear, before the half cosine over the rest.
         clip_norm: of the gradient, over all parameters; None: not clipped.
@@ -141,7 +190,8 @@ class TrainingRecipe:
         checkpoint_every: steps between checkpoints; there is one after every epoch too. 0: only after the last, for
             runs of a minute, which start over sooner than they write. keep_checkpoints: the last n.
         evaluate_every: epochs between looks at the held-out clips (and always after the last).
-        export: which weights the run folder offers: those after the "last" step or the "best" on held-out clips.
+        export: which weights the run folder offers: those after the "last" step, the "best" on held-out clips, or the
+            "average" of those after each of the last `average_epochs` epochs.
     """
 
     epochs: int = 100
@@ -149,6 +199,8 @@ class TrainingRecipe:
     micro_batch: int | None = None
     lr: float = 1e-4
     tower_lr: float | None = None
+    label_lr: float | None = None
+    scale_lr: float = 1e-2
     weight_decay: float = 0.05
     betas: tuple[float, ...] = (0.9, 0.999)
     warmup_steps: int = 0
@@ -159,12 +211,13 @@ class TrainingRecipe:
     checkpoint_every: int = 200
     keep_checkpoints: int = 2
     evaluate_every: int = 1
-    export: Literal["last", "best"] = "last"
+    export: Literal["last", "best", "average"] = "last"
+    average_epochs: int = 4
 
     def __post_init__(self) -> None:
         at_least(
             self, epochs=0, batch_size=1, lr=0, weight_decay=0, warmup_steps=0, mixup=0, checkpoint_every=0,
-            keep_checkpoints=1, evaluate_every=1, seed=0,
+            keep_checkpoints=1, evaluate_every=1, seed=0, scale_lr=0, average_epochs=1,
         )  # fmt: skip
         if self.micro_batch is not None:
             at_least(self, micro_batch=1)
@@ -179,6 +232,8 @@ class Recipe(Settings):
     """One training run; `about` says its place in the paper."""
 
     model: ModelRecipe = field(default_factory=ModelRecipe)
+    labels: LabelRecipe = field(default_factory=LabelRecipe)
+    objective: ObjectiveRecipe = field(default_factory=ObjectiveRecipe)
     data: DataRecipe = field(default_factory=DataRecipe)
     training: TrainingRecipe = field(default_factory=TrainingRecipe)
 
@@ -190,6 +245,7 @@ class Recipe(Settings):
             )
         if not inputs:
             raise LexividError("data.inputs is empty: name at least one stream")
+        self._check_objective()
         if self.training.mixup and inputs != ("audio",):
             raise LexividError("training.mixup mixes sounds; it works where data.inputs is [audio]")
         if self.data.cache_video_features and "video" not in inputs:
@@ -201,6 +257,18 @@ class Recipe(Settings):
         if self.data.flow_from == "frames" and self.data.cache_video_features:
             raise LexividError(
                 "data.flow_from='frames' needs pictures, and data.cache_video_features leaves them out: use 'frozen'"
+            )
+
+    def _check_objective(self) -> None:
+        model, sigmoid = self.model, self.objective.kind == "sigmoid"
+        if sigmoid and (self.training.mixup or model.base_score != "v_m"):
+            raise LexividError("objective.kind 'sigmoid' takes neither training.mixup nor model.base_score 'mean'")
+        if self.data.synthetic_weight and not sigmoid:
+            raise LexividError("data.synthetic_weight: several labels of a clip need objective.kind 'sigmoid'")
+        if model.frozen_video and (model.temporal_branches or "interpolation" in self.objective.regularisers):
+            raise LexividError(
+                "model.temporal_branches and the regulariser 'interpolation' are of a trained video tower: set "
+                "model.frozen_video to false"
             )
 
     @property

@@ -1,6 +1,7 @@
 """`train`: a recipe and labelled clips -> a run folder that `lexivid.load` reads.
 
 config.json, model.safetensors   the model (see lexivid.models.trained); written when training has ended
+label_encoder.*                  where the recipe trains one (see lexivid.labels.trained_encoders)
 backbone/                        only with self_contained
 recipe.yaml, split.json          what was asked, with every default; which classes are base and novel
 train.json                       what came out: held-out accuracy, clips asked and failed, time, versions
@@ -10,6 +11,7 @@ checkpoints/                     for `resume`; can be deleted afterwards
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import time
@@ -25,12 +27,14 @@ from lexivid.backbones import Backbone, load_backbone
 from lexivid.data.batches import Samples
 from lexivid.errors import LexividError
 from lexivid.labels import LabelBank, check_labels, load_templates
-from lexivid.models.mov import MOV, MOVConfig
-from lexivid.models.trained import TrainedModel, save_backbone, write_weights
+from lexivid.labels.trained_encoders import TrainedLabelEncoder
+from lexivid.models.mov import FROZEN_PREFIX, MOV, MOVConfig
+from lexivid.models.system import System, make_objective, make_teacher
+from lexivid.models.trained import TrainedModel, save_backbone
 from lexivid.storage import write_atomically
 from lexivid.training.clips import TrainingClips, open_clips
-from lexivid.training.distributed import is_sharded, load_trained, make_accelerator, trained_state
-from lexivid.training.log import OnProgress
+from lexivid.training.distributed import is_sharded, load_trained, make_accelerator
+from lexivid.training.log import OnProgress, held_out
 from lexivid.training.loop import FitState, OnEpoch, fit
 from lexivid.training.recipe import Recipe, load_recipe
 
@@ -49,7 +53,7 @@ class TrainingResult(NamedTuple):
         s = self.summary
         words = [f"{self.out}: {s['clips']} clips of {s['base_classes']} base classes, {s['steps']} steps"]
         if self.metrics:
-            words.append(f"held-out accuracy {self.metrics['accuracy']:.1%} ({s['clips_held_out']} clips)")
+            words.append(f"held-out {held_out(self.metrics)} ({s['clips_held_out']} clips)")
         return ", ".join(words)
 
 
@@ -95,6 +99,7 @@ def train(
     config = MOVConfig.for_backbone(backbone, tau_v_ratio=recipe.model.tau_v_ratio, **recipe.model.mov_settings())
     torch.manual_seed(recipe.training.seed)  # the fusion blocks' first weights
     mov = MOV.from_backbone(backbone, config)
+    label_encoder = make_label_encoder(recipe, backbone)
     if recipe.model.init_from:
         _start_from(mov, Path(recipe.model.init_from))
     mov.to(accelerator.device)
@@ -109,51 +114,105 @@ def train(
     if accelerator.is_main_process and data.split is not None:
         data.split.save(out / "split.json")
     templates = recipe.model.templates or backbone.default_templates
-    names, _ = check_labels(data.base_classes)
-    if tuple(names) != tuple(data.base_classes):
-        raise LexividError(f"the base classes must be different, clean names; got {list(data.base_classes)[:10]} ...")
-    with torch.no_grad():
-        labels = LabelBank(backbone).embed(names, load_templates(templates)).clone()
+    system = _system(recipe, data, backbone, mov, label_encoder, templates)
     # Sharding replaces the parameters, those that the backbone shares too: the model that is written is a copy.
-    whole = deepcopy(mov).cpu() if is_sharded(accelerator) and accelerator.is_main_process else mov
+    whole = deepcopy(system).cpu() if is_sharded(accelerator) and accelerator.is_main_process else system
     result = fit(
-        mov, labels, data.train, recipe, out, images=backbone.images, held_out=data.held_out, resume=resume,
+        system, data.train, recipe, out, images=backbone.images, held_out=data.held_out, resume=resume,
         accelerator=accelerator, on_progress=on_progress, on_epoch=on_epoch,
     )  # fmt: skip
     result.state.failures.update(data.failures)
     summary = _summary(recipe, result.state, data, time.monotonic() - started, accelerator.num_processes)
     if accelerator.is_main_process:
-        write_weights(out / "model.safetensors", result.weights)
-        if whole is not mov:
+        if whole is not system:
             load_trained(whole, result.weights)
             whole.to(accelerator.device)
-        sampling = {key: value for key, value in asdict(recipe.data).items() if key in SAMPLING}
-        model = TrainedModel(backbone, whole, tuple(names), templates, recipe.inputs, recipe.model.base_score, sampling)
+        model = trained_model(recipe, backbone, whole, data.base_classes)
+        model.save_weights(out)
         if data.held_out is not None and len(data.held_out):
-            model.calibration = calibrate(model, data.held_out, num_workers=recipe.data.num_workers)
+            calibrate(model, data.held_out, num_workers=recipe.data.num_workers)
             summary["calibration"] = model.calibration
+            summary["evidence"] = {path: found.to_dict() for path, found in model.evidence.items()}
         write_atomically(out / "train.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
-        write_atomically(out / "config.json", json.dumps(model.to_config(), indent=2, ensure_ascii=False) + "\n")
+        model.save_config(out)
     accelerator.wait_for_everyone()
     return TrainingResult(out, result.state.metrics, result.state.failures, summary, accelerator.is_main_process)
 
 
-def calibrate(model: TrainedModel, held_out: Samples, *, num_workers: int = 0) -> dict[str, Any] | None:
-    """The offset between eq. 10 and eq. 12 on held-out clips of base classes (see lexivid.evaluation.calibration).
+def make_label_encoder(recipe: Recipe, backbone: Backbone) -> TrainedLabelEncoder | None:
+    """The label encoder that the recipe trains, from random weights of the global state; None: the backbone's prompts.
 
-    None where they do not suffice: none of the clips can be read, or is ever right.
+    Raises:
+        ModelError: a backbone of another family than CLIP's, or a language model that cannot be loaded.
     """
+    asked = recipe.labels
+    if asked.encoder == "prompts":
+        return None
+    from lexivid.labels.language_model import FrozenLanguageModel
+    from lexivid.labels.learned_context import LearnedContextEncoder
+    from lexivid.labels.soft_attributes import SoftAttributeEncoder
+    from lexivid.labels.text_encoder import FrozenTextEncoder
+
+    text = FrozenTextEncoder(backbone)
+    if asked.encoder == "learned_context":
+        return LearnedContextEncoder(text, num_context=asked.num_context)
+    language_model = FrozenLanguageModel.load(asked.language_model, device=backbone.device)
+    return SoftAttributeEncoder(language_model, text, asked.soft_attributes)
+
+
+def _system(
+    recipe: Recipe,
+    data: TrainingClips,
+    backbone: Backbone,
+    mov: MOV,
+    label_encoder: TrainedLabelEncoder | None,
+    templates: str,
+) -> System:
+    names, _ = check_labels([*data.base_classes, *data.synthetic_classes])
+    if tuple(names) != (*data.base_classes, *data.synthetic_classes):
+        raise LexividError(f"the classes must be different, clean names; got {list(data.base_classes)[:10]} ...")
+    with torch.no_grad():
+        labels = LabelBank(backbone).embed(names, load_templates(templates)).clone()
+    objective = teacher = None
+    if recipe.objective.kind == "sigmoid":
+        settings = recipe.objective.sigmoid()
+        objective, teacher = make_objective(settings, mov.config), make_teacher(backbone, settings, mov.config)
+    weights = torch.ones(len(names))
+    weights[len(data.base_classes) :] = recipe.data.synthetic_weight
+    return System(
+        mov, labels, names=names, label_encoder=label_encoder, objective=objective, teacher=teacher,
+        label_weights=weights,
+    )  # fmt: skip
+
+
+def trained_model(recipe: Recipe, backbone: Backbone, system: System, base_classes: tuple[str, ...]) -> TrainedModel:
+    """What a system is to its users, at any moment of its training."""
+    sampling = {key: value for key, value in asdict(recipe.data).items() if key in SAMPLING}
+    return TrainedModel(
+        backbone, system.encoder, base_classes, recipe.model.templates or backbone.default_templates, recipe.inputs,
+        recipe.model.base_score, sampling,
+        scales=system.objective.scales() if system.objective is not None else None,
+        label_encoder=system.label_encoder,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def calibrate(model: TrainedModel, held_out: Samples, *, num_workers: int) -> None:
+    """Fit what held-out base clips can say: the offset between base and novel classes of a softmax, and what a label's
+    standing is worth. What they do not suffice for stays unset: none of the clips can be read, or is ever right."""
     from lexivid.evaluation.collected import collect
+    from lexivid.evaluation.evidence import fit_model_evidence
     from lexivid.evaluation.protocols import calibrate as fit_offset
 
     model.mov.eval()
     held_out.set_epoch(0)
-    bank, templates = LabelBank(model.backbone), load_templates(model.templates)
     try:
         collected = collect(model, held_out, classes=model.base_classes, batch_size=16, num_workers=num_workers)
-        return fit_offset(collected, lambda names: bank.embed(names, templates)).to_dict()
     except LexividError:
-        return None
+        return
+    if model.scales is None:
+        with contextlib.suppress(LexividError):
+            model.calibration = fit_offset(collected, model.embed).to_dict()
+    model.evidence = fit_model_evidence(model, collected)
 
 
 SAMPLING = ("num_frames", "stride", "stride_rate", "flow", "flow_size", "flow_crop", "audio_s")
@@ -199,11 +258,11 @@ def _start_from(mov: torch.nn.Module, folder: Path) -> None:
         found = load_file(folder / "model.safetensors")
     except (OSError, ValueError) as error:
         raise LexividError(f"model.init_from: {str(folder)!r} holds no trained model ({error})") from None
-    own = trained_state(mov)
+    own = {key: value for key, value in mov.state_dict().items() if not key.startswith(FROZEN_PREFIX)}
     shared = {key: value for key, value in found.items() if key in own and own[key].shape == value.shape}
     if not shared:
         raise LexividError(f"model.init_from: no weights of {str(folder)!r} fit this model")
-    load_trained(mov, own | shared)
+    mov.load_state_dict(shared, strict=False)
 
 
 def _summary(recipe: Recipe, state: FitState, data: TrainingClips, seconds: float, world: int) -> dict[str, Any]:
@@ -216,6 +275,7 @@ def _summary(recipe: Recipe, state: FitState, data: TrainingClips, seconds: floa
         "best_held_out": state.best,
         "exported": recipe.training.export,
         "base_classes": len(data.base_classes),
+        "synthetic_classes": len(data.synthetic_classes),
         "clips": len(data.train),
         "clips_held_out": len(data.held_out) if data.held_out is not None else 0,
         "clips_failed": len(state.failures),

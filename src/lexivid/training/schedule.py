@@ -19,16 +19,23 @@ def half_cosine(step: int, total_steps: int, *, warmup_steps: int = 0) -> float:
 
 
 def make_optimizer(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.AdamW:
-    """AdamW over what is trainable, in up to four groups: fusion or tower, decayed or not.
+    """AdamW over what is trainable of a system: towers, fusion and label encoder, scale and bias; decayed or not.
 
-    Each group's `peak_lr` is its learning rate before the schedule.
+    Scale and bias of a sigmoid have far to go and are not decayed; nor are norms and biases. Branches through time are
+    new, as fusion blocks are, and learn at their rate. Each group's `peak_lr` is its learning rate before the schedule.
     """
-    tower_lr = recipe.lr if recipe.tower_lr is None else recipe.tower_lr
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            lr = tower_lr if name.startswith("towers.") else recipe.lr
-            groups.setdefault((lr, recipe.weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
+        if not parameter.requires_grad:
+            continue
+        lr = recipe.lr
+        if name.startswith(("objective.log_scale.", "objective.bias.")):
+            lr = recipe.scale_lr
+        elif name.startswith("encoder.towers.") and ".branches." not in name and recipe.tower_lr is not None:
+            lr = recipe.tower_lr
+        elif name.startswith("label_encoder.") and recipe.label_lr is not None:
+            lr = recipe.label_lr
+        groups.setdefault((lr, recipe.weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
     return torch.optim.AdamW(
         [
             {"params": parameters, "lr": lr, "peak_lr": lr, "weight_decay": decay}

@@ -1,0 +1,134 @@
+"""Label encoders that are trained, as two files: what `lexivid train` and `SoftAttributeEncoder.save` write.
+
+    label_encoder.json          kind, settings, the frozen models by name and fingerprint
+    label_encoder.safetensors   the trained weights; those of the frozen models are not among them
+
+Kinds: "soft_attributes" (OVML, `lexivid.labels.soft_attributes`) and "learned_context" (CoOp,
+`lexivid.labels.learned_context`). Shapes: K labels, D embedding width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lexivid.backbones import Backbone, load_backbone
+from lexivid.errors import ModelError
+from lexivid.labels.text_encoder import FrozenTextEncoder
+from lexivid.storage import write_atomically
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+CONFIG_FILE, WEIGHTS_FILE = "label_encoder.json", "label_encoder.safetensors"
+
+
+class TrainedLabelEncoder(nn.Module):
+    """Labels -> (K, D), unit length, with gradients to its own weights alone.
+
+    Attributes:
+        kind: of the files.
+        text_encoder: CLIP's, frozen.
+    """
+
+    kind: ClassVar[str]
+    text_encoder: FrozenTextEncoder
+
+    @abstractmethod
+    def forward(self, labels: Sequence[str]) -> Tensor:
+        """K labels -> (K, D) float32."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides vectors but weights, as JSON types."""
+
+    @classmethod
+    @abstractmethod
+    def from_settings(
+        cls, about: Mapping[str, Any], text_encoder: FrozenTextEncoder, *, device: str | torch.device
+    ) -> Self:
+        """The reverse of `settings`, with untrained weights."""
+
+    def frozen_fingerprints(self) -> list[str]:
+        """Of frozen models beside the text encoder."""
+        return []
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """The weights that training moves, on the CPU; those of the frozen models are not among them."""
+        return {
+            name: value.detach().cpu().contiguous() for name, value in self.named_parameters() if value.requires_grad
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies everything that decides a label's vector: settings, trained weights, frozen models."""
+        digest = hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode())
+        for text in self.frozen_fingerprints():
+            digest.update(text.encode())
+        for name, value in sorted((self.trained_state() | self.text_encoder.state_dict(prefix="clip.")).items()):
+            digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:32]
+
+    def save(self, folder: str | Path, *, backbone: str) -> None:
+        """Write settings and trained weights; the frozen models are named, not copied.
+
+        backbone: the name that `load_backbone` finds the CLIP model by.
+        """
+        from safetensors.torch import save
+
+        folder = Path(folder)
+        write_atomically(folder / WEIGHTS_FILE, save(self.trained_state()))
+        about = {"kind": self.kind, "backbone": backbone, "fingerprint": self.fingerprint, **self.settings()}
+        write_atomically(folder / CONFIG_FILE, json.dumps(about, indent=2) + "\n")
+
+
+def has_label_encoder(folder: str | Path) -> bool:
+    """Whether a folder holds a trained label encoder."""
+    return (Path(folder) / CONFIG_FILE).is_file()
+
+
+def load_label_encoder(
+    folder: str | Path, *, backbone: Backbone | None = None, device: str | torch.device = "cpu"
+) -> TrainedLabelEncoder:
+    """Read a trained label encoder.
+
+    Args:
+        backbone: the CLIP model if it is loaded already; None: by its name.
+
+    Raises:
+        ModelError: a file is missing or damaged, or a frozen model is no longer the one that it was trained with.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    from lexivid.labels.learned_context import LearnedContextEncoder
+    from lexivid.labels.soft_attributes import SoftAttributeEncoder
+
+    kinds: dict[str, type[TrainedLabelEncoder]] = {
+        kind.kind: kind for kind in (SoftAttributeEncoder, LearnedContextEncoder)
+    }
+    folder = Path(folder)
+    try:
+        about = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        weights = load((folder / WEIGHTS_FILE).read_bytes())
+        kind, name = kinds[about["kind"]], str(about["backbone"])
+        text = FrozenTextEncoder(backbone or load_backbone(name, device=device, dtype="float32"))
+        encoder = kind.from_settings(about, text, device=device)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise ModelError(
+            f"{str(folder)!r} holds no trained label encoder that can be read ({type(error).__name__}: {error}): it "
+            f"needs {CONFIG_FILE} and {WEIGHTS_FILE}"
+        ) from None
+    if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in encoder.trained_state().items()}:
+        raise ModelError(f"{str(folder / WEIGHTS_FILE)!r} does not fit its configuration")
+    encoder.load_state_dict(weights, strict=False)
+    if encoder.fingerprint != about.get("fingerprint"):
+        raise ModelError(f"{str(folder)!r} was trained with another CLIP than {name!r} is now: its weights differ")
+    return encoder.to(device).eval()
