@@ -16,7 +16,7 @@ from lexivid import cli
 from lexivid.data.dataset import read_dataset
 from lexivid.data.splits import ClassSplit
 from lexivid.data.world.draw import VIDEO, Look
-from lexivid.data.world.files import World, make_world, plan_clips, render_clip
+from lexivid.data.world.files import World, WorldClip, make_world, plan_clips, render_clip
 from lexivid.data.world.sheet import contact_sheet, varied
 from lexivid.data.world.words import COLOURS, MOTIONS, SHAPES, SOUNDS, WorldClass, WorldClasses, draw_classes
 from lexivid.errors import LexividError
@@ -131,6 +131,14 @@ def test_a_clip_does_not_depend_on_how_many_there_are() -> None:
     assert len({clip.path for clip in many}) == len(many)
     contents = [render_clip(clip)[0] for clip in many[:6]]
     assert all(not torch.equal(a, b) for i, a in enumerate(contents) for b in contents[:i])
+
+
+def test_what_seeds_a_clip_stays_what_it_was() -> None:
+    """Worlds that are on disk, and the numbers measured on them, hang on this; it is as of the first version."""
+    made = WorldClip((WorldClass(0, 0, 1, 2, 3), WorldClass(3, 5, 0, 7, 1)), "train", 7, seed=5)
+    assert made.path == "train/red-striped-circle-moving-up-and-wailing/007.mp4"
+    assert made.entropy()[:4] == [3096287379, 1882322300, 2357586501, 3029410382]
+    assert made.labels == ("red striped circle moving up and wailing", "blue star growing and beeping")
 
 
 # ---- interrupted

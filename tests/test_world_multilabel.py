@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from lexivid.backbones.preprocess import ImageProcessing
+from lexivid.cli import app
 from lexivid.data.dataset import read_dataset
 from lexivid.data.splits import ClassSplit
 from lexivid.data.world.files import World, WorldClip, make_world, render_clip
@@ -29,6 +32,8 @@ from lexivid.data.world.sheet import varied
 from lexivid.data.world.words import COLOURS, MOTIONS, SHAPES, SOUNDS, TEXTURES, WorldClass
 from lexivid.errors import LexividError
 from lexivid.reproduce.clips import PackedClips, WorldSamples, WorldSize, pack_label_world, pack_world
+from lexivid.training.language_model import RECIPE, LanguageModelRecipe
+from lexivid.training.settings import load_settings
 
 NOUNS = draw_nouns("look")
 IMAGES = ImageProcessing(resize_to=64, crop_size=64, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -88,6 +93,7 @@ def test_kinds_can_be_left_out_and_clips_stay_what_they_are(sets: LabelSets, cli
         ({"num_novel_nouns": 100}, "100 novel nouns of 100"),
         ({"num_novel_nouns": 99}, "1 seen nouns, but a clip shows at least 2"),
         ({"seed": -1}, "seed: -1"),
+        ({"nouns": draw_nouns("either", num=20), "num_novel_nouns": 5}, 'draw kind "look"'),
         ({"nouns": draw_nouns("motion", num=20), "num_novel_nouns": 5}, 'draw kind "look"'),
         ({"nouns": [*NOUNS[:20], replace(NOUNS[0], name="other")], "num_novel_nouns": 5}, "the same"),
     ],
@@ -249,6 +255,39 @@ def test_a_folder_is_one_world(sets: LabelSets, world: World) -> None:
     with pytest.raises(LexividError, match="train clips: 0"):
         make_label_world(world.path + "x", fewer, num_train=0, num_test=1)
     assert not Path(world.path + "x").exists()
+
+
+def test_the_verb(sets: LabelSets, tmp_path: Path) -> None:
+    def run(*options: str) -> Any:
+        return CliRunner().invoke(app, ["world", "--out", str(tmp_path / "w"), "--base", "3", "--novel", "2", *options])
+
+    few = ("--clips-per-class", "2", "--test-clips-per-class", "1", "--seed", "3")
+    made = run(*few, "--label-kinds", "sound,noun", "--contact-sheet", str(tmp_path / "sheet.png"))
+    assert made.exit_code == 0, made.stderr
+    assert "11 clips with 8 seen and 5 unseen labels (noun, sound)" in made.stderr
+    assert (tmp_path / "sheet.png").stat().st_size > 10_000
+    dataset = read_dataset(tmp_path / "w")
+    assert Counter(clip.split for clip in dataset.clips) == {"train": 6, "test": 5}
+    split = ClassSplit.load(tmp_path / "w" / "split.json")
+    known = {noun.name for noun in load_settings(LanguageModelRecipe, RECIPE).nouns()}
+    assert set(split.classes) - set(SOUNDS) <= known  # what the language model has read about, whatever the seed
+    assert {SOUNDS[i] for i in sets.sounds.unseen} <= set(split.novel)
+    asked = next(line for line in made.stderr.splitlines() if "lexivid classify" in line)
+    assert Path(shlex.split(asked)[2]).is_file()
+    labels = shlex.split(asked)[-1].split(", ")
+    shown = dataset.clips[-1].labels
+    assert {label for label in shown if label in SOUNDS} <= set(labels)
+    assert not known & set(labels)  # words alone
+    assert "11 were there already" in run(*few, "--label-kinds", "noun, sound").stderr
+    for wrong, says in (
+        (("--label-kinds", "smell"), "'smell': choose from noun, words, motion, sound, or all"),
+        (("--label-kinds", "all", "--kind", "motion"), "leave out --kind and --multi-label"),
+        (("--label-kinds", "all", "--multi-label"), "leave out --kind and --multi-label"),
+        (("--label-kinds", "all", "--novel", "0"), "0 novel nouns"),
+    ):
+        found = run(*wrong)
+        assert isinstance(found.exception, LexividError)
+        assert says in str(found.exception)
 
 
 # ---- tensors

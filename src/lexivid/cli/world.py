@@ -3,28 +3,52 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lexivid.cli.console import progress_bar, say, status
 from lexivid.cli.root import app
+from lexivid.errors import LexividError
+
+if TYPE_CHECKING:
+    from lexivid.data.world.multilabel import LabelSets
 
 _RECIPES = {"motion": "world-mov", "sound": "world-mov-audio", "both": "world-mov-all"}
+_DEFAULT_KIND = "both"
 
 
 @app.command()
 def world(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the clips, new or empty.", show_default=False)],
-    kind: Annotated[str, typer.Option(help="What class names say beside the looks: motion, sound or both.")] = "both",
+    kind: Annotated[
+        str | None,
+        typer.Option(help="What class names say beside the looks: motion, sound or both.", show_default=_DEFAULT_KIND),
+    ] = None,
     clips_per_class: Annotated[int, typer.Option(min=1, help="Training clips of each base class.")] = 20,
     test_clips_per_class: Annotated[int, typer.Option(min=0, help="Test clips of each class, base and novel.")] = 15,
     val_clips_per_class: Annotated[int, typer.Option(min=0, help="Clips of each class for a split named val.")] = 0,
-    base: Annotated[int, typer.Option(min=1, help="Base classes: those with training clips.")] = 40,
-    novel: Annotated[int, typer.Option(min=0, help="Novel classes: test clips alone.")] = 30,
+    base: Annotated[
+        int | None,
+        typer.Option(min=1, help="Base classes: those with training clips.", show_default="40; of nouns 60"),
+    ] = None,
+    novel: Annotated[
+        int | None, typer.Option(min=0, help="Novel classes: test clips alone.", show_default="30; of nouns 40")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Same seed and options, same clips.")] = 0,
     multi_label: Annotated[bool, typer.Option("--multi-label", help="2 to 4 objects in each clip.")] = False,
+    label_kinds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KINDS",
+            help="2 to 4 objects in each clip, each with labels of these kinds: noun (an invented word for a look), "
+            "words (that look in plain words), motion, sound; comma-separated, or all. In the other options, classes "
+            "are then nouns. Three motions and three sounds are in test clips alone.",
+            show_default=False,
+        ),
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes. Default: all cores.")] = None,
     contact_sheet: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also draw some clips: frames, flow, sound (.png or .jpg).")
@@ -33,26 +57,48 @@ def world(
     """Make labelled clips with known ground truth: coloured shapes that move and sound, as real video files.
 
     lexivid world --out world/ --kind motion --clips-per-class 20
-    """
-    from lexivid.data.world.files import make_world
 
+    lexivid world --out world/ --label-kinds all
+    """
+    if label_kinds is not None and (kind is not None or multi_label):
+        raise LexividError("--label-kinds says what clips are labelled with: leave out --kind and --multi-label")
+    from lexivid.data.world.files import make_world
+    from lexivid.data.world.multilabel import make_label_world
+
+    num_base = base or (40 if label_kinds is None else 60)
+    num_novel = (30 if label_kinds is None else 40) if novel is None else novel
     try:
         with progress_bar() as progress:
             task = progress.add_task("drawing", total=None)
-            made = make_world(
-                out, kind=kind,  # type: ignore[arg-type]
-                clips_per_class=clips_per_class, test_clips_per_class=test_clips_per_class,
-                val_clips_per_class=val_clips_per_class, num_base=base, num_novel=novel, seed=seed,
-                multi_label=multi_label, num_workers=workers,
-                on_progress=lambda done, total: progress.update(task, completed=done, total=total),
-            )  # fmt: skip
+            options: dict[str, Any] = {
+                "seed": seed, "num_workers": workers,
+                "on_progress": lambda done, total: progress.update(task, completed=done, total=total),
+            }  # fmt: skip
+            sets: LabelSets | None = None
+            if label_kinds is None:
+                made = make_world(
+                    out, kind=kind or _DEFAULT_KIND,  # type: ignore[arg-type]
+                    clips_per_class=clips_per_class, test_clips_per_class=test_clips_per_class,
+                    val_clips_per_class=val_clips_per_class, num_base=num_base, num_novel=num_novel,
+                    multi_label=multi_label, **options,
+                )  # fmt: skip
+            else:
+                sets = _label_sets(label_kinds, num_base, num_novel, seed)
+                made = make_label_world(
+                    out, sets, num_train=clips_per_class * num_base,
+                    num_val=val_clips_per_class * (num_base + num_novel),
+                    num_test=test_clips_per_class * (num_base + num_novel), **options,
+                )  # fmt: skip
     except KeyboardInterrupt:
         say("interrupted: the same call goes on where this one stopped", "yellow")
         raise typer.Exit(130) from None
     new = len(made.clips) - made.num_kept
     kept = f" ({made.num_kept} were there already)" if made.num_kept else ""
     rate = f", {new / made.wall_s:.0f} clips a second" if new else ""
-    say(f"{len(made.clips)} clips of {base} base and {novel} novel classes in {out}{kept}: {made.wall_s:.0f} s{rate}")
+    shown = f"of {num_base} base and {num_novel} novel classes"
+    if sets:
+        shown = f"with {len(sets.seen)} seen and {len(sets.unseen)} unseen labels ({', '.join(sets.told)})"
+    say(f"{len(made.clips)} clips {shown} in {out}{kept}: {made.wall_s:.0f} s{rate}")
     if contact_sheet:
         from lexivid.data.world.sheet import contact_sheet as draw_sheet
 
@@ -60,8 +106,29 @@ def world(
             draw_sheet(made, contact_sheet)
         say(f"contact sheet: {contact_sheet}")
     clip = made.clips[-1]
-    labels = ", ".join(dict.fromkeys([*(c.name for c in clip.classes), *made.split.classes[:3]]))
+    where, data = shlex.quote(str(out / clip.path)), shlex.quote(str(out))
     say("next:")
-    say(f"  lexivid classify {shlex.quote(str(out / clip.path))} --model world --labels {shlex.quote(labels)}")
-    split = f"data.class_split={out / 'split.json'}"
-    say(f"  lexivid train {_RECIPES[kind]} --data {shlex.quote(str(out))} --out RUN --set {shlex.quote(split)}")
+    if sets:
+        # Words that CLIP knows, whatever the labels are: what the clip shows, and three that it does not.
+        plain = replace(sets, told=("words", "motion", "sound"))
+        own = plain.labels_of(clip.classes)
+        labels = ", ".join([*own, *[label for label in plain.unseen if label not in own][:3]])
+        say(f"  lexivid classify {where} --model world --multi-label --labels {shlex.quote(labels)}")
+        return
+    labels = ", ".join(dict.fromkeys([*clip.labels, *made.split.classes[:3]]))
+    say(f"  lexivid classify {where} --model world --labels {shlex.quote(labels)}")
+    split = shlex.quote(f"data.class_split={out / 'split.json'}")
+    say(f"  lexivid train {_RECIPES[kind or _DEFAULT_KIND]} --data {data} --out RUN --set {split}")
+
+
+def _label_sets(kinds: str, num_base: int, num_novel: int, seed: int) -> LabelSets:
+    """Of the nouns that the packaged language model has read about, whatever the seed."""
+    from lexivid.cli.options import split_words
+    from lexivid.data.world.multilabel import LABEL_KINDS, draw_label_sets
+    from lexivid.data.world.nouns import draw_nouns
+
+    told = LABEL_KINDS if kinds == "all" else tuple(kind for kind in LABEL_KINDS if kind in split_words(kinds))
+    if unknown := set(split_words(kinds)) - {*told, "all"}:
+        raise LexividError(f"--label-kinds {min(unknown)!r}: choose from {', '.join(LABEL_KINDS)}, or all")
+    nouns = draw_nouns("look", num=num_base + num_novel)
+    return draw_label_sets(nouns, seed=seed, num_novel_nouns=num_novel, kinds=told)

@@ -68,8 +68,8 @@ class LabelSets:
 
     def __post_init__(self) -> None:
         both = (*self.nouns.base, *self.nouns.novel)
-        if any((n.meaning.texture, n.meaning.motion, n.meaning.sound) != (None, None, None) for n in both):
-            raise LexividError('nouns of clips with several labels mean a shape and a colour: draw kind "look"')
+        if any(n.meanings != (WorldClass(n.meaning.shape, n.meaning.colour),) for n in both):
+            raise LexividError('nouns of clips with several labels mean one shape and colour: draw kind "look"')
         if min(len({n.meaning for n in both}), len({n.name for n in both})) < len(both):
             raise LexividError("two nouns have the same name, or mean the same")
         if len(self.nouns.base) < FEWEST_OBJECTS:

@@ -1,6 +1,6 @@
 """A contact sheet of a world: a picture on which each row is a clip as a reader of the file gets it.
 
-Frames over one second, TV-L1 flow between some of them, the log-mel spectrogram, and above them the classes.
+Frames over one second, TV-L1 flow between some of them, the log-mel spectrogram, and above them the labels.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def contact_sheet(world: World, path: str | os.PathLike[str], *, num_clips: int 
         pen.text((left, 12), text, _FAINT, small)
     for row, clip in enumerate(chosen):
         top = _HEADER + row * row_height
-        pen.text((_MARGIN, top + 3), _caption(clip), _INK, large)
+        pen.text((_MARGIN, top + 3), " + ".join(clip.labels), _INK, large)
         file = Path(world.path) / clip.path
         frames = read_views(file, Views(num_frames=NUM_FRAMES)).frames[0]
         channels_last = frames.movedim(1, -1)
@@ -96,12 +96,6 @@ def varied(world: World, num_clips: int) -> list[WorldClip]:
         chosen.append(best)
         left.remove(best)
     return chosen
-
-
-def _caption(clip: WorldClip) -> str:
-    """Labels, or where they tell less than the objects are, these too."""
-    objects = " + ".join(c.name for c in clip.classes)
-    return f"{', '.join(clip.labels)}   ({objects})" if clip.own_labels else objects
 
 
 def _words(clip: WorldClip) -> list[tuple[str, int | None]]:
