@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lexivid.backbones.base import Backbone
+from lexivid.backbones.clip import ClipBackbone
 from lexivid.errors import ModelError
 from lexivid.models import mov
 from lexivid.models.mov import MOV, MOVConfig, MOVFeatures, mov_loss, similarity
@@ -135,7 +136,7 @@ class System(nn.Module):
         if "video_distance" in c.regularisers:
             said = features.v if self.teacher is None else self._teacher_says(streams.get("video"), features.v)
             far = objective.distance("video_distance", features.v_m, said)
-            parts["video_distance"] = (far * there).sum() / there.sum().clamp_min(1)
+            parts["video_distance"] = (far * there).sum() / features.mask.any(dim=1).sum().clamp_min(1)
         if "text_distance" in c.regularisers:
             own = self.labels if places is None else self.labels[places]
             parts["text_distance"] = objective.distance("text_distance", labels, own).mean()
@@ -192,6 +193,12 @@ def make_objective(config: SigmoidConfig, encoder: MOVConfig) -> SigmoidObjectiv
 
 
 def make_teacher(backbone: Backbone, config: SigmoidConfig, encoder: MOVConfig) -> FrozenTower | None:
-    """The backbone's own video tower, where a regulariser asks for one that the encoder does not hold."""
+    """The backbone's own video tower, where a regulariser asks for one that the encoder does not hold.
+
+    Raises:
+        ModelError: weights between the backbone's and now, of a backbone whose trained tower has other weights.
+    """
     asked: set[Any] = {"interpolation", "video_distance"} & set(config.regularisers)
+    if "interpolation" in asked and not isinstance(backbone, ClipBackbone):
+        raise ModelError(f"the regulariser 'interpolation' needs a backbone of the CLIP family; got {backbone.name!r}")
     return make_frozen_tower(backbone) if asked and not encoder.frozen_video else None
