@@ -29,10 +29,10 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ from lexivid import __version__
 from lexivid.backbones import load_backbone
 from lexivid.backbones.clip import ClipBackbone
 from lexivid.data.world.draw import PICTURE, draw, sample_multi_scenes
-from lexivid.data.world.nouns import Noun, split_nouns
+from lexivid.data.world.nouns import Noun, NounKind, split_nouns
 from lexivid.evaluation.metrics import t_interval
 from lexivid.evaluation.multilabel import mean_average_precision
 from lexivid.labels.language_model import WORLD, FrozenLanguageModel
@@ -75,28 +75,31 @@ TIMES_S = torch.tensor([0.0, 0.4, 0.8])
 
 
 class Clips(NamedTuple):
-    """features (n, D), CLIP's, mean over frames; truth (n, 100) bool, which nouns are shown."""
+    """features (n, D), CLIP's, mean over frames; truth (n, 100) bool, which nouns are shown; words (n, objects, 5)
+    int64, what the objects are, as in `Scenes.words`."""
 
     features: Tensor
     truth: Tensor
+    words: Tensor
 
 
 def make_clips(backbone: ClipBackbone, nouns: Sequence[Noun], shown: Sequence[int], *, num: int, seed: int) -> Clips:
-    """Clips of two different nouns out of `shown` (places in `nouns`)."""
+    """Clips of two different nouns out of `shown` (places in `nouns`). Where a noun means two things, one is shown, and
+    every noun that means it holds as well."""
     generator = torch.Generator().manual_seed(seed)
     rng = np.random.default_rng(seed)
     pairs = np.array([rng.choice(len(shown), size=SETTINGS["objects"], replace=False) for _ in range(num)])
     pairs = np.asarray(shown)[pairs]
-    truth = torch.zeros(num, len(nouns), dtype=torch.bool)
-    truth[torch.arange(num)[:, None], torch.from_numpy(pairs)] = True
-    look, features = replace(PICTURE, distractor=0.0), []
+    seen = [[nouns[i].meanings[rng.integers(2) if nouns[i].other else 0] for i in pair] for pair in pairs]
+    truth = torch.tensor([[not set(noun.meanings).isdisjoint(group) for noun in nouns] for group in seen])
+    look, features, words = replace(PICTURE, distractor=0.0), [], []
     for start in range(0, num, 250):
-        groups = [[nouns[i].meaning for i in pair] for pair in pairs[start : start + 250]]
-        scenes = sample_multi_scenes(groups, look=look, generator=generator)
+        scenes = sample_multi_scenes(seen[start : start + 250], look=look, generator=generator)
+        words.append(scenes.words[:, : SETTINGS["objects"]])
         frames = draw(scenes, TIMES_S, size=backbone.images.crop_size, generator=generator)  # (n, T, 3, S, S)
         encoded = backbone.encode_images(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
         features.append(clip_feature(encoded))
-    return Clips(torch.cat(features), truth)
+    return Clips(torch.cat(features), truth, torch.cat(words))
 
 
 class LearnedVectors(nn.Module):
@@ -114,7 +117,7 @@ class LearnedVectors(nn.Module):
         return self.text(labels, attributes)
 
 
-def train(encode: Callable[[], Tensor], encoder: nn.Module, clips: Clips, *, seed: int) -> float:
+def train(encode: Callable[[], Tensor], encoder: nn.Module, clips: Clips, *, seed: int, steps: int) -> float:
     """Train a label encoder against the clips' features; encode() gives the vectors of the labels -> the last loss."""
     s = SETTINGS
     log_scale = nn.Parameter(torch.tensor(float(np.log(1 / s["tau"]))))
@@ -127,9 +130,9 @@ def train(encode: Callable[[], Tensor], encoder: nn.Module, clips: Clips, *, see
     optimizer = torch.optim.AdamW(groups)
     generator, loss = torch.Generator().manual_seed(seed), torch.zeros(())
     encoder.train()
-    for step in range(s["steps"]):
+    for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * half_cosine(step, s["steps"], warmup_steps=20)
+            group["lr"] = group["peak"] * half_cosine(step, steps, warmup_steps=20)
         chosen = torch.randint(len(clips.features), (s["batch"],), generator=generator)
         logits = similarity(clips.features[chosen], encode()) * log_scale.exp() + bias
         loss = bce_loss(logits, clips.truth[chosen].float())
@@ -140,14 +143,15 @@ def train(encode: Callable[[], Tensor], encoder: nn.Module, clips: Clips, *, see
     return float(loss.detach())
 
 
-def language_model(seed: int) -> tuple[FrozenLanguageModel, LanguageModelRecipe]:
-    """The language model of a seed: of 0 the packaged one, else from the cache folder or trained now."""
-    recipe = load_settings(LanguageModelRecipe, RECIPE, {"seed": seed, "noun_seed": seed})
+def language_model(seed: int, kind: NounKind) -> tuple[FrozenLanguageModel, LanguageModelRecipe]:
+    """The language model of a seed and a kind of nouns: the packaged one, or from the cache folder, or trained now."""
+    recipe = load_settings(LanguageModelRecipe, RECIPE, {"seed": seed, "noun_seed": seed, "kind": kind})
     if recipe == load_settings(LanguageModelRecipe, RECIPE):
         return FrozenLanguageModel.load(WORLD), recipe  # the packaged one was made from it
-    folder = cache_dir() / "ovml_world" / f"language-model-{seed}"
+    which = f"{seed}" if kind == "look" else f"{kind}-{seed}"
+    folder = cache_dir() / "ovml_world" / f"language-model-{which}"
     if not (folder / "config.json").is_file():
-        print(f"seed {seed}: training the language model", flush=True)
+        print(f"seed {seed}: training the language model on nouns of kind {kind!r}", flush=True)
         model, tokenizer = train_language_model(recipe)
         save_language_model(model, tokenizer, recipe, folder)
     return FrozenLanguageModel.load(str(folder)), recipe
@@ -156,15 +160,18 @@ def language_model(seed: int) -> tuple[FrozenLanguageModel, LanguageModelRecipe]
 class Experiment:
     """One seed: nouns, their split, clips and both models; `row` makes one line of the table."""
 
+    kind: NounKind = "look"
+    steps: int = SETTINGS["steps"]
+
     def __init__(self, backbone: ClipBackbone, seed: int) -> None:
         self.seed, self.text = seed, FrozenTextEncoder(backbone)
-        self.model, recipe = language_model(seed)
+        self.model, recipe = language_model(seed, self.kind)
         split = split_nouns(recipe.nouns(), num_novel=SETTINGS["novel_nouns"], seed=seed)
         self.nouns = [*split.base, *split.novel]
         self.names, self.num_base = [noun.name for noun in self.nouns], len(split.base)
         base = range(self.num_base)
         clips = make_clips(backbone, self.nouns, base, num=SETTINGS["train_clips"], seed=2 * seed)
-        self.train_clips = Clips(clips.features, clips.truth[:, : self.num_base])
+        self.train_clips = clips._replace(truth=clips.truth[:, : self.num_base])
         everything = range(len(self.nouns))
         self.test_clips = make_clips(backbone, self.nouns, everything, num=SETTINGS["test_clips"], seed=2 * seed + 1)
         self.known = knowledge(self.model.model, self.model.tokenizer, self.nouns)
@@ -172,6 +179,20 @@ class Experiment:
     def row(self, name: str) -> dict[str, Any]:
         """mAP of one way to make label vectors, in per cent."""
         started = time.monotonic()
+        scores, extra = self.scores(name)
+        truth, p = self.test_clips.truth.numpy(), self.num_base
+        return (
+            {
+                "base": round(100 * mean_average_precision(scores[:, :p], truth[:, :p]), 2),
+                "novel": round(100 * mean_average_precision(scores[:, p:], truth[:, p:]), 2),
+                "seconds": round(time.monotonic() - started, 1),
+            }
+            | extra
+            | {"language_model": self.known}
+        )
+
+    def scores(self, name: str) -> tuple[np.ndarray, dict[str, Any]]:
+        """Of one row: scores (n, K) of the test clips, and what else there is to say."""
         extra: dict[str, Any] = {}
         if name == "bare":
             labels = self.text(self.names)
@@ -185,13 +206,7 @@ class Experiment:
             )
         else:
             labels, extra["loss"] = self._trained(name)
-        scores = similarity(self.test_clips.features, labels.detach()).numpy()
-        truth, p = self.test_clips.truth.numpy(), self.num_base
-        return {
-            "base": round(100 * mean_average_precision(scores[:, :p], truth[:, :p]), 2),
-            "novel": round(100 * mean_average_precision(scores[:, p:], truth[:, p:]), 2),
-            "seconds": round(time.monotonic() - started, 1),
-        } | extra
+        return similarity(self.test_clips.features, labels.detach()).numpy(), extra
 
     def _trained(self, name: str) -> tuple[Tensor, float]:
         torch.manual_seed(self.seed)
@@ -213,58 +228,83 @@ class Experiment:
         else:
             encoder = SoftAttributeEncoder(self.model, self.text, config)
         base = asked[: self.num_base]
-        loss = train(lambda: encoder(base), encoder, self.train_clips, seed=self.seed)
+        loss = train(lambda: encoder(base), encoder, self.train_clips, seed=self.seed, steps=self.steps)
         with torch.no_grad():
             return encoder(asked), loss
 
 
-def summary(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, str]]:
-    """Row -> mean over seeds with its 95 % interval (Student's t), for people."""
-    table = {}
-    for name in ROWS:
-        found = [row for key, row in rows.items() if key.partition("/")[2] == name]
-        if found:
-            table[name] = {"seeds": str(len(found))}
-            for part in ("base", "novel"):
-                values = [row[part] for row in found]
-                if len(values) > 1:
-                    interval = t_interval(values)
-                    table[name][part] = f"{interval.value:.1f} [{interval.low:.1f}, {interval.high:.1f}]"
-                else:
-                    table[name][part] = f"{values[0]:.1f}"
-    return table
+def by_row(rows: Mapping[str, dict[str, Any]], names: Sequence[str]) -> dict[str, dict[int, dict[str, Any]]]:
+    """Rows by "seed/name" -> name -> seed -> row."""
+    found: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in names}
+    for key, row in rows.items():
+        seed, _, name = key.partition("/")
+        if name in found:
+            found[name][int(seed)] = row
+    return {name: seeds for name, seeds in found.items() if seeds}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def spread(values: Sequence[float]) -> str:
+    """The mean over seeds with its 95 % interval (Student's t), for people."""
+    if len(values) < 2:
+        return f"{values[0]:.1f}"
+    interval = t_interval(values)
+    return f"{interval.value:.1f} [{interval.low:.1f}, {interval.high:.1f}]"
+
+
+def summary(rows: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, str]]:
+    """Row -> mAP over seeds."""
+    return {
+        name: {"seeds": str(len(seeds))} | {p: spread([row[p] for row in seeds.values()]) for p in ("base", "novel")}
+        for name, seeds in by_row(rows, ROWS).items()
+    }
+
+
+class Fillable(Protocol):
+    """What makes rows for one seed."""
+
+    def row(self, name: str) -> dict[str, Any]: ...
+
+
+def fill(
+    make: Callable[[ClipBackbone, int], Fillable],
+    names: Sequence[str],
+    summarise: Callable[[Mapping[str, dict[str, Any]]], dict[str, Any]],
+    *,
+    about: str | None,
+    settings: dict[str, Any],
+    results: Path,
+) -> None:
+    """The command line: rows that are not yet in the results are made and written, one at a time."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="world", help="a CLIP of the world")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--first-seed", type=int, default=0, help="settings are chosen on seeds from 100 on")
+    parser.add_argument("--rows", nargs="+", choices=names, default=names)
+    parser.add_argument("--out", type=Path, default=results)
     args = parser.parse_args()
     torch.set_num_threads(1)
     backbone = load_backbone(args.model, device="cpu", dtype="float32")
     assert isinstance(backbone, ClipBackbone)
     weights = torch.cat([value.flatten()[:16].float() for value in backbone.model.state_dict().values()])
-    about = {
-        "model": args.model, "model_weights": f"{float(weights.abs().sum()):.6f}", "settings": SETTINGS,
+    made_with = {
+        "model": args.model, "model_weights": f"{float(weights.abs().sum()):.6f}", "settings": settings,
         "version": __version__, "torch": torch.__version__, "machine": f"{platform.machine()}, 1 thread",
     }  # fmt: skip
     stored = json.loads(args.out.read_text(encoding="utf-8")) if args.out.is_file() else {}
-    rows = stored.get("rows", {}) if {k: stored.get(k) for k in about} == about else {}
-    for seed in range(args.seeds):
+    rows = stored.get("rows", {}) if {k: stored.get(k) for k in made_with} == made_with else {}
+    for seed in range(args.first_seed, args.first_seed + args.seeds):
         if all(f"{seed}/{name}" in rows for name in args.rows):
             continue
-        experiment = Experiment(backbone, seed)
+        experiment = make(backbone, seed)
         for name in args.rows:
             if f"{seed}/{name}" not in rows:
-                rows[f"{seed}/{name}"] = experiment.row(name) | {"language_model": experiment.known}
+                rows[f"{seed}/{name}"] = experiment.row(name)
                 print(seed, name, rows[f"{seed}/{name}"], flush=True)
-                content = about | {"summary": summary(rows), "rows": rows}
+                content = made_with | {"summary": summarise(rows), "rows": rows}
                 write_atomically(args.out, json.dumps(content, indent=1) + "\n")
-    for name, values in summary(rows).items():
+    for name, values in summarise(rows).items():
         print(f"{name:24} {values}")
 
 
 if __name__ == "__main__":
-    main()
+    fill(Experiment, ROWS, summary, about=__doc__, settings=SETTINGS, results=RESULTS)
