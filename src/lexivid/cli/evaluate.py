@@ -18,7 +18,7 @@ def evaluate(
         str, typer.Argument(help='A run of `lexivid train`, "lite", or a CLIP model.', show_default=False)
     ],
     data: Annotated[Path, typer.Option(help="Folder or manifest of labelled clips.", show_default=False)],
-    protocol: Annotated[str, typer.Option(help="base-novel, generalized or calibrate.")] = "base-novel",
+    protocol: Annotated[str, typer.Option(help="base-novel, generalized, calibrate or multi-label.")] = "base-novel",
     out: Annotated[Path | None, typer.Option(help="Folder for the result (JSON) and the features.")] = None,
     views: ViewsOption = "spread",
     frames: Annotated[int | None, typer.Option(min=1, max=4096, help="Frames per clip. Default: as trained.")] = None,
@@ -30,6 +30,13 @@ def evaluate(
     lists: Annotated[Path | None, typer.Option(help="Folder of UCF101's lists.")] = None,
     distractors: Annotated[Path | None, typer.Option(help="A text file with more names for every vocabulary.")] = None,
     templates: Templates = None,
+    threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="multi-label: from which probability on a label is said to hold.")
+    ] = 0.5,
+    kind: Annotated[
+        str,
+        typer.Option(help="Layout: csv, folders, ucf101, activitynet, charades, youtube8m or vggsounder."),
+    ] = "auto",
     twins: Annotated[int, typer.Option(min=0, help="calibrate: train so many twins of the run for it.")] = 0,
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode.")] = 2,
     device: Device = "auto",
@@ -47,11 +54,13 @@ def evaluate(
         result = runs.evaluate(
             model, data, protocol=protocol, out=out, views=chosen, split=split, part=part, list_number=list_number,
             lists=lists, distractors=read_labels_file(distractors) if distractors else (), templates=templates,
-            num_workers=workers, device=device, twins=twins,
+            threshold=threshold, kind=kind, num_workers=workers, device=device, twins=twins,
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
         )  # fmt: skip
-    for line in runs.summary(result):
-        emit("  ".join(cell.ljust(20) for cell in line).rstrip() + "\n")
+    lines = runs.summary(result)
+    widths = [max(len(line[i]) for line in lines if i < len(line)) for i in range(max(map(len, lines)))]
+    for line in lines:
+        emit("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=False)).rstrip() + "\n")
     if trained_on := result["clips_trained_on"]:
         say(
             f"warning: {trained_on} of the {result['clips_asked']} clips were trained on, so these numbers flatter the "

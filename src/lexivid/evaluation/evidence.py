@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lexivid.backbones import Backbone
 from lexivid.errors import LexividError
 from lexivid.evaluation.collected import Collected, standings
 from lexivid.evaluation.multilabel import bootstrap_calibration_error
-from lexivid.labels import LabelBank, load_templates
-from lexivid.labels.background import background_vectors, short_templates
+from lexivid.labels import LabelBank, TemplateSet, load_templates
+from lexivid.labels.background import background_vectors, make_judge, short_templates
 from lexivid.labels.evidence import Evidence, posterior
 from lexivid.models.trained import TrainedModel
 
@@ -100,6 +101,43 @@ def fit_model_evidence(model: TrainedModel, collected: Collected) -> dict[str, E
             groups = np.array(collected.groups)
             found[path] = fit_evidence(own, truth, method=method, groups=groups)[0]
     return found
+
+
+def label_probabilities(
+    model: TrainedModel | tuple[Backbone, LabelBank, TemplateSet],
+    collected: Collected,
+    names: Sequence[str],
+    seen: np.ndarray,
+) -> np.ndarray:
+    """Calibrated probabilities of labels one by one: (n, K) float64.
+
+    Args:
+        model: the trained model, or a backbone with what embeds labels for it.
+        seen: (K,) bool, labels judged by the base path; the others by the novel one.
+
+    Raises:
+        LexividError: no evidence of a path that is asked for, or a backbone that knows no unrelated words.
+    """
+    if not isinstance(model, TrainedModel):
+        backbone, bank, templates = model
+        judge = make_judge(backbone, bank, names, templates)
+        if judge is None:
+            raise LexividError(f"model {backbone.name!r} knows no everyday words to judge labels by themselves against")
+        own = standings(collected, judge.labels, path="base", background=judge.background)
+        return judge.evidence.probability(torch.from_numpy(own)).numpy()
+    labels, background = standing_vectors(model, names)
+    p = np.zeros((len(collected), len(names)))
+    for path, at in (("base", seen), ("novel", ~seen)):
+        if not at.any():
+            continue
+        if path not in model.evidence:
+            raise LexividError(
+                f"this run does not know what its scores are worth on the {path} path: train with data.held_out above "
+                "0, or fit it with `lexivid evaluate RUN --protocol calibrate`"
+            )
+        own = standings(collected, labels[at], path=path, background=background)  # type: ignore[arg-type]
+        p[:, at] = model.evidence[path].probability(torch.from_numpy(own)).numpy()
+    return p
 
 
 def standing_vectors(model: TrainedModel, names: Sequence[str]) -> tuple[Tensor, Tensor | None]:

@@ -5,7 +5,11 @@
     generalized   all classes together (appendix C), without saying which side a clip is of: by the novel path for all
                   labels ("all-novel"), by the base path for all ("all-base"), and by both with a fitted offset
                   ("calibrated", see `lexivid.evaluation.calibration`).
-    calibrate     fits that offset on held-out base clips and stores it with the run.
+    calibrate     fits that offset, and what a label's standing is worth, on held-out base clips, and stores both with
+                  the run.
+    multi-label   OVML: each label by itself, any number of which may hold; seen labels (trained on), unseen ones and
+                  all: macro mAP, micro and macro F1 at one threshold of the calibrated probability and at the best one,
+                  calibration error.
 
 Distractors are names that no clip is of, added to every vocabulary: six classes of UCF101 among all 101 names.
 """
@@ -20,14 +24,18 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from lexivid.backbones import Backbone
 from lexivid.data.splits import ClassSplit
 from lexivid.errors import LexividError
 from lexivid.evaluation import calibration as cal
-from lexivid.evaluation import metrics
+from lexivid.evaluation import metrics, multilabel
 from lexivid.evaluation.collected import Collected, opinion, score
+from lexivid.evaluation.evidence import label_probabilities, truth_of
+from lexivid.labels import LabelBank, TemplateSet
+from lexivid.models.trained import TrainedModel
 from lexivid.storage import write_atomically
 
-PROTOCOLS = ("base-novel", "generalized", "calibrate")
+PROTOCOLS = ("base-novel", "generalized", "calibrate", "multi-label")
 Embed = Callable[[Sequence[str]], Tensor]
 """Names -> label vectors (K, D)."""
 
@@ -113,6 +121,38 @@ def generalized(
             row["harmonic_mean"] = metrics.bootstrap_harmonic_mean(found, on_base_side, groups).to_dict()
         result[rule] = row
     return result
+
+
+def multi_label(
+    collected: Collected,
+    split: ClassSplit,
+    model: TrainedModel | tuple[Backbone, LabelBank, TemplateSet],
+    *,
+    threshold: float,
+) -> dict[str, Any]:
+    """All numbers of `lexivid.evaluation.multilabel.report`, and average precision of every label.
+
+    Seen labels are judged by the base path, unseen ones by the novel path. Every clip counts for every label.
+
+    Args:
+        split: labels of its base side count as seen; all of its classes are the vocabulary.
+        model: the trained model, or a backbone with what embeds labels for it.
+        threshold: on the calibrated probability.
+
+    Raises:
+        LexividError: the model has no evidence on what its scores are worth.
+    """
+    names = [name for name in split.classes if name in collected.classes]
+    seen = np.isin(names, split.base)
+    truth = truth_of(collected)[:, [collected.classes.index(name) for name in names]]
+    p = label_probabilities(model, collected, names, seen)
+    found: dict[str, Any] = multilabel.report(
+        p, truth, threshold=threshold, seen=seen if seen.any() and not seen.all() else None,
+        groups=np.array(collected.groups),
+    )  # fmt: skip
+    precision = multilabel.average_precision(p, truth)
+    found["average_precision"] = {n: None if np.isnan(a) else float(a) for n, a in zip(names, precision, strict=True)}
+    return found
 
 
 def calibrate(

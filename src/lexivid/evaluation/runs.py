@@ -20,8 +20,10 @@ from lexivid.data.splits import ClassSplit
 from lexivid.errors import LexividError
 from lexivid.evaluation import protocols
 from lexivid.evaluation.collected import collect
+from lexivid.evaluation.evidence import fit_model_evidence
 from lexivid.evaluation.twins import calibrate_with_twins
 from lexivid.labels import LabelBank, load_templates
+from lexivid.labels.evidence import DEFAULT_THRESHOLD
 from lexivid.media.decode import decoder_version
 from lexivid.media.views import Views
 
@@ -42,6 +44,7 @@ def evaluate(
     names: str | Path | None = None,
     distractors: Sequence[str] = (),
     templates: str | None = None,
+    threshold: float = DEFAULT_THRESHOLD,
     device: str = "auto",
     num_workers: int = 2,
     cache: bool = True,
@@ -61,6 +64,7 @@ def evaluate(
         part: which clips of the data ("test"); where it has none of that name, all of them, which the result says.
         distractors: more names in every vocabulary.
         templates: sentences around labels; None: the run's, or what suits the backbone.
+        threshold: of "multi-label": from which probability on a label is said to hold.
         twins: for "calibrate": train so many twins of the run (see `lexivid.evaluation.twins`); 0: the run's own
             held-out clips, which is quick, and blind where the novel path was trained.
 
@@ -79,26 +83,36 @@ def evaluate(
         raise LexividError("only a run of `lexivid train` can be calibrated")
     backbone = trained.backbone if trained else load_backbone(str(model), device=device)
     chosen = _class_split(split, Path(model) if trained else None, dataset.classes, trained)
+    several = protocol == "multi-label" or (trained is not None and trained.scales is not None)
+    if several and protocol not in ("multi-label", "calibrate"):
+        raise LexividError(f"protocol {protocol!r} is of one label a clip; this run has several: use multi-label")
     if protocol == "calibrate":
         assert trained is not None
         clips, which = _held_out(Path(model), data), "held out of training"
     else:
+        if several:
+            dataset = dataset.restricted([name for name in chosen.classes if name in dataset.classes])
         clips, which = _clips(dataset.clips, part, set(chosen.classes))
     if trained:
         spec = trained.sample_spec(views, num_audio_views=num_audio_views)
     else:
         spec = SampleSpec.of_views(backbone.images, views or Views())
-    samples = ClipSamples(clips, spec, classes=dataset.classes, cache=ClipCache() if cache else None)
-    sentences = load_templates(templates or (trained.templates if trained else backbone.default_templates))
+    classes = trained.base_classes if trained and several and protocol == "calibrate" else dataset.classes
+    samples = ClipSamples(clips, spec, classes=classes, cache=ClipCache() if cache else None, multi_label=several)
+    own = trained.templates if trained else backbone.default_templates
+    sentences = load_templates(templates or own)
     bank = LabelBank(backbone)
+    has_encoder = trained is not None and trained.label_encoder is not None
+    if has_encoder and templates is not None:
+        raise LexividError("this run trained its label encoder, which needs no templates: leave them out")
 
     def embed(labels: Sequence[str]) -> Tensor:
-        return bank.embed(labels, sentences)
+        return trained.embed(labels) if trained is not None and has_encoder else bank.embed(labels, sentences)
 
     collected = collect(
         trained or backbone,
         samples,
-        classes=dataset.classes,
+        classes=classes,
         num_clips=spec.num_clips,
         num_workers=num_workers,
         paths=[clip.path for clip in clips],
@@ -111,7 +125,7 @@ def evaluate(
         "backbone": backbone.name,
         "backbone_fingerprint": backbone.fingerprint,
         "modalities": list(trained.inputs if trained else ("video",)),
-        "prompts": {"name": sentences.name, "templates": list(sentences.templates)},
+        "prompts": None if has_encoder else {"name": sentences.name, "templates": list(sentences.templates)},
         "frames": spec.num_frames,
         "stride": spec.stride,
         "stride_rate": spec.stride_rate,
@@ -132,14 +146,23 @@ def evaluate(
     }
     if protocol == "calibrate":
         assert trained is not None
-        if twins:
+        evidence = {path: found.to_dict() for path, found in fit_model_evidence(trained, collected).items()}
+        update_config(model, evidence=evidence)
+        result["evidence"] = evidence
+        if several:
+            result["results"] = evidence
+        elif twins:
             fitted = calibrate_with_twins(
                 model, data, num_twins=twins, device=device, num_workers=num_workers, on_progress=on_progress
             )
         else:
             fitted = protocols.calibrate(collected, embed)
-        update_config(model, calibration=fitted.to_dict())
-        result["results"] = fitted.to_dict()
+        if not several:
+            update_config(model, calibration=fitted.to_dict())
+            result["results"] = fitted.to_dict()
+    elif protocol == "multi-label":
+        judge = trained or (backbone, bank, sentences)
+        result["results"] = protocols.multi_label(collected, chosen, judge, threshold=threshold)
     elif protocol == "generalized":
         stored = trained.calibration if trained else None
         result["results"] = protocols.generalized(collected, chosen, embed, calibration=stored, distractors=distractors)
@@ -161,6 +184,10 @@ def summary(result: dict[str, Any]) -> list[tuple[str, ...]]:
         return f"{100 * cell['value']:.1f} [{100 * cell['low']:.1f}, {100 * cell['high']:.1f}]"
 
     found = result["results"]
+    if result["protocol"] == "multi-label":
+        return _multi_label_lines(found)
+    if "offset" not in found and result["protocol"] == "calibrate":
+        return [("path", "calibration error")] + [(path, f"{100 * e['error']:.2f} %") for path, e in found.items()]
     rows = {result["protocol"]: found} if result["protocol"] == "base-novel" else found
     if result["protocol"] == "calibrate":
         lines: list[tuple[str, ...]] = [("offset", f"{found['offset']:.3f}", f"({found['method']})")]
@@ -180,6 +207,21 @@ def summary(result: dict[str, Any]) -> list[tuple[str, ...]]:
     ]  # fmt: skip
 
 
+def _multi_label_lines(found: dict[str, Any]) -> list[tuple[str, ...]]:
+    lines: list[tuple[str, ...]] = [
+        ("per cent", "labels", "mAP", "micro F1", "macro F1", "best micro F1", "best macro F1", "calibration error")
+    ]
+    for part in ("all", "seen", "unseen"):
+        if (row := found.get(part)) is None:
+            continue
+        best = [(row.get(f"best_f1_{average}") or {}).get("value") for average in ("micro", "macro")]
+        cells = [row["mean_average_precision"], row["f1_micro"], row["f1_macro"], *best]
+        error = row["calibration_error"]["value"]
+        shown = ["-" if cell is None else f"{100 * cell:.1f}" for cell in cells]
+        lines.append((part, str(row["labels"]), *shown, f"{100 * error:.2f}"))
+    return lines
+
+
 def _class_split(
     split: str | Path | ClassSplit | None, run: Path | None, classes: Sequence[str], trained: Any
 ) -> ClassSplit:
@@ -197,7 +239,7 @@ def _class_split(
 
 def _clips(clips: Sequence[Clip], part: str | None, classes: set[str]) -> tuple[list[Clip], str]:
     """The clips to measure, and how the result calls them."""
-    own = [clip for clip in clips if clip.labels[0] in classes]
+    own = [clip for clip in clips if classes.intersection(clip.labels)]
     chosen = [clip for clip in own if part is None or clip.split == part]
     if chosen:
         return chosen, part or "all"
@@ -217,7 +259,12 @@ def _num_trained_on(run: Path, data: str | Path, clips: Sequence[Clip]) -> int:
         kept, _, _ = select_clips(load_recipe(run / "recipe.yaml"), data)
     except LexividError:  # other data than it was trained on
         return 0
-    return len(set(kept) & set(clips))
+    return len(set(map(_piece, kept)) & set(map(_piece, clips)))
+
+
+def _piece(clip: Clip) -> tuple[str, float, float | None]:
+    """Which piece of which file, whatever is told of it."""
+    return clip.path, clip.start_s, clip.end_s
 
 
 def _held_out(run: Path, data: str | Path) -> list[Clip]:

@@ -1,0 +1,376 @@
+"""OVML and its parts on the synthetic world of several labels: real files, five seeds, everything trained by `train`.
+
+    python benchmarks/ovml_systems.py [--seeds 0 1 2 3 4] [--systems ovml ...] [--out FOLDER] [--workers 2]
+
+Clips show two to four objects that move and sound (lexivid.data.world.multilabel). Labels are of four kinds: invented
+nouns, which only the language model has read of; the same things in plain words; motions; sounds. Training clips show
+60 nouns, 5 motions and 5 sounds of the 100, 8 and 8; test clips show all. What is measured is macro mAP of seen and
+unseen labels, F1 of both means at 0.5 of the calibrated probability and at the best shared threshold, and the
+calibration error; intervals are Student's t over seeds. A seed has nouns, a language model, a split, clips and training
+of its own, and the three CLIPs of the world in turn.
+
+Rows lie in FOLDER as they come, so that a stopped run goes on; benchmarks/ovml_systems.json is made of them.
+Settings were chosen on seeds from 100 on (VALIDATION in the JSON).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import platform
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ovml_world import language_model
+from torch import Tensor
+
+from lexivid import __version__
+from lexivid.backbones import load_backbone
+from lexivid.backbones.base import WORLD
+from lexivid.data.world.multilabel import LabelSets, draw_label_sets
+from lexivid.evaluation.collected import Collected, collect, standings
+from lexivid.evaluation.evidence import fit_evidence
+from lexivid.evaluation.metrics import t_interval
+from lexivid.evaluation.multilabel import average_precision, report
+from lexivid.labels import LabelBank, load_templates
+from lexivid.labels.language_model import FrozenLanguageModel
+from lexivid.models.trained import TrainedModel
+from lexivid.reproduce.clips import PackedClips, WorldSamples, encode_world, pack_label_world
+from lexivid.storage import cache_dir, write_atomically
+from lexivid.training import train
+from lexivid.training.clips import TrainingClips
+from lexivid.training.recipe import Recipe, load_recipe
+from lexivid.workers import start_worker
+
+RESULTS = Path(__file__).with_suffix(".json")
+SIZE = {"num_train": 1000, "num_held_out": 150, "num_test": 800}
+NUM_NOVEL_NOUNS = 40
+
+
+@dataclass(frozen=True)
+class System:
+    """How a row is made.
+
+    Args:
+        says: for readers. recipe: None for the backbone as it is. settings: on top of it.
+        answers: labels with words that CLIP was never taught are replaced by what the language model says they are.
+        scrambled: the language model is handed another noun, always the same one.
+        synthetic: training sees the captioner's labels as well.
+    """
+
+    says: str
+    recipe: str | None = "world-ovml"
+    settings: dict[str, Any] = field(default_factory=dict)
+    answers: bool = False
+    scrambled: bool = False
+    synthetic: bool = False
+
+
+_PLAIN = {"model.temporal_branches": 0, "objective.regularisers": [], "training.export": "last"}
+SYSTEMS: dict[str, System] = {
+    "zero-shot": System("CLIP as it is, a sigmoid fitted on held-out clips", None),
+    "answers": System("the same; the language model says in words what unknown words mean", None, answers=True),
+    "fine-tuned": System(
+        "CLIP's picture encoder fine-tuned, prompts", settings={**_PLAIN, "labels.encoder": "prompts"}
+    ),
+    "coop": System(
+        "learned context (CoOp), CLIP frozen",
+        settings={**_PLAIN, "labels.encoder": "learned_context", "model.frozen_video": True},
+    ),
+    "ovml": System("OVML whole"),
+    "no-soft-attributes": System("without soft attributes (prompts)", settings={"labels.encoder": "prompts"}),
+    "no-branch": System("without the branch through time", settings={"model.temporal_branches": 0}),
+    "no-interpolation": System("without interpolated weights", settings={"objective.regularisers": ["video_distance"]}),
+    "no-distance": System("without the distance to CLIP", settings={"objective.regularisers": ["interpolation"]}),
+    "no-regulariser": System("without either regulariser", settings={"objective.regularisers": []}),
+    "no-average": System("without the average of checkpoints", settings={"training.export": "last"}),
+    "asymmetric": System("with the asymmetric loss", settings={"objective.loss": "asymmetric"}),
+    "frozen": System(
+        "soft attributes alone, CLIP's picture encoder frozen", settings={**_PLAIN, "model.frozen_video": True}
+    ),
+    "scrambled": System("control: the language model is handed another noun", scrambled=True),
+    "synthetic": System("with synthetic labels", settings={"data.synthetic_weight": 0.5}, synthetic=True),
+    "mov-ovml": System("MOV x OVML: pictures, motion and sound", "world-mov-ovml"),
+    "mov-prompts": System(
+        "MOV with a sigmoid, without soft attributes", "world-mov-ovml", settings={"labels.encoder": "prompts"}
+    ),
+    "mov-ovml-video": System(
+        "MOV x OVML: pictures alone", "world-mov-ovml", settings={"model.modalities": ["video"]}
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A seed: clips, labels, both models."""
+
+    seed: int
+    clip: str
+    sets: LabelSets
+    packed: PackedClips
+    frozen: Tensor
+    language_model: str
+
+
+def place_of(out: Path, seed: int, name: str) -> Path:
+    return out / "rows" / f"{seed}-{name}.json"
+
+
+def clip_of(seed: int) -> str:
+    return WORLD[seed % len(WORLD)]
+
+
+def prepare(out: Path, seed: int, workers: int) -> None:
+    """The clips of a seed as one file, and its language model."""
+    sets = draw_label_sets(language_model(seed, "look")[1].nouns(), seed=seed, num_novel_nouns=NUM_NOVEL_NOUNS)
+    path = out / "tensors" / f"{seed}.safetensors"
+    if path.is_file():
+        return
+    backbone = load_backbone(clip_of(seed), device="cpu", dtype="float32")
+    started = time.monotonic()
+    packed = pack_label_world(
+        out / "clips" / str(seed), sets=sets, seed=seed, **SIZE, images=backbone.images, num_workers=workers
+    )
+    packed.save(path)
+    print(f"seed {seed}: {len(packed.paths)} clips in {time.monotonic() - started:.0f} s", flush=True)
+
+
+@lru_cache(maxsize=1)
+def bench(out: Path, seed: int) -> Bench:
+    torch.set_num_threads(1)
+    model, recipe = language_model(seed, "look")
+    sets = draw_label_sets(recipe.nouns(), seed=seed, num_novel_nouns=NUM_NOVEL_NOUNS)
+    packed = PackedClips.load(out / "tensors" / f"{seed}.safetensors")
+    assert packed.split.classes == (*sets.seen, *sets.unseen)
+    backbone = load_backbone(clip_of(seed), device="cpu", dtype="float32")
+    return Bench(seed, clip_of(seed), sets, packed, encode_world(packed, backbone, nothing=()).frames, model.name)
+
+
+def scrambled(name: str, nouns: Sequence[str], seed: int) -> str:
+    """The same language model behind a tokenizer that hands it another noun for each."""
+    from tokenizers import normalizers
+
+    folder = cache_dir() / "ovml_systems" / f"scrambled-{seed}"
+    model = FrozenLanguageModel.load(name)
+    order = np.random.default_rng(seed).permutation(len(nouns))
+    other = np.empty_like(order)
+    other[order] = np.roll(order, 1)  # one cycle: no noun keeps its place
+    steps: list[Any] = [normalizers.Lowercase()]
+    steps += [normalizers.Replace(noun, f"<{i}>") for i, noun in enumerate(nouns)]
+    steps += [normalizers.Replace(f"<{i}>", nouns[other[i]]) for i in range(len(nouns))]
+    model.tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(steps)
+    model.model.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def recipe_of(system: System, seed: int, clip: str, model: str) -> Recipe:
+    assert system.recipe is not None
+    fixed = {"model.backbone": clip, "labels.language_model": model, "training.seed": seed, "data.num_workers": 0}
+    return load_recipe(system.recipe, {**fixed, **system.settings})
+
+
+def make_row(out: Path, seed: int, name: str, extra: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Train a system, run it over the test clips, measure it."""
+    system, b = SYSTEMS[name], bench(out, seed)
+    system = System(**{**vars(system), "settings": {**system.settings, **(extra or {})}})
+    backbone = load_backbone(b.clip, device="cpu", dtype="float32")
+    started = time.process_time()
+    names = list(b.packed.split.classes)
+    model: Any = backbone
+    facts: dict[str, Any] = {"recipe": None}
+    if system.recipe is None:
+        modalities, inputs, frozen = ("video",), ("video",), None
+    else:
+        nouns = [noun.name for noun in (*b.sets.nouns.base, *b.sets.nouns.novel)]
+        recipe = recipe_of(
+            system, seed, b.clip, scrambled(b.language_model, nouns, seed) if system.scrambled else b.language_model
+        )
+        modalities, inputs = recipe.model.modalities, recipe.inputs
+        frozen = b.frozen if recipe.model.frozen_video else None
+        synthetic: tuple[str, ...] = ()
+        if system.synthetic:
+            said = {label for own in b.packed.synthetic for label in own}
+            synthetic = tuple(sorted(said - set(names)))
+        samples = WorldSamples(
+            b.packed, b.packed.places("train"), modalities=modalities, inputs=inputs, frozen=frozen, seed=seed,
+            classes=(*b.sets.seen, *synthetic),
+        )  # fmt: skip
+        clips = TrainingClips(samples, None, b.sets.seen, b.packed.split, {}, synthetic)
+        with tempfile.TemporaryDirectory(dir=out, prefix=".training-") as folder:
+            result = train(recipe, clips, Path(folder) / "run", device="cpu", backbone=backbone)
+            model = TrainedModel.from_pretrained(result.out, device="cpu", backbone=backbone)
+        facts = {
+            "recipe": recipe_of(system, seed, b.clip, b.language_model).to_dict(), "scales": model.scales,
+            "steps": result.summary["steps"],
+        }  # fmt: skip
+    trained_s = time.process_time() - started
+    found: dict[str, Collected] = {}
+    for part in ("held-out", "test"):
+        places = b.packed.places(part)
+        samples = WorldSamples(b.packed, places, modalities=modalities, inputs=inputs, frozen=frozen, seed=seed)
+        found[part] = collect(model, samples, classes=names, batch_size=32, num_workers=0)
+    labels = label_vectors(system, b, backbone, model, names)
+    p, error = probabilities(model, found, labels, len(b.sets.seen))
+    row = measure(p, found["test"].targets.astype(bool), b.sets)
+    return {
+        "seed": seed, "system": name, "clip": b.clip, **row, "evidence": error, **facts,
+        "seconds": {"training": round(trained_s, 1), "all": round(time.process_time() - started, 1)},
+    }  # fmt: skip
+
+
+def label_vectors(system: System, b: Bench, backbone: Any, model: Any, names: list[str]) -> Tensor:
+    if isinstance(model, TrainedModel):
+        return model.embed(names)
+    if system.answers:
+        asked = [name for name in names if backbone.unknown_words(name)]
+        said = dict(zip(asked, FrozenLanguageModel.load(b.language_model).answer(asked, num_tokens=6), strict=True))
+        names = [said.get(name, name) for name in names]
+    return LabelBank(backbone).embed(names, load_templates(backbone.default_templates))
+
+
+def probabilities(
+    model: Any, found: dict[str, Collected], labels: Tensor, num_seen: int
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Calibrated on held-out clips, which show seen labels alone: seen labels by the base path, others by the novel."""
+    if not isinstance(model, TrainedModel):
+        for collected in found.values():
+            collected.settings["scales"] = {"v_m": [1 / model.temperature, 0.0]}
+    parts, error = [], {}
+    for path, at in (("base", slice(0, num_seen)), ("novel", slice(num_seen, None))):
+        own = standings(found["held-out"], labels[:num_seen], path=path)  # type: ignore[arg-type]
+        truth = found["held-out"].targets[:, :num_seen].astype(bool)
+        evidence, _ = fit_evidence(own, truth, method="held-out clips of the seed")
+        error[path] = {"slope": evidence.slope, "intercept": evidence.intercept, "error": evidence.error}
+        standing = standings(found["test"], labels[at], path=path)  # type: ignore[arg-type]
+        parts.append(evidence.probability(torch.from_numpy(standing)).numpy())
+    return np.concatenate(parts, axis=1), error
+
+
+def measure(p: np.ndarray, truth: np.ndarray, sets: LabelSets) -> dict[str, Any]:
+    kinds = np.array(list(sets.kinds.values()))
+    seen = np.arange(len(kinds)) < len(sets.seen)
+    precision = average_precision(p, truth)
+    by_kind = {
+        f"{kind} {side}": round(100 * float(np.nanmean(precision[(kinds == kind) & own])), 2)
+        for kind in dict.fromkeys(kinds.tolist())
+        for side, own in (("seen", seen), ("unseen", ~seen))
+    }
+    numbers = report(p, truth, seen=seen)
+    kept = ("mean_average_precision", "f1_micro", "f1_macro", "best_f1_micro", "best_f1_macro", "calibration_error")
+    return {
+        "by_kind": by_kind,
+        "report": {part: {key: numbers[part][key] for key in kept if key in numbers[part]} for part in numbers},
+        "chance": round(100 * float(truth.mean()), 2),
+    }
+
+
+def is_done(out: Path, seed: int, name: str) -> bool:
+    """Whether the row is there, and was made by the recipe as it is now."""
+    path, system = place_of(out, seed, name), SYSTEMS[name]
+    if not path.is_file():
+        return False
+    recipe = recipe_of(system, seed, clip_of(seed), language_model(seed, "look")[0].name) if system.recipe else None
+    return bool(json.loads(path.read_text())["recipe"] == (recipe.to_dict() if recipe else None))
+
+
+def task(out: Path, seed: int, names: Sequence[str]) -> int:
+    for name in names:
+        path = place_of(out, seed, name)
+        if not is_done(out, seed, name):
+            row = make_row(out, seed, name)
+            write_atomically(path, json.dumps(row, indent=1) + "\n")
+            print(seed, name, row["by_kind"], row["seconds"], flush=True)
+    return seed
+
+
+COLUMNS = {
+    "mAP seen": lambda r: 100 * r["report"]["seen"]["mean_average_precision"],
+    "mAP unseen": lambda r: 100 * r["report"]["unseen"]["mean_average_precision"],
+    "noun unseen": lambda r: r["by_kind"]["noun unseen"],
+    "words unseen": lambda r: r["by_kind"]["words unseen"],
+    "motion unseen": lambda r: r["by_kind"]["motion unseen"],
+    "sound unseen": lambda r: r["by_kind"]["sound unseen"],
+    "noun seen": lambda r: r["by_kind"]["noun seen"],
+    "words seen": lambda r: r["by_kind"]["words seen"],
+    "motion seen": lambda r: r["by_kind"]["motion seen"],
+    "sound seen": lambda r: r["by_kind"]["sound seen"],
+    "micro F1 at 0.5, all": lambda r: 100 * r["report"]["all"]["f1_micro"],
+    "macro F1 at 0.5, all": lambda r: 100 * r["report"]["all"]["f1_macro"],
+    "best micro F1, all": lambda r: 100 * r["report"]["all"]["best_f1_micro"]["value"],
+    "best macro F1, all": lambda r: 100 * r["report"]["all"]["best_f1_macro"]["value"],
+    "calibration error, all": lambda r: 100 * r["report"]["all"]["calibration_error"]["value"],
+}  # fmt: skip
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """System -> column -> mean with its interval; and differences to OVML, seed by seed."""
+    table: dict[str, Any] = {}
+    whole = {row["seed"]: row for row in rows if row["system"] == "ovml"}
+    for name, system in SYSTEMS.items():
+        own = {row["seed"]: row for row in rows if row["system"] == name}
+        if not own:
+            continue
+        cells: dict[str, Any] = {"says": system.says, "seeds": len(own)}
+        for column, value in COLUMNS.items():
+            values = [value(row) for row in own.values()]
+            cells[column] = _cell(values)
+            both = [seed for seed in own if seed in whole]
+            if name != "ovml" and len(both) > 1 and column.startswith("mAP"):
+                cells[f"{column}, less OVML"] = _cell([value(own[s]) - value(whole[s]) for s in both])
+        table[name] = cells
+    return table
+
+
+def _cell(values: list[float]) -> list[float]:
+    """Mean, and the bounds of its interval where there are several values."""
+    if len(values) < 2:
+        return [round(values[0], 2)]
+    interval = t_interval(values)
+    return [round(x, 2) for x in (interval.value, interval.low, interval.high)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--systems", nargs="+", choices=list(SYSTEMS), default=list(SYSTEMS))
+    parser.add_argument("--out", type=Path, default=cache_dir() / "ovml_systems")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    out = args.out.resolve()
+    (out / "tensors").mkdir(parents=True, exist_ok=True)
+    for seed in args.seeds:
+        prepare(out, seed, args.workers)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(args.workers, context, initializer=start_worker) as pool:
+        for future in as_completed([pool.submit(task, out, seed, args.systems) for seed in args.seeds]):
+            future.result()
+    rows = [
+        json.loads(path.read_text()) for s in args.seeds for n in SYSTEMS if (path := place_of(out, s, n)).is_file()
+    ]
+    content = {
+        "size": SIZE, "num_novel_nouns": NUM_NOVEL_NOUNS, "version": __version__, "torch": torch.__version__,
+        "machine": f"{platform.machine()}, {args.workers} processes of one thread",
+        "recipes": {n: load_recipe(n).to_dict() for n in ("world-ovml", "world-mov-ovml")},
+        "settings": {n: s.settings for n, s in SYSTEMS.items()},
+        "summary": summary(rows), "rows": rows,
+    }  # fmt: skip
+    write_atomically(args.results, json.dumps(content, indent=1) + "\n")
+    for name, cells in content["summary"].items():
+        print(
+            f"{name:20}", {k: v for k, v in cells.items() if k.startswith(("mAP", "noun", "words", "motion", "sound"))}
+        )
+
+
+if __name__ == "__main__":
+    main()
