@@ -27,6 +27,7 @@ from lite_zero_shot import split_words
 from torch import Tensor
 from torch.nn import functional as F
 
+from lexivid.backbones.base import weights_of
 from lexivid.backbones.lite import LiteBackbone
 from lexivid.evaluation import multilabel
 from lexivid.evaluation.evidence import fit_evidence
@@ -310,8 +311,10 @@ def main() -> None:
     evidence, log_ratios = fit_evidence(clips.standings, truth, method=METHOD, judged=judged)
     left_out, at_own = as_probability(log_ratios), as_probability(log_ratios, evidence.fitted_prevalence or PREVALENCE)
     if args.build:
-        write_atomically(PACKAGE / "evidence.json", json.dumps({backbone.fingerprint: evidence.to_dict()}, indent=2))
-    assert args.build or evidence_for(backbone.fingerprint) == evidence, "the shipped evidence is of other clips"
+        stored = json.loads((PACKAGE / "evidence.json").read_text(encoding="utf-8"))
+        stored[weights_of(backbone)] = evidence.to_dict()
+        write_atomically(PACKAGE / "evidence.json", json.dumps(stored, indent=2) + "\n")
+    assert args.build or evidence_for(weights_of(backbone)) == evidence, "the shipped evidence is of other clips"
 
     names = [split_words(name) for name in (args.media / "labels/ucf101_names.txt").read_text().split()]
     ucf_files = sorted((args.media / "ucf6").glob("*/*.mp4"))

@@ -24,9 +24,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lexivid.backbones import Backbone, load_backbone
-from lexivid.errors import LexividError, MediaError, ModelError
+from lexivid.backbones.base import weights_of
+from lexivid.errors import LabelError, LexividError, MediaError, ModelError
 from lexivid.labels import LabelBank, TemplateSet, check_labels, load_templates
-from lexivid.labels.background import Judge, make_judge
+from lexivid.labels.background import Judge, make_judge, short_templates
+from lexivid.labels.database import LabelDatabase
+from lexivid.labels.encoders import EncoderIdentity, doubts
 from lexivid.labels.evidence import DEFAULT_THRESHOLD
 from lexivid.media.decode import SampledFrames, open_video, read_views
 from lexivid.media.views import Views
@@ -44,7 +47,6 @@ from lexivid.prediction import (
 from lexivid.prefetch import prefetch
 
 _TIMELINE_BATCH = 32
-_LONG_LABEL_CHARACTERS = 100
 
 
 class Classifier:
@@ -71,30 +73,45 @@ class Classifier:
         templates: str | Path | TemplateSet | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Vocabulary:
-        """Embed labels (from the cache where they are known).
+        """Embed labels (from the cache where they are known), or take a database's vectors as they are.
 
         Args:
-            labels: names, or one comma-separated string.
-            templates: a set's name, a file or a `TemplateSet`; None: the one that suits the backbone.
+            labels: names, one comma-separated string, or a `LabelDatabase` (all of it, or what its `only` gives).
+            templates: a set's name, a file or a `TemplateSet`; None: the one that suits the backbone. A database has
+                its own, and another set than that is an error.
             on_progress: called with labels done and labels to compute.
 
         Raises:
-            LabelError: labels or templates that cannot be used.
+            LabelError: labels, templates or a database that cannot be used.
         """
+        if isinstance(labels, LabelDatabase):
+            if not self.accepts(labels.encoder):
+                raise LabelError(
+                    f"{labels.describe()}, and model {self.name!r} cannot compare clips with its vectors: use the "
+                    "model that made them, or make another database with this one"
+                )
+            own = labels.sentences(templates)
+            if own is None:
+                return Vocabulary(labels.labels, labels.vectors, None)
+            self.bank.remember(labels.labels, own, labels.vectors)
+            if labels.short is not None:
+                self.bank.remember(labels.labels, short_templates(own), labels.short)
+            labels, templates = labels.labels, own
         names, warnings = check_labels(labels, english_only=self.backbone.english_only)
         chosen = load_templates(templates or self.backbone.default_templates)
-        sentence = max(chosen.templates, key=len)
-        for name in names:
-            filled = sentence.replace("{}", name)
-            if len(filled) > _LONG_LABEL_CHARACTERS and self.backbone.is_truncated(filled):
-                warnings.append(f"label {name[:40]!r}... is longer than the model reads: its end is ignored")
-        unknown = list(dict.fromkeys(word for name in names for word in self.backbone.unknown_words(name)))
-        if unknown:
-            words = ", ".join(repr(word[:40]) for word in unknown[:10]) + (" ..." if len(unknown) > 10 else "")
-            warnings.append(f"model {self.name!r} was never taught {words}: to it, all such words are the same one")
+        warnings += doubts(self.backbone, names, chosen)
         vectors = self.bank.embed(names, chosen, on_progress=on_progress)
         judge = self._judge(names, chosen, on_progress)
         return Vocabulary(tuple(names), vectors, chosen.name, tuple(warnings), judge)
+
+    def accepts(self, encoder: EncoderIdentity) -> bool:
+        """Whether a label database of this encoder lies in the space that this model sees clips in.
+
+        A frozen backbone's is that of its own text encoder with any sentences, and of soft attributes that were
+        trained into that text encoder. Precision plays no part: a database is always float32, and the features of
+        clips differ between precisions by rounding alone.
+        """
+        return encoder.backbone_weights == weights_of(self.backbone)
 
     def _judge(
         self, names: Sequence[str], templates: TemplateSet, on_progress: Callable[[int, int], None] | None
@@ -204,12 +221,18 @@ class Classifier:
         """Whether labels can be judged one by one.
 
         Raises:
-            ModelError: the model cannot: it was trained to choose one of several classes, or knows no everyday words.
+            ModelError: the model cannot: it was trained to choose one of several classes, knows no everyday words, or
+                the labels' vectors are soft attributes, which come without a background to compare with.
         """
-        if vocabulary.judge is None:
+        if vocabulary.judge is None and vocabulary.templates is None:
+            raise ModelError(
+                f"labels of soft attributes cannot be judged one by one by {self.name!r}: nothing says what unrelated "
+                "words score in their place; without multi-label, scores are shares among the labels"
+            )
+        if not isinstance(vocabulary.judge, Judge):
             raise ModelError(
                 f"model {self.name!r} cannot judge labels one by one: its scores are shares among those asked for; "
-                "multi-label takes lite or a CLIP model, and a vocabulary from prepare()"
+                "multi-label takes lite, world or a CLIP model, and a vocabulary from prepare()"
             )
 
     def _check_modalities(self, modalities: Sequence[str] | None) -> None:
@@ -274,7 +297,7 @@ class Classifier:
     def _scores(self, features: Tensor, vocabulary: Vocabulary, multi_label: bool) -> Tensor:
         """(N, D) -> (N, K): shares, or each label's own probability."""
         if multi_label:
-            assert vocabulary.judge is not None
+            assert isinstance(vocabulary.judge, Judge)
             return vocabulary.judge.probabilities(features)
         cosines = F.normalize(features.double(), dim=-1) @ vocabulary.vectors.double().T
         return torch.softmax(cosines / self.backbone.temperature, dim=-1)
@@ -351,7 +374,7 @@ class Classifier:
             none_of_these = 1 - float(scores.max())
         else:
             scores = self._scores(features, vocabulary, multi_label).mean(0)
-            if vocabulary.judge is not None:
+            if isinstance(vocabulary.judge, Judge):
                 none_of_these = float(vocabulary.judge.none_of_these(mean)[0])
         labels = ranked(scores, vocabulary)
         return Prediction(
@@ -396,3 +419,15 @@ def load(name: str = "lite", *, device: str = "auto", dtype: str = "auto", vocab
 
         return TrainedClassifier.load(name, device=device, dtype=dtype, vocabulary_is=vocabulary_is)
     return Classifier(load_backbone(name, device=device, dtype=dtype))
+
+
+def model_of(database: LabelDatabase) -> str:
+    """Name of the model, for `load`, that sees clips in the space of a database's vectors.
+
+    The one that made them; of soft attributes the backbone that they were trained into, unless the folder that made
+    them is a trained model itself.
+    """
+    from lexivid.models.trained import is_trained_model
+
+    encoder = database.encoder
+    return encoder.model if is_trained_model(encoder.model) else encoder.backbone

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from lexivid.inference_judge import TrainedJudge
     from lexivid.labels.background import Judge
 
 MODALITIES = ("video", "flow", "audio")
@@ -136,14 +137,15 @@ class Prediction:
 class Vocabulary:
     """Labels with their unit vectors (K, D): made once by `Classifier.prepare`, used for any number of files.
 
+    templates: name of the sentences around a label; None: soft attributes, which need none.
     judge: says of each label by itself whether it holds; None: the model cannot.
     """
 
     labels: tuple[str, ...]
     vectors: Tensor
-    templates: str
+    templates: str | None
     warnings: tuple[str, ...] = ()
-    judge: Judge | None = None
+    judge: Judge | TrainedJudge | None = None
 
 
 def ranked(scores: Tensor, vocabulary: Vocabulary) -> tuple[LabelScore, ...]:

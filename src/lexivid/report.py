@@ -47,7 +47,7 @@ def render_report(
     """
     facts = {
         "Labels": f"{len(vocabulary.labels):,}",
-        "Sentences": f"template set {vocabulary.templates!r}",
+        "Sentences": f"template set {vocabulary.templates!r}" if vocabulary.templates else "none: soft attributes",
         **(settings or {}),
         "Made with": f"lexivid {__version__}, "
         + ", ".join(f"{name} {version(name)}" for name in _VERSIONS)
@@ -64,7 +64,7 @@ def render_report(
         num_more_labels=max(0, len(vocabulary.labels) - 500),
         warnings=vocabulary.warnings,
         multi_label=any(prediction.multi_label for prediction in predictions),
-        judged=vocabulary.judge.evidence.method if vocabulary.judge else "",
+        judged=vocabulary.judge.method if vocabulary.judge else "",
         facts=facts,
         command=command,
     )

@@ -7,14 +7,16 @@ from typing import Any
 from lexivid import __version__
 from lexivid.cli.console import say, status
 from lexivid.cli.options import (
+    DEFAULT_MODEL,
     Device,
     Dtype,
     Format,
     Frames,
+    LabelDatabase,
     Labels,
     LabelsFile,
     Modalities,
-    Model,
+    ModelOrDatabases,
     MultiLabel,
     Output,
     Paths,
@@ -40,7 +42,8 @@ def classify(
     paths: Paths,
     labels: Labels = None,
     labels_file: LabelsFile = None,
-    model: Model = "lite",
+    label_database: LabelDatabase = None,
+    model: ModelOrDatabases = None,
     modalities: Modalities = None,
     vocabulary_is: VocabularyIs = "mixed",
     views: ViewsOption = "spread",
@@ -62,8 +65,9 @@ def classify(
 
     lexivid classify holiday.mp4 --labels "surfing, playing the piano, a dog on a beach"
     """
-    from lexivid.inference import load
+    from lexivid.inference import load, model_of
     from lexivid.labels import read_labels_file
+    from lexivid.labels.database import open_database
     from lexivid.labels.evidence import DEFAULT_THRESHOLD
     from lexivid.media.views import Views
 
@@ -71,15 +75,19 @@ def classify(
     words = [word for text in names for word in split_words(text)]
     if labels_file:
         words += read_labels_file(labels_file)
+    database = open_database(label_database) if label_database else None
+    if database is not None and words:
+        database = database.only(words)
+    model = model or (DEFAULT_MODEL if database is None else model_of(database))
     chosen_views = Views.parse(views, num_frames=frames, stride=stride, stride_rate=parse_stride_rate(stride_rate))
     fmt = choose_format(format, output)
     with status(f"loading {model}"):
         classifier = load(model, device=device, dtype=dtype, vocabulary_is=vocabulary_is)
-    vocabulary = prepare(classifier, words, templates)
+    vocabulary = prepare(classifier, words if database is None else database, templates)
     if multi_label:
         classifier.check_multi_label(vocabulary)
-        if vocabulary.judge and vocabulary.judge.evidence.error is None:
-            say(f"warning: probabilities of {model} are {vocabulary.judge.evidence.method}", "yellow")
+        if vocabulary.judge and not vocabulary.judge.is_fitted:
+            say(f"warning: probabilities of {model} are {vocabulary.judge.method}", "yellow")
     asked = [part.strip() for part in modalities.split(",")] if modalities else None
     least = (DEFAULT_THRESHOLD if multi_label else 0.0) if threshold is None else threshold
     options: dict[str, Any] = {
@@ -90,5 +98,6 @@ def classify(
         "lexivid": __version__, "model": classifier.fingerprint, "labels": list(vocabulary.labels),
         "templates": vocabulary.templates, "views": str(chosen_views), "timeline_s": timeline, "modalities": asked,
         "vocabulary_is": vocabulary_is, "multi_label": multi_label, "top_k": top_k, "threshold": least,
+        "label_database": None if database is None else database.digest,
     }  # fmt: skip
     run(classifier, paths, vocabulary, options, call, fmt=fmt, output=output, report=report)

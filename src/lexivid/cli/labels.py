@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lexivid.cli.console import emit, say, status
-from lexivid.cli.options import Device, Labels, LabelsFile, split_words
+from lexivid.cli.options import DEFAULT_MODEL, Device, Labels, LabelsFile, split_words
 from lexivid.cli.root import app
+
+if TYPE_CHECKING:
+    from lexivid.labels import TemplateSet
 
 labels_app = typer.Typer(help="Keep labels and their vectors in a database that grows.", no_args_is_help=True)
 app.add_typer(labels_app, name="labels")
 
 Database = Annotated[Path, typer.Argument(help="Folder of the database.", show_default=False)]
-_DEFAULT_MODEL = "lite"
 
 
 @labels_app.command()
@@ -29,7 +31,7 @@ def add(
             "--model",
             "-m",
             help="What makes the vectors: a model as of `classify`, or a folder with soft attributes. Default: what "
-            f'made those that are there, or "{_DEFAULT_MODEL}".',
+            f'made those that are there, or "{DEFAULT_MODEL}".',
             show_default=False,
         ),
     ] = None,
@@ -41,6 +43,8 @@ def add(
     """Add labels; the database is made if it is not there.
 
     lexivid labels add my-labels/ --labels "playing drums, dog barking"
+
+    lexivid classify holiday.mp4 --label-database my-labels/
     """
     from lexivid.labels import check_labels, read_labels_file
     from lexivid.labels.database import INDEX_FILE, create_database, open_database
@@ -50,11 +54,13 @@ def add(
     given += read_labels_file(labels_file) if labels_file else []
     names, warnings = check_labels(given)
     there = open_database(database) if (database / INDEX_FILE).is_file() else None
+    sentences: str | TemplateSet | None = templates
     if there is not None and model is None:
-        model, templates = there.encoder.model, templates or there.encoder.templates
+        model, sentences = there.encoder.model, templates or there.encoder.template_set
     with status("encoding"):
-        encoder = open_encoder(model or _DEFAULT_MODEL, templates=templates, device=device)
+        encoder = open_encoder(model or DEFAULT_MODEL, templates=sentences, device=device)
         added = (there or create_database(database, encoder)).add(names, encoder)
+        warnings += encoder.doubts(added.new) if encoder.doubts else []
     for warning in warnings:
         say(f"warning: {warning}", "yellow")
     say(f"{len(added.new)} new, {len(added.known)} known already: {database}")
@@ -101,6 +107,6 @@ def search(
     encoder = None
     if check_labels([text])[0][0] not in opened.labels:
         with status("encoding"):
-            encoder = open_encoder(opened.encoder.model, templates=opened.encoder.templates, device=device)
+            encoder = open_encoder(opened.encoder.model, templates=opened.encoder.template_set, device=device)
     for match in opened.search(text, top_k=top_k, encoder=encoder):
         emit(f"{match.cosine:.3f}  {match.label}\n")

@@ -15,12 +15,18 @@ Labels = Annotated[
     typer.Option("--labels", "-l", help='Your words, with commas between: "playing drums, dog barking". Repeatable.'),
 ]
 LabelsFile = Annotated[Path | None, typer.Option(help="A text file with one label a line (UTF-8).")]
-Model = Annotated[
-    str,
+DEFAULT_MODEL = "lite"
+_MODELS = '"lite" (works offline), "world" (for `lexivid world`), a CLIP or SigLIP model of the Hub, or a folder.'
+Model = Annotated[str, typer.Option("--model", "-m", help=_MODELS)]
+ModelOrDatabases = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help=_MODELS, show_default=f"{DEFAULT_MODEL}, or what made the label database"),
+]
+LabelDatabase = Annotated[
+    Path | None,
     typer.Option(
-        "--model",
-        "-m",
-        help='"lite" (works offline), "world" (for `lexivid world`), a CLIP or SigLIP model of the Hub, or a folder.',
+        help="A folder of `lexivid labels`: its vectors are taken as they are. --labels then chooses among its labels.",
+        show_default=False,
     ),
 ]
 VocabularyIs = Annotated[

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,11 @@ _THUMBNAILS_PER_FILE = 6
 _FILES_WITH_THUMBNAILS = 200
 
 
-def prepare(classifier: Classifier, words: list[str], templates: str | None) -> Vocabulary:
-    """The vocabulary of these words, with a bar while they are read; what is doubtful about them is said."""
+def prepare(classifier: Classifier, words: Iterable[str], templates: str | None) -> Vocabulary:
+    """The vocabulary of these words, with a bar while they are read; what is doubtful about them is said.
+
+    words: or a `LabelDatabase`, whose vectors are taken as they are.
+    """
     with progress_bar() as progress:
         task = progress.add_task("reading labels", total=None, visible=False)
         vocabulary = classifier.prepare(

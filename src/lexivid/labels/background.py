@@ -1,14 +1,16 @@
 """What unrelated words score on a clip, and so how far a label stands above them.
 
 A cosine of 0.2 means nothing by itself: it differs between models, between clips and with how much a clip shows. 300
-phrases for whatever a video may show (`background/everyday.txt`) are scored beside the labels, and a label's
-*standing* is how its weight in a softmax compares with theirs, at the model's own temperature and on this clip:
+phrases for whatever a video may show are scored beside the labels, and a label's *standing* is how its weight in a
+softmax compares with theirs, at the model's own temperature and on this clip:
 
     s_k = v . t_k / tau - log mean_j exp(v . b_j / tau)
 
 It does not depend on which other labels are asked for. For a model trained by softmax over pairs in a batch, as CLIP,
 the best such score is the log of p(clip, label) / (p(clip) p(label)) up to a constant (van den Oord et al., 2018), so a
 standing of 1 says "e times likelier than by chance". `lexivid.labels.evidence` says what it is worth for a given model.
+Which phrases suit which model is decided in `background_for` alone: everyday ones (`background/everyday.txt`), or for a
+CLIP of the synthetic world, which knows no others, phrases in the world's words (`background/world.txt`).
 In: clip features (N, D), label vectors (K, D). Out: standings (N, K). Shapes: N clips or windows, J = 300 phrases.
 """
 
@@ -29,6 +31,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lexivid.backbones import Backbone
+from lexivid.backbones.base import weights_of
 from lexivid.labels.bank import LabelBank
 from lexivid.labels.evidence import Evidence, evidence_for
 from lexivid.labels.templates import TemplateSet
@@ -38,11 +41,28 @@ from lexivid.labels.templates import TemplateSet
 _MOST_TEMPLATES = 4
 
 
+EVERYDAY, WORLD = "everyday", "world"
+
+
 @cache
-def background_phrases() -> tuple[str, ...]:
-    """The 300 everyday phrases, in the file's order."""
-    text = (files("lexivid.labels") / "background" / "everyday.txt").read_text(encoding="utf-8")
+def background_phrases(name: str = EVERYDAY) -> tuple[str, ...]:
+    """300 phrases, in the file's order: "everyday" ones, or those of the synthetic "world"."""
+    text = (files("lexivid.labels") / "background" / f"{name}.txt").read_text(encoding="utf-8")
     return tuple(line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#"))
+
+
+def background_for(backbone: Backbone) -> tuple[str, ...] | None:
+    """The phrases that stand for whatever a video may show to this model; None: its text encoder knows none of them."""
+    phrases = background_phrases(WORLD if backbone.default_templates == WORLD else EVERYDAY)
+    strange = sum(bool(backbone.unknown_words(phrase)) for phrase in phrases)
+    return None if strange > len(phrases) / 2 else phrases
+
+
+def short_templates(templates: TemplateSet) -> TemplateSet:
+    """The few sentences of a set in which labels and background are compared: its first four."""
+    if len(templates.templates) <= _MOST_TEMPLATES:
+        return templates
+    return TemplateSet(f"{templates.name}, first {_MOST_TEMPLATES}", templates.templates[:_MOST_TEMPLATES])
 
 
 def standing(features: Tensor, labels: Tensor, background: Tensor, *, temperature: float) -> Tensor:
@@ -70,6 +90,16 @@ class Judge:
     temperature: float
     evidence: Evidence
 
+    @property
+    def method(self) -> str:
+        """What its probabilities rest on, in words."""
+        return self.evidence.method
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether they were fitted, or assumed."""
+        return self.evidence.num_clips > 0
+
     def standing(self, features: Tensor) -> Tensor:
         """Clip features (N, D) -> standings (N, K), see `standing`."""
         return standing(features, self.labels, self.background, temperature=self.temperature)
@@ -93,23 +123,33 @@ def make_judge(
 ) -> Judge | None:
     """The judge of these labels. The background is embedded once for each model, and then in the label bank.
 
-    None for a model whose text encoder was not taught everyday words: the background says nothing to it.
+    None for a model that has no background.
 
     Args:
-        templates: of the vocabulary; its first sentences are used.
+        templates: of the vocabulary; see `short_templates`.
         on_progress: as in `LabelBank.embed`.
     """
-    few = templates
-    if len(templates.templates) > _MOST_TEMPLATES:
-        few = TemplateSet(f"{templates.name}, first {_MOST_TEMPLATES}", templates.templates[:_MOST_TEMPLATES])
-    background = _shipped(backbone, few)
+    short = short_templates(templates)
+    background = background_vectors(backbone, bank, short, on_progress=on_progress)
     if background is None:
-        strange = sum(bool(backbone.unknown_words(phrase)) for phrase in background_phrases())
-        if strange > len(background_phrases()) / 2:
-            return None
-        background = bank.embed(background_phrases(), few, on_progress=on_progress)
-    vectors = bank.embed(labels, few, on_progress=on_progress)
-    return Judge(vectors, background, backbone.temperature, evidence_for(backbone.fingerprint))
+        return None
+    vectors = bank.embed(labels, short, on_progress=on_progress)
+    return Judge(vectors, background, backbone.temperature, evidence_for(weights_of(backbone)))
+
+
+def background_vectors(
+    backbone: Backbone,
+    bank: LabelBank,
+    templates: TemplateSet,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Tensor | None:
+    """Vectors (J, D) of a model's background in these sentences (of `short_templates`); None where it has none."""
+    shipped = _shipped(backbone, templates)
+    if shipped is not None:
+        return shipped
+    phrases = background_for(backbone)
+    return None if phrases is None else bank.embed(phrases, templates, on_progress=on_progress)
 
 
 def write_background_vectors(backbone: Backbone, templates: TemplateSet, folder: Path) -> None:

@@ -1,7 +1,8 @@
 """A label database: labels and their vectors in a folder, which grows without any training (OVML).
 
     labels.json                    which encoder made the vectors, the labels in order, the name of the vectors' file
-    vectors-DIGEST.safetensors     (K, D) float32, unit length
+    vectors-DIGEST.safetensors     (K, D) float32, unit length; of prompts also in the few sentences in which labels are
+                                   compared with everyday words (`lexivid.labels.background`)
 
 A label's vector depends on no video and on no other label, so a new class costs one label. labels.json is replaced
 last and whole: whoever reads, or is killed while writing, sees the old state or the new one. Several processes may add
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,10 +25,12 @@ from torch.nn import functional as F
 from lexivid.errors import LabelError
 from lexivid.labels.encoders import EncoderIdentity, LabelEncoder
 from lexivid.labels.names import check_labels
+from lexivid.labels.templates import TemplateSet, load_templates
 from lexivid.storage import write_atomically
 
 INDEX_FILE = "labels.json"
 EXPORTS = (".txt", ".json", ".npz")
+_FORMAT = 2
 _LOCK_TIMEOUT_S = 60.0
 
 
@@ -48,16 +51,59 @@ class Match(NamedTuple):
 class LabelDatabase:
     """Labels with vectors, all of one encoder. Open one with `open_database` or `create_database`.
 
+    It stands wherever a classifier takes labels: `classifier.classify("clip.mp4", open_database("my-labels"))`.
+
     Attributes:
         folder: where it lies. encoder: what made the vectors.
         labels: K names, in the order in which they were added. vectors: (K, D) float32, unit length.
+        short: (K, D), the same in `short_templates`; None where there are no sentences.
     """
 
-    def __init__(self, folder: Path, encoder: EncoderIdentity, labels: tuple[str, ...], vectors: Tensor) -> None:
-        self.folder, self.encoder, self.labels, self.vectors = folder, encoder, labels, vectors
+    def __init__(
+        self,
+        folder: Path,
+        encoder: EncoderIdentity,
+        labels: tuple[str, ...],
+        vectors: Tensor,
+        short: Tensor | None = None,
+    ) -> None:
+        self.folder, self.encoder, self.labels, self.vectors, self.short = folder, encoder, labels, vectors, short
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.labels)
+
+    def describe(self) -> str:
+        """For people: where it lies and what made it."""
+        return f"label database {str(self.folder)!r} was made by {self.encoder.describe()}"
+
+    def sentences(self, templates: str | Path | TemplateSet | None = None) -> TemplateSet | None:
+        """The sentences around its labels; None: soft attributes, which need none.
+
+        templates: that somebody asks for; None: whatever they are.
+
+        Raises:
+            LabelError: the database is empty, or its vectors do not come from these sentences.
+        """
+        if not self.labels:
+            raise LabelError(f"label database {str(self.folder)!r} is empty: `lexivid labels add` puts labels there")
+        own = self.encoder.template_set
+        if templates is not None:
+            asked = load_templates(templates)
+            if own is None or asked.templates != own.templates:
+                raise LabelError(f"{self.describe()}: its vectors do not come from the sentences {asked.name!r}")
+        return own
+
+    @property
+    def digest(self) -> str:
+        """Identifies the content: the encoder, the labels in their order, the vectors."""
+        digest = hashlib.sha256("\x00".join((self.encoder.fingerprint, *self.labels)).encode())
+        for tensor in (self.vectors, self.short):
+            if tensor is not None:
+                digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()[:32]
 
     def add(self, labels: str | Iterable[str], encoder: LabelEncoder) -> Added:
         """Add labels; those that are there already cost nothing.
@@ -76,6 +122,7 @@ class LabelDatabase:
         known = set(self.labels)
         fresh = [name for name in names if name not in known]
         vectors = encoder.encode(fresh).float().cpu() if fresh else self.vectors[:0]
+        short = encoder.encode_short(fresh).float().cpu() if fresh and encoder.encode_short else None
         try:
             with FileLock(self.folder / ".lock", timeout=_LOCK_TIMEOUT_S):
                 newest = open_database(self.folder)  # with what others added since
@@ -84,6 +131,10 @@ class LabelDatabase:
                 places = [i for i, name in enumerate(fresh) if name not in there]
                 self.labels = (*newest.labels, *(fresh[i] for i in places))
                 self.vectors = torch.cat([newest.vectors.view(-1, vectors.shape[1]), vectors[places]])
+                self.short = newest.short
+                if short is not None:
+                    there_before = short[:0] if newest.short is None else newest.short
+                    self.short = torch.cat([there_before, short[places]])
                 self._write()
         except Timeout:
             raise LabelError(
@@ -99,11 +150,32 @@ class LabelDatabase:
         Raises:
             LabelError: a label that is not here.
         """
+        return self.vectors[self._places(labels)]
+
+    def only(self, labels: str | Iterable[str]) -> LabelDatabase:
+        """Some of the labels, in that order, to classify with. Nothing is written.
+
+        Args:
+            labels: as `check_labels` takes them.
+
+        Raises:
+            LabelError: a label that is not here.
+        """
+        names, _ = check_labels(labels)
+        places = self._places(names)
+        short = None if self.short is None else self.short[places]
+        return LabelDatabase(self.folder, self.encoder, tuple(names), self.vectors[places], short)
+
+    def _places(self, labels: Sequence[str]) -> list[int]:
         places = {label: i for i, label in enumerate(self.labels)}
-        for label in labels:
-            if label not in places:
-                raise LabelError(f"label {label!r} is not in {str(self.folder)!r}: add it first")
-        return self.vectors[[places[label] for label in labels]]
+        missing = [label for label in labels if label not in places]
+        if missing:
+            listed = ", ".join(repr(label[:40]) for label in missing[:5]) + (", ..." if len(missing) > 5 else "")
+            verb = "are" if len(missing) > 1 else "is"
+            raise LabelError(
+                f"{listed} {verb} not in label database {str(self.folder)!r}: `lexivid labels add` puts labels there"
+            )
+        return [places[label] for label in labels]
 
     def search(self, query: str | Tensor, *, top_k: int = 10, encoder: LabelEncoder | None = None) -> list[Match]:
         """The labels nearest to a text or a vector, best first.
@@ -163,17 +235,20 @@ class LabelDatabase:
     def _check(self, identity: EncoderIdentity) -> None:
         if identity.fingerprint != self.encoder.fingerprint:
             raise LabelError(
-                f"label database {str(self.folder)!r} was made by {self.encoder.describe()}; vectors of "
-                f"{identity.describe()} cannot stand beside those: make another database for it"
+                f"{self.describe()}; vectors of {identity.describe()} cannot stand beside those: make another "
+                "database for it"
             )
 
     def _write(self) -> None:
         from safetensors.torch import save
 
-        data = save({"vectors": self.vectors.contiguous()})
+        tensors = {"vectors": self.vectors.contiguous()}
+        if self.short is not None:
+            tensors["short"] = self.short.contiguous()
+        data = save(tensors)
         name = f"vectors-{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
         write_atomically(self.folder / name, data)
-        about = {"format": 1, "encoder": self.encoder.to_dict(), "vectors": name, "labels": list(self.labels)}
+        about = {"format": _FORMAT, "encoder": self.encoder.to_dict(), "vectors": name, "labels": list(self.labels)}
         write_atomically(self.folder / INDEX_FILE, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
         for old in self.folder.glob("vectors-*.safetensors"):
             if old.name != name:
@@ -198,7 +273,7 @@ def open_database(folder: str | Path) -> LabelDatabase:
     """Read a database.
 
     Raises:
-        LabelError: there is none, or it is damaged.
+        LabelError: there is none, it is damaged, or another version of Lexivid made it.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -211,8 +286,16 @@ def open_database(folder: str | Path) -> LabelDatabase:
     for attempt in range(3):
         try:
             about = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
-            vectors = load((folder / about["vectors"]).read_bytes())["vectors"]
-            labels, encoder = tuple(map(str, about["labels"])), EncoderIdentity(**about["encoder"])
+            if about["format"] != _FORMAT:
+                raise LabelError(
+                    f"label database {str(folder)!r} is of format {about['format']}, this Lexivid reads {_FORMAT}: "
+                    "make another with `lexivid labels add`"
+                )
+            tensors = load((folder / about["vectors"]).read_bytes())
+            vectors, short = tensors["vectors"], tensors.get("short")
+            labels, encoder = tuple(map(str, about["labels"])), EncoderIdentity.from_dict(about["encoder"])
+        except LabelError:
+            raise
         except FileNotFoundError:  # somebody replaced both files between our two looks
             if attempt < 2:
                 continue
@@ -220,8 +303,8 @@ def open_database(folder: str | Path) -> LabelDatabase:
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise LabelError(f"label database {str(folder)!r} is damaged ({type(error).__name__}: {error})") from None
         break
-    if vectors.ndim != 2 or len(vectors) != len(labels):
+    if vectors.ndim != 2 or len(vectors) != len(labels) or (short is not None and short.shape != vectors.shape):
         raise LabelError(
             f"label database {str(folder)!r} is damaged: {len(labels)} labels and vectors of {tuple(vectors.shape)}"
         )
-    return LabelDatabase(folder, encoder, labels, vectors)
+    return LabelDatabase(folder, encoder, labels, vectors, short)

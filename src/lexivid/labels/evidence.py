@@ -80,8 +80,7 @@ class Evidence:
 
     def none_of_these(self, standing: Tensor) -> Tensor:
         """Standings (..., K) -> the probability (...) that no label holds."""
-        mean_ratio = torch.logsumexp(self.log_ratio(standing), dim=-1) - math.log(standing.shape[-1])
-        return torch.sigmoid(-mean_ratio)
+        return none_of_these(self.log_ratio(standing))
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
@@ -117,12 +116,17 @@ def posterior(log_ratio: Tensor, prevalence: float) -> Tensor:
     return torch.sigmoid(log_ratio + math.log(prevalence / (1 - prevalence)))
 
 
-def evidence_for(fingerprint: str) -> Evidence:
-    """What was fitted for the model of this fingerprint, or else `ASSUMED`."""
-    return _stored().get(fingerprint, ASSUMED)
+def none_of_these(log_ratio: Tensor) -> Tensor:
+    """Log likelihood ratios (..., K) -> the probability (...) that no label holds, where at most one can."""
+    return torch.sigmoid(math.log(log_ratio.shape[-1]) - torch.logsumexp(log_ratio, dim=-1))
+
+
+def evidence_for(weights: str) -> Evidence:
+    """What was fitted for the model of these weights (`lexivid.backbones.base.weights_of`), or else `ASSUMED`."""
+    return _stored().get(weights, ASSUMED)
 
 
 @cache
 def _stored() -> dict[str, Evidence]:
     text = (files("lexivid.labels") / "background" / "evidence.json").read_text(encoding="utf-8")
-    return {fingerprint: Evidence.from_dict(values) for fingerprint, values in json.loads(text).items()}
+    return {weights: Evidence.from_dict(values) for weights, values in json.loads(text).items()}
