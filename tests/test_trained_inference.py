@@ -340,11 +340,3 @@ def test_kill_minus_nine_of_the_command(clips: Path, clip_folder: Path, tmp_path
     assert kills >= 2
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-
-
-def test_labels_are_not_judged_one_by_one(classifier: TrainedClassifier, clips: Path) -> None:
-    """Its scores are trained to be shares: it says so, rather than calling them probabilities."""
-    film = next(clips.rglob("*.mp4"))
-    with pytest.raises(ModelError, match="one by one"):
-        classifier.classify(film, ["red", "green"], multi_label=True)
-    assert classifier.classify(film, ["red", "green"]).none_of_these is None

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -45,6 +45,9 @@ from lexivid.prediction import (
     segments_by_label,
 )
 from lexivid.prefetch import prefetch
+
+if TYPE_CHECKING:
+    from lexivid.inference_judge import TrainedJudge
 
 _TIMELINE_BATCH = 32
 
@@ -115,7 +118,7 @@ class Classifier:
 
     def _judge(
         self, names: Sequence[str], templates: TemplateSet, on_progress: Callable[[int, int], None] | None
-    ) -> Judge | None:
+    ) -> Judge | TrainedJudge | None:
         """What says of each label by itself whether it holds; None for a model that cannot."""
         return make_judge(self.backbone, self.bank, names, templates, on_progress=on_progress)
 

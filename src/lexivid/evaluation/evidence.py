@@ -12,15 +12,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from lexivid.backbones import Backbone
 from lexivid.errors import LexividError
 from lexivid.evaluation.collected import Collected, standings
 from lexivid.evaluation.multilabel import bootstrap_calibration_error
-from lexivid.labels import LabelBank, TemplateSet, load_templates
-from lexivid.labels.background import background_vectors, make_judge, short_templates
+from lexivid.labels import LabelBank, TemplateSet
+from lexivid.labels.background import make_judge
 from lexivid.labels.evidence import Evidence, posterior
+from lexivid.models.label_vectors import standing_vectors
 from lexivid.models.trained import TrainedModel
 
 _MOST_FOLDS = 50  # of cross-validation: up to so many clips, each is left out by itself
@@ -138,16 +138,6 @@ def label_probabilities(
         own = standings(collected, labels[at], path=path, background=background)  # type: ignore[arg-type]
         p[:, at] = model.evidence[path].probability(torch.from_numpy(own)).numpy()
     return p
-
-
-def standing_vectors(model: TrainedModel, names: Sequence[str]) -> tuple[Tensor, Tensor | None]:
-    """What a trained model's standings are computed from: labels (K, D) and unrelated words (J, D), in the same
-    sentences; None for a model with a sigmoid, which needs no such words, and one that knows none."""
-    if model.scales is not None:
-        return model.embed(names), None
-    bank, templates = LabelBank(model.backbone), load_templates(model.templates)
-    short = short_templates(templates)
-    return bank.embed(names, short), background_vectors(model.backbone, bank, short)
 
 
 def truth_of(collected: Collected) -> np.ndarray:

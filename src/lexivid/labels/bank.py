@@ -12,13 +12,13 @@ import hashlib
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lexivid.backbones import Backbone
 from lexivid.labels.templates import TemplateSet
 from lexivid.storage import cache_dir
 
@@ -29,17 +29,32 @@ _MAX_ROWS = 100_000
 _SCHEMA = "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID"
 
 
+class TextEncoder(Protocol):
+    """What a bank asks of a backbone, or of a label encoder.
+
+    Attributes:
+        fingerprint: identifies everything that decides a vector; vectors are kept under it.
+    """
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """K sentences -> (K, D) float32, unit length, on the CPU."""
+        ...
+
+
 class LabelBank:
-    """The label vectors of one backbone.
+    """The label vectors of one text encoder.
 
     Args:
-        backbone: encodes the sentences.
+        encoder: of the sentences, such as a backbone.
         folder: of the disk cache; None: `lexivid.storage.cache_dir()`. Where it cannot be written, memory alone serves.
         on_disk: False keeps vectors in memory only.
     """
 
-    def __init__(self, backbone: Backbone, *, folder: Path | None = None, on_disk: bool = True) -> None:
-        self.backbone = backbone
+    def __init__(self, encoder: TextEncoder, *, folder: Path | None = None, on_disk: bool = True) -> None:
+        self.encoder = encoder
         self.memory: dict[bytes, np.ndarray] = {}
         self.path = (folder or cache_dir()) / "labels.sqlite" if on_disk else None
 
@@ -61,7 +76,7 @@ class LabelBank:
         step = max(1, _SENTENCES_PER_STEP // len(templates.templates))
         for start in range(0, len(missing), step):
             chosen = missing[start : start + step]
-            vectors = embed_labels(self.backbone, [labels[i] for i in chosen], templates).numpy()
+            vectors = embed_labels(self.encoder, [labels[i] for i in chosen], templates).numpy()
             fresh = {keys[i]: vector for i, vector in zip(chosen, vectors, strict=True)}
             self.memory.update(fresh)
             self._store(fresh)
@@ -75,7 +90,7 @@ class LabelBank:
         self.memory.update(zip(keys, vectors.float().cpu().numpy(), strict=True))
 
     def _key(self, label: str, templates: TemplateSet) -> bytes:
-        text = "\x00".join((self.backbone.fingerprint, *templates.templates, label))
+        text = "\x00".join((self.encoder.fingerprint, *templates.templates, label))
         return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=20).digest()
 
     def _connect(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
@@ -124,8 +139,8 @@ def _select(connection: sqlite3.Connection, keys: Sequence[bytes]) -> Iterable[t
             yield key, np.frombuffer(vector, dtype="<f4").astype(np.float32)
 
 
-def embed_labels(backbone: Backbone, labels: Sequence[str], templates: TemplateSet) -> Tensor:
+def embed_labels(encoder: TextEncoder, labels: Sequence[str], templates: TemplateSet) -> Tensor:
     """Prompt ensemble without a cache: (K, D) float32, unit length."""
     sentences = [sentence for label in labels for sentence in templates.fill(label)]
-    vectors = F.normalize(backbone.encode_texts(sentences).float(), dim=-1)  # (K * P, D)
+    vectors = F.normalize(encoder.encode_texts(sentences).float(), dim=-1)  # (K * P, D)
     return F.normalize(vectors.view(len(labels), len(templates.templates), -1).mean(1), dim=-1)
