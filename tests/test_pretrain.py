@@ -18,6 +18,8 @@ from lexivid.errors import LexividError
 from lexivid.evaluation.world_gates import word_accuracy
 from lexivid.labels import load_templates
 from lexivid.labels.bank import embed_labels
+from lexivid.labels.language_model import FrozenLanguageModel
+from lexivid.training.language_model import LanguageModelRecipe
 from lexivid.training.pretrain import (
     PicturePool,
     PretrainRecipe,
@@ -27,7 +29,8 @@ from lexivid.training.pretrain import (
     pretrain,
     words_loss,
 )
-from lexivid.training.settings import load_settings, settings_names
+from lexivid.training.pretrain_language_model import pretrain_language_model
+from lexivid.training.settings import load_one_of, load_settings, settings_names
 from lexivid.training.world_clip import (
     ModelRecipe,
     make_tokenizer,
@@ -193,3 +196,52 @@ def test_command(tmp_path: Path) -> None:
     gates = json.loads((out / "pretrain.json").read_text())["gates"]
     assert set(gates["text_variance"]) == set(ATTRIBUTES)
     assert gates["num_pictures"] == 20
+
+
+TINY_LANGUAGE_MODEL = {"num_nouns": 2, "num_layers": 1, "width": 32, "num_heads": 2, "num_steps": 150, "batch_size": 4,
+                       "lr": 1e-2, "plain_share": 0.0}  # fmt: skip
+
+
+def test_command_for_the_language_model(tmp_path: Path) -> None:
+    """From the recipe's name to a folder that soft attributes can ask."""
+    out = tmp_path / "lm"
+    settings = [f"--set={key}={value}" for key, value in TINY_LANGUAGE_MODEL.items()]
+    words = ["pretrain", "world-language-model", "--out", str(out), "--seed", "5", *settings]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert 'at "NOUN is a", of 2 nouns' in result.stdout
+    assert "100.0" in result.stdout
+    report = json.loads((out / "pretrain.json").read_text())
+    assert report["knowledge"] == {"colour": 1.0, "shape": 1.0}
+    assert [step for step, _ in report["losses"]] == [1, 51, 101, 150]
+    assert report["losses"][-1][1] < report["losses"][0][1] / 2
+    recipe = load_settings(LanguageModelRecipe, out / "recipe.yaml")
+    assert (recipe.seed, recipe.num_nouns) == (5, 2)
+    loaded = FrozenLanguageModel.load(str(out))
+    assert report["num_weights"] == sum(weights.numel() for weights in loaded.model.parameters())
+    noun = recipe.nouns()[0]
+    assert set(loaded.answer([noun.name], num_tokens=6)[0].split()) & set(noun.words.split())
+    with pytest.raises(LexividError, match="new or empty"):
+        CliRunner().invoke(app, words, catch_exceptions=False)
+
+
+def test_a_recipe_is_of_the_kind_whose_settings_it_has(tmp_path: Path) -> None:
+    kinds = (PretrainRecipe, LanguageModelRecipe)
+    assert isinstance(load_one_of(kinds, "world-clip"), PretrainRecipe)
+    assert isinstance(load_one_of(kinds, "world-language-model"), LanguageModelRecipe)
+    own = tmp_path / "own.yaml"
+    own.write_text("num_nouns: 3\nseed: 4\n")
+    assert load_one_of(kinds, own, ["seed=5"]) == LanguageModelRecipe(name="own", num_nouns=3, seed=5)
+    own.write_text("training: {steps: 3}\n")
+    assert load_one_of(kinds, own) == load_settings(PretrainRecipe, own)
+    own.write_text("num_nuns: 3\nseed: 4\n")
+    with pytest.raises(LexividError, match="'num_nuns': did you mean 'num_nouns'"):
+        load_one_of(kinds, own)
+    with pytest.raises(LexividError, match=r"did you mean 'world-language-model'.*one of world-clip, world-language"):
+        load_one_of(kinds, "world-langage-model")
+
+
+def test_impossible_nouns_leave_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(LexividError, match="there are 100 meanings"):
+        pretrain_language_model("world-language-model", tmp_path / "lm", set={"num_nouns": 101})
+    assert not (tmp_path / "lm").exists()

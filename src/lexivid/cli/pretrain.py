@@ -13,25 +13,38 @@ from lexivid.cli.root import app
 
 @app.command()
 def pretrain(
-    recipe: Annotated[str, typer.Argument(help="A recipe by name (world-clip) or a YAML file.", show_default=False)],
+    recipe: Annotated[
+        str,
+        typer.Argument(help="A recipe by name (world-clip, world-language-model) or a YAML file.", show_default=False),
+    ],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for the checkpoint, new or empty.", show_default=False)
     ],
     seed: Annotated[int | None, typer.Option(min=0, help="In place of the recipe's.")] = None,
     set: Annotated[list[str] | None, typer.Option(help="KEY=VALUE on top of the recipe. Repeatable.")] = None,
 ) -> None:
-    """Make a CLIP of the synthetic world from nothing, as the model "world" was made.
+    """Make a model of the synthetic world from nothing: a CLIP, as "world" was made, or a small language model.
 
     OMP_NUM_THREADS=1 lexivid pretrain world-clip --out world-clip/ --seed 3
-    """
-    from lexivid.training.log import Progress
-    from lexivid.training.pretrain import pretrain as run
 
+    OMP_NUM_THREADS=1 lexivid pretrain world-language-model --out world-language-model/
+    """
+    from lexivid.training.language_model import LanguageModelRecipe
+    from lexivid.training.log import Progress
+    from lexivid.training.pretrain import PretrainRecipe
+    from lexivid.training.pretrain import pretrain as pretrain_clip
+    from lexivid.training.pretrain_language_model import pretrain_language_model
+    from lexivid.training.settings import load_one_of
+
+    chosen = load_one_of((PretrainRecipe, LanguageModelRecipe), recipe, set or ())
     with progress_bar() as bar:
         task = bar.add_task("starting", total=None)
 
         def show(now: Progress) -> None:
             bar.update(task, completed=now.step, total=now.total, description=now.describe())
 
-        result = run(recipe, out, seed=seed, set=set or (), on_progress=show)
-    emit(result.describe() + "\n")
+        if isinstance(chosen, LanguageModelRecipe):
+            text = pretrain_language_model(chosen, out, seed=seed, on_progress=show).describe()
+        elif isinstance(chosen, PretrainRecipe):
+            text = pretrain_clip(chosen, out, seed=seed, on_progress=show).describe()
+    emit(text + "\n")

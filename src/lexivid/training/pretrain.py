@@ -178,9 +178,7 @@ def pretrain(
         recipe = load_settings(PretrainRecipe, recipe, set)
     if seed is not None:
         recipe = recipe.with_settings({"training.seed": seed})
-    out = Path(out)
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise LexividError(f"{str(out)!r} is there already: name a new or empty folder for the checkpoint")
+    out = claim_new_folder(out)
     started = time.monotonic()
     model, losses = fit(recipe, on_progress=on_progress)
     save_clip(model, recipe.model, out)
@@ -196,6 +194,18 @@ def pretrain(
     write_atomically(out / "pretrain.json", json.dumps(report, indent=1) + "\n")
     write_atomically(out / "README.md", model_card(recipe, gates))
     return PretrainResult(out, gates)
+
+
+def claim_new_folder(out: str | Path) -> Path:
+    """The folder that a checkpoint goes to.
+
+    Raises:
+        LexividError: something is there already.
+    """
+    out = Path(out)
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise LexividError(f"{str(out)!r} is there already: name a new or empty folder for the checkpoint")
+    return out
 
 
 def fit(recipe: PretrainRecipe, *, on_progress: OnProgress | None = None) -> tuple[Any, list[tuple[int, float]]]:

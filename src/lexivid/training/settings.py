@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
@@ -73,6 +73,19 @@ def load_settings(kind: type[Kind], name: str | Path, settings: Iterable[str] | 
     Raises:
         LexividError: no such recipe, no YAML, or as `Settings.from_dict`.
     """
+    return load_one_of((kind,), name, settings)
+
+
+def load_one_of(
+    kinds: Sequence[type[Kind]], name: str | Path, settings: Iterable[str] | Mapping[str, Any] = ()
+) -> Kind:
+    """As `load_settings`, of the kind that has most of the recipe's sections; of several such, the first."""
+    values = _read(name, [known for kind in kinds for known in settings_names(kind)])
+    kind = max(kinds, key=lambda kind: len({item.name for item in fields(kind)} & values.keys()))
+    return kind.from_dict(values).with_settings(settings)
+
+
+def _read(name: str | Path, known: Sequence[str]) -> dict[str, Any]:
     path = Path(name)
     if path.suffix in SUFFIXES or path.is_file():
         try:
@@ -81,7 +94,6 @@ def load_settings(kind: type[Kind], name: str | Path, settings: Iterable[str] | 
             raise LexividError(f"recipe {str(name)!r} cannot be read: {getattr(error, 'strerror', error)}") from None
         stem = path.stem
     else:
-        known = settings_names(kind)
         if str(name) not in known:
             near = difflib.get_close_matches(str(name), known, 1, 0.3)
             hint = f"did you mean {near[0]!r}? " if near else ""
@@ -95,7 +107,7 @@ def load_settings(kind: type[Kind], name: str | Path, settings: Iterable[str] | 
         raise LexividError(f"recipe {str(name)!r} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise LexividError(f"recipe {str(name)!r} must be a mapping of sections, such as 'training:'")
-    return kind.from_dict({"name": stem} | values).with_settings(settings)
+    return {"name": stem} | values
 
 
 def settings_names(kind: type[Settings]) -> list[str]:
