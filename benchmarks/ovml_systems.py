@@ -54,6 +54,8 @@ from lexivid.workers import start_worker
 RESULTS = Path(__file__).with_suffix(".json")
 SIZE = {"num_train": 1000, "num_held_out": 150, "num_test": 800}
 NUM_NOVEL_NOUNS = 40
+VIEWS = 2
+"""Clips in time at test: 4 moments each, 0.25 s apart, as in training. A motion starts over every second."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,7 @@ def make_row(out: Path, seed: int, name: str, extra: dict[str, Any] | None = Non
             synthetic = tuple(sorted(said - set(names)))
         samples = WorldSamples(
             b.packed, b.packed.places("train"), modalities=modalities, inputs=inputs, frozen=frozen, seed=seed,
-            classes=(*b.sets.seen, *synthetic),
+            num_moments=recipe.data.num_frames, following=True, classes=(*b.sets.seen, *synthetic),
         )  # fmt: skip
         clips = TrainingClips(samples, None, b.sets.seen, b.packed.split, {}, synthetic)
         with tempfile.TemporaryDirectory(dir=out, prefix=".training-") as folder:
@@ -217,8 +219,10 @@ def make_row(out: Path, seed: int, name: str, extra: dict[str, Any] | None = Non
     found: dict[str, Collected] = {}
     for part in ("held-out", "test"):
         places = b.packed.places(part)
-        samples = WorldSamples(b.packed, places, modalities=modalities, inputs=inputs, frozen=frozen, seed=seed)
-        found[part] = collect(model, samples, classes=names, batch_size=32, num_workers=0)
+        samples = WorldSamples(
+            b.packed, places, modalities=modalities, inputs=inputs, frozen=frozen, seed=seed, views=VIEWS
+        )
+        found[part] = collect(model, samples, classes=names, num_clips=VIEWS, batch_size=32, num_workers=0)
     labels = label_vectors(system, b, backbone, model, names)
     p, error = probabilities(model, found, labels, len(b.sets.seen))
     row = measure(p, found["test"].targets.astype(bool), b.sets)
@@ -359,7 +363,8 @@ def main() -> None:
         json.loads(path.read_text()) for s in args.seeds for n in SYSTEMS if (path := place_of(out, s, n)).is_file()
     ]
     content = {
-        "size": SIZE, "num_novel_nouns": NUM_NOVEL_NOUNS, "version": __version__, "torch": torch.__version__,
+        "size": SIZE, "views": VIEWS, "num_novel_nouns": NUM_NOVEL_NOUNS, "version": __version__, 
+        "torch": torch.__version__,
         "machine": f"{platform.machine()}, {args.workers} processes of one thread",
         "recipes": {n: load_recipe(n).to_dict() for n in ("world-ovml", "world-mov-ovml")},
         "settings": {n: s.settings for n, s in SYSTEMS.items()},

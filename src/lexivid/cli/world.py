@@ -114,11 +114,13 @@ def world(
         own = plain.labels_of(clip.classes)
         labels = ", ".join([*own, *[label for label in plain.unseen if label not in own][:3]])
         say(f"  lexivid classify {where} --model world --multi-label --labels {shlex.quote(labels)}")
-        return
-    labels = ", ".join(dict.fromkeys([*clip.labels, *made.split.classes[:3]]))
-    say(f"  lexivid classify {where} --model world --labels {shlex.quote(labels)}")
+    else:
+        labels = ", ".join(dict.fromkeys([*clip.labels, *made.split.classes[:3]]))
+        say(f"  lexivid classify {where} --model world --labels {shlex.quote(labels)}")
+    recipe = "world-mov-ovml" if sets or multi_label else _RECIPES[kind or _DEFAULT_KIND]
     split = shlex.quote(f"data.class_split={out / 'split.json'}")
-    say(f"  lexivid train {_RECIPES[kind or _DEFAULT_KIND]} --data {data} --out RUN --set {split}")
+    say(f"  lexivid train {recipe} --data {data} --out RUN --set {split}")
+    say(f"  lexivid evaluate RUN --data {data} --protocol {'multi-label' if sets or multi_label else 'base-novel'}")
 
 
 def _label_sets(kinds: str, num_base: int, num_novel: int, seed: int) -> LabelSets:

@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from lexivid.errors import ModelError
@@ -45,6 +46,8 @@ class SoftAttributeConfig:
         attend: the places that are read: all of the "suffix", its "last" one, or "all" after the start token.
         num_attributes: A. num_layers, num_heads, mlp_ratio, dropout: of the prompting transformer; heads None: 64 wide.
         own_words: whether the label's own words follow the soft attributes into CLIP.
+        beside_clip: what comes out is CLIP's own vector of the label plus a learned share of that of the soft
+            attributes, from none on: untrained, labels are CLIP's, and words that it knows stay known.
         labels_at_once: labels that go through both models together.
         save_memory: compute each such group a second time when its gradient is due, and keep nothing of it until then.
     """
@@ -62,6 +65,7 @@ class SoftAttributeConfig:
     mlp_ratio: float = 4.0
     dropout: float = 0.0
     own_words: bool = True
+    beside_clip: bool = False
     labels_at_once: int = 128
     save_memory: bool = False
 
@@ -150,6 +154,8 @@ class SoftAttributeEncoder(TrainedLabelEncoder):
             width=text_encoder.width,
             word_std=float(text_encoder.word_vectors.std()),
         ).to(words.device)
+        self.share = nn.Parameter(torch.zeros((), device=words.device)) if config.beside_clip else None
+        self._own: dict[str, Tensor] = {}  # CLIP's vectors of labels, while training
 
     def forward(self, labels: Sequence[str]) -> Tensor:
         """K labels -> (K, D) float32.
@@ -202,14 +208,29 @@ class SoftAttributeEncoder(TrainedLabelEncoder):
     def _encode(self, labels: list[str], ids: Tensor) -> Tensor:
         never_changes = self.config.num_prefixes == 0 and self.config.num_suffix_vectors == 0
         said = self._remembered(labels, ids) if never_changes and self.training else self.read(ids)
-        return self.text_encoder(labels, self.prompting(said), own_words=self.config.own_words)
+        vectors = self.text_encoder(labels, self.prompting(said), own_words=self.config.own_words)
+        if self.share is None:
+            return vectors
+        return F.normalize(self._clip_says(labels) + self.share * vectors, dim=-1)
+
+    @torch.no_grad()
+    def _clip_says(self, labels: Sequence[str]) -> Tensor:
+        """CLIP's own vectors (K, D) of labels."""
+        if not self.training:
+            return self.text_encoder(labels)
+        if new := [label for label in labels if label not in self._own]:
+            self._own |= dict(zip(new, self.text_encoder(new).unbind(), strict=True))
+        return torch.stack([self._own[label] for label in labels])
 
     @torch.no_grad()
     def _remembered(self, labels: list[str], ids: Tensor) -> Tensor:
-        """As `read`, asking for what was not asked for before."""
-        new = [i for i, label in enumerate(labels) if label not in self._memory]
-        if new:
-            self._memory |= dict(zip((labels[i] for i in new), self.read(ids[new]).unbind(), strict=True))
+        """As `read`, asking for what was not asked for before.
+
+        Label by label: in company the last bits depend on the company, and a run that was resumed has other company.
+        """
+        for i, label in enumerate(labels):
+            if label not in self._memory:
+                self._memory[label] = self.read(ids[i : i + 1])[0]
         return torch.stack([self._memory[label] for label in labels]).to(self.prefixes.device)
 
     def settings(self) -> dict[str, Any]:

@@ -328,6 +328,8 @@ class WorldSamples:
         modalities: of the model. inputs: those that are shown.
         frozen: (n, T, D), shown in place of the pictures; None: the pictures.
         num_moments: how many of the T are drawn in each epoch, in order; None: all, always.
+        following: those drawn follow each other, so that motion can be seen from one to the next.
+        views: all moments, as so many clips in time one after another (V, T / V, ...); for testing.
         seed: of that draw. spec_time, spec_mel: SpecAugment's longest masks; 0 and 0: none.
         shuffled: a modality that each clip takes from another one, drawn with the seed.
         classes: targets are rows (K,) bool over these, see `PackedClips.rows`, so that training is told what it may
@@ -346,6 +348,8 @@ class WorldSamples:
         inputs: tuple[str, ...],
         frozen: Tensor | None = None,
         num_moments: int | None = None,
+        following: bool = False,
+        views: int | None = None,
         seed: int = 0,
         spec_time: int = 0,
         spec_mel: int = 0,
@@ -356,6 +360,7 @@ class WorldSamples:
         self.packed, self.places, self.frozen = packed, list(places), frozen
         self.modalities, self.inputs = modalities, inputs
         self.num_moments, self.seed, self.spec_time, self.spec_mel = num_moments, seed, spec_time, spec_mel
+        self.following, self.views = following, views
         self.mask = torch.tensor([name in inputs for name in modalities])
         self.shuffled = shuffled
         self.others = _derangement(len(self.places), seed) if shuffled else list(range(len(self.places)))
@@ -373,7 +378,10 @@ class WorldSamples:
         draws = torch.Generator().manual_seed(int.from_bytes(key, "big"))
         num_moments = self.packed.video.shape[1]
         moments = torch.arange(num_moments)
-        if self.num_moments is not None:
+        if self.num_moments is not None and self.following:
+            start = int(torch.randint(num_moments - self.num_moments + 1, (), generator=draws))
+            moments = torch.arange(start, start + self.num_moments)
+        elif self.num_moments is not None:
             moments = torch.randperm(num_moments, generator=draws)[: self.num_moments].sort().values
         own, other = self.places[index], self.places[self.others[index]]
         made: dict[str, Any] = {}
@@ -393,6 +401,8 @@ class WorldSamples:
                         sound, generator=draws, max_time_steps=self.spec_time, max_mel_bins=self.spec_mel
                     )
                 made[name] = sound
+        if self.views is not None:
+            made |= {n: x.unflatten(0, (self.views, -1)) for n, x in made.items() if n != "audio"}
         target = self.targets[own]
         return {
             "index": index, "path": self.packed.paths[own], "target": target if target.ndim else int(target),
