@@ -363,7 +363,7 @@ def main() -> None:
         json.loads(path.read_text()) for s in args.seeds for n in SYSTEMS if (path := place_of(out, s, n)).is_file()
     ]
     content = {
-        "size": SIZE, "views": VIEWS, "num_novel_nouns": NUM_NOVEL_NOUNS, "version": __version__, 
+        "size": SIZE, "views": VIEWS, "num_novel_nouns": NUM_NOVEL_NOUNS, "version": __version__,
         "torch": torch.__version__,
         "machine": f"{platform.machine()}, {args.workers} processes of one thread",
         "recipes": {n: load_recipe(n).to_dict() for n in ("world-ovml", "world-mov-ovml")},

@@ -104,6 +104,11 @@ def fit(
     rank, world = accelerator.process_index, accelerator.num_processes
     if on_epoch and is_sharded(accelerator):
         raise ValueError("on_epoch looks at the model on one process, which would wait for the others under FSDP")
+    if is_sharded(accelerator) and "interpolation" in recipe.objective.regularisers:
+        raise LexividError(
+            "the regulariser 'interpolation' computes with other weights than the model's, which FSDP does not allow: "
+            "start with torchrun, or leave it out of objective.regularisers"
+        )
     if not len(samples):
         raise LexividError("no clips to train on")
     try:
