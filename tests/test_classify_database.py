@@ -183,7 +183,7 @@ def test_soft_attributes_need_their_backbone(film: Path, soft_folder: Path, clip
     found = classifier.classify(film, vocabulary)
     assert sum(x.score for x in found.labels) == pytest.approx(1)
     assert found.none_of_these is None
-    with pytest.raises(ModelError, match="soft attributes cannot be judged one by one"):
+    with pytest.raises(ModelError, match="trained label encoder cannot be judged one by one"):
         classifier.classify(film, vocabulary, multi_label=True)
     with pytest.raises(LabelError, match="do not come from the sentences 'name'"):
         classifier.prepare(database, templates="name")
@@ -221,12 +221,13 @@ def test_from_labels_to_a_classified_film(run: Run, film: Path, soft_folder: Pat
     assert status == 0
     assert {x["label"] for x in row["labels"]} == {"red", "blue", "green"}
     assert row["model"] == str(clip_folder)
-    assert "none: soft attributes" in (film.parent / "x.html").read_text()
+    assert "none: a trained label encoder" in (film.parent / "x.html").read_text()
     status, out, _ = run("classify", film, "--label-database", folder, "-l", "blue", "-f", "json")
     assert [x["label"] for x in json.loads(out)[0]["labels"]] == ["blue"]
     for words, says in (
         (["-l", "violet"], "'violet' is not in label database"),
         (["--model", "world"], "cannot compare clips with its vectors"),
+        (["--model", soft_folder], "holds a label encoder and no model that sees clips"),
         (["--multi-label"], "cannot be judged one by one"),
         (["--templates", "name"], "do not come from the sentences 'name'"),
     ):

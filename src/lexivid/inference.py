@@ -31,6 +31,7 @@ from lexivid.labels.background import Judge, make_judge, short_templates
 from lexivid.labels.database import LabelDatabase
 from lexivid.labels.encoders import EncoderIdentity, doubts
 from lexivid.labels.evidence import DEFAULT_THRESHOLD
+from lexivid.labels.trained_encoders import has_label_encoder
 from lexivid.media.decode import SampledFrames, open_video, read_views
 from lexivid.media.views import Views
 from lexivid.prediction import (
@@ -110,9 +111,9 @@ class Classifier:
     def accepts(self, encoder: EncoderIdentity) -> bool:
         """Whether a label database of this encoder lies in the space that this model sees clips in.
 
-        A frozen backbone's is that of its own text encoder with any sentences, and of soft attributes that were
-        trained into that text encoder. Precision plays no part: a database is always float32, and the features of
-        clips differ between precisions by rounding alone.
+        A frozen backbone's is that of its own text encoder with any sentences, and of label encoders (soft attributes)
+        that were trained into that text encoder. Precision plays no part: a database is always float32, and the
+        features of clips differ between precisions by rounding alone.
         """
         return encoder.backbone_weights == weights_of(self.backbone)
 
@@ -225,12 +226,12 @@ class Classifier:
 
         Raises:
             ModelError: the model cannot: it was trained to choose one of several classes, knows no everyday words, or
-                the labels' vectors are soft attributes, which come without a background to compare with.
+                the vectors are of a label encoder that was trained, and come without a background to compare with.
         """
         if vocabulary.judge is None and vocabulary.templates is None:
             raise ModelError(
-                f"labels of soft attributes cannot be judged one by one by {self.name!r}: nothing says what unrelated "
-                "words score in their place; without multi-label, scores are shares among the labels"
+                f"labels of a trained label encoder cannot be judged one by one by {self.name!r}: nothing says what "
+                "unrelated words score in their place; without multi-label, scores are shares among the labels"
             )
         if not isinstance(vocabulary.judge, Judge):
             raise ModelError(
@@ -421,14 +422,18 @@ def load(name: str = "lite", *, device: str = "auto", dtype: str = "auto", vocab
         from lexivid.inference_trained import TrainedClassifier
 
         return TrainedClassifier.load(name, device=device, dtype=dtype, vocabulary_is=vocabulary_is)
+    if has_label_encoder(name):
+        raise ModelError(
+            f"folder {name!r} holds a label encoder and no model that sees clips: make a database with it (`lexivid "
+            f"labels add DATABASE --model {name}`) and classify with that (`--label-database DATABASE`)"
+        )
     return Classifier(load_backbone(name, device=device, dtype=dtype))
 
 
 def model_of(database: LabelDatabase) -> str:
     """Name of the model, for `load`, that sees clips in the space of a database's vectors.
 
-    The one that made them; of soft attributes the backbone that they were trained into, unless the folder that made
-    them is a trained model itself.
+    The one that made them; of a folder with a label encoder alone, the backbone that it was trained into.
     """
     from lexivid.models.trained import is_trained_model
 

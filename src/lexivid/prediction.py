@@ -137,7 +137,7 @@ class Prediction:
 class Vocabulary:
     """Labels with their unit vectors (K, D): made once by `Classifier.prepare`, used for any number of files.
 
-    templates: name of the sentences around a label; None: soft attributes, which need none.
+    templates: name of the sentences around a label; None: a trained label encoder, which needs none.
     judge: says of each label by itself whether it holds; None: the model cannot.
     """
 

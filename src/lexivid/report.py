@@ -47,7 +47,9 @@ def render_report(
     """
     facts = {
         "Labels": f"{len(vocabulary.labels):,}",
-        "Sentences": f"template set {vocabulary.templates!r}" if vocabulary.templates else "none: soft attributes",
+        "Sentences": f"template set {vocabulary.templates!r}"
+        if vocabulary.templates
+        else "none: a trained label encoder",
         **(settings or {}),
         "Made with": f"lexivid {__version__}, "
         + ", ".join(f"{name} {version(name)}" for name in _VERSIONS)

@@ -30,8 +30,8 @@ def add(
         typer.Option(
             "--model",
             "-m",
-            help="What makes the vectors: a model as of `classify`, or a folder with soft attributes. Default: what "
-            f'made those that are there, or "{DEFAULT_MODEL}".',
+            help="What makes the vectors: a model as of `classify`, or a folder with a trained label encoder. "
+            f'Default: what made those that are there, or "{DEFAULT_MODEL}".',
             show_default=False,
         ),
     ] = None,

@@ -80,7 +80,7 @@ class LabelDatabase:
         return f"label database {str(self.folder)!r} was made by {self.encoder.describe()}"
 
     def sentences(self, templates: str | Path | TemplateSet | None = None) -> TemplateSet | None:
-        """The sentences around its labels; None: soft attributes, which need none.
+        """The sentences around its labels; None: a trained label encoder, which needs none.
 
         templates: that somebody asks for; None: whatever they are.
 

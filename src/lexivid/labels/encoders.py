@@ -1,4 +1,4 @@
-"""A label encoder by name, with what identifies it: prompt ensembles and soft attributes behind one call.
+"""A label encoder by name, with what identifies it: prompt ensembles and trained label encoders behind one call.
 
 open_encoder("openai/clip-vit-base-patch16")   the backbone's text encoder with its templates
 open_encoder("runs/soft")                      a folder of `lexivid train` with a trained label encoder
@@ -113,7 +113,7 @@ def open_encoder(model: str, *, templates: str | TemplateSet | None = None, devi
     if has_label_encoder(model):
         if templates is not None:
             raise LabelError(f"{model!r} trained its label encoder, which needs no templates: leave them out")
-        return _open_soft_attributes(model, device)
+        return _open_trained(model, device)
     # In float32 on every machine, or vectors made on one could not be added to those of another.
     backbone = load_backbone(model, device=device, dtype="float32")
     chosen = load_templates(templates or backbone.default_templates)
@@ -135,7 +135,7 @@ def prompts_identity(backbone: Backbone, templates: TemplateSet) -> EncoderIdent
     )
 
 
-def _open_soft_attributes(folder: str, device: str) -> LabelEncoder:
+def _open_trained(folder: str, device: str) -> LabelEncoder:
     from lexivid.backbones.base import choose_device
 
     encoder = load_label_encoder(folder, device=choose_device(device))

@@ -106,9 +106,9 @@ pipeline_tag: text-generation
 # A language model of Lexivid's synthetic world
 
 A plain GPT-2 of transformers with {num_weights:,} weights, made by `lexivid pretrain` from nothing; settings in
-recipe.yaml, losses and time in pretrain.json. In {recipe.num_steps:,} steps it has read descriptions of {result.num_nouns} invented
-nouns. It knows these and the words of `lexivid.data.world.words`, and nothing else: it stands where a real language
-model would.
+recipe.yaml, losses and time in pretrain.json. In {recipe.num_steps:,} steps it has read descriptions of
+{result.num_nouns} invented nouns. It knows these and the words of `lexivid.data.world.words`, and nothing else: it
+stands where a real language model would.
 
 At "NOUN is a", the noun's own is the likeliest of all: {knows} of the nouns (chance is 10 %).
 """
