@@ -138,7 +138,7 @@ class TrainedClassifier(Classifier):
         some = is_base.any() and not is_base.all()
         if self.model.scales is None and self.vocabulary_is == "mixed" and self.model.calibration is None and some:
             told = (
-                "the model has no calibration, so in shares labels that it was trained on are treated as novel ones too; "
+                "the model has no calibration, so in shares labels it was trained on are treated as novel ones too; "
                 "`lexivid evaluate RUN --data DIR --protocol calibrate` makes one"
             )
             made = replace(made, warnings=(*made.warnings, told))
