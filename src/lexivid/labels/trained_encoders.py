@@ -84,6 +84,7 @@ class TrainedLabelEncoder(nn.Module):
         from safetensors.torch import save
 
         folder = Path(folder)
+        backbone = str(Path(backbone).resolve()) if Path(backbone).is_dir() else backbone
         write_atomically(folder / WEIGHTS_FILE, save(self.trained_state()))
         about = {"kind": self.kind, "backbone": backbone, "fingerprint": self.fingerprint, **self.settings()}
         write_atomically(folder / CONFIG_FILE, json.dumps(about, indent=2) + "\n")
@@ -100,7 +101,7 @@ def load_label_encoder(
     """Read a trained label encoder.
 
     Args:
-        backbone: the CLIP model if it is loaded already; None: by its name.
+        backbone: the CLIP model if it is loaded already; None: the one inside the folder, or else by its name.
 
     Raises:
         ModelError: a file is missing or damaged, or a frozen model is no longer the one that it was trained with.
@@ -119,7 +120,11 @@ def load_label_encoder(
         about = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         weights = load((folder / WEIGHTS_FILE).read_bytes())
         kind, name = kinds[about["kind"]], str(about["backbone"])
-        text = FrozenTextEncoder(backbone or load_backbone(name, device=device, dtype="float32"))
+        if backbone is None:
+            inside = folder / "backbone"  # of a self-contained run
+            where = str(inside) if (inside / "config.json").is_file() else name
+            backbone = load_backbone(where, device=device, dtype="float32")
+        text = FrozenTextEncoder(backbone)
         encoder = kind.from_settings(about, text, device=device)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(
