@@ -19,8 +19,12 @@ from torch import Tensor
 
 from lexivid.backbones import load_backbone
 from lexivid.data.batches import collate
+from lexivid.data.world.nouns import draw_nouns
 from lexivid.errors import ModelError
 from lexivid.evaluation.multilabel import mean_average_precision
+from lexivid.labels.language_model import FrozenLanguageModel
+from lexivid.labels.soft_attributes import SoftAttributeConfig, SoftAttributeEncoder
+from lexivid.labels.text_encoder import FrozenTextEncoder
 from lexivid.models.mov import MOVConfig, MOVFeatures, mov_loss
 from lexivid.models.ovml import SigmoidConfig
 from lexivid.models.standing import base_standing
@@ -299,6 +303,21 @@ def test_resume_equals_no_resume(
         assert again.weights.keys() == whole.weights.keys()
         for name, value in whole.weights.items():
             assert torch.equal(again.weights[name], value), name
+
+
+def test_what_a_language_model_said_does_not_depend_on_company(clip_folder: Path) -> None:
+    """Not by one bit: after a resume, labels are asked for in another company than before."""
+    text = FrozenTextEncoder(load_backbone(str(clip_folder), device="cpu", dtype="float32"))
+    labels = [noun.name for noun in draw_nouns("look", num=40, seed=0)]
+    results = []
+    for groups in ([labels], [*([label] for label in labels), labels]):
+        torch.manual_seed(0)
+        encoder = SoftAttributeEncoder(
+            FrozenLanguageModel.load("world"), text, SoftAttributeConfig(num_heads=2)
+        ).train()
+        with torch.no_grad():
+            results.append([encoder(group) for group in groups][-1])
+    assert torch.equal(*results)
 
 
 @pytest.mark.parametrize("checkpoint_every", [0, 1])
