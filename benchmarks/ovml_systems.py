@@ -19,10 +19,10 @@ import argparse
 import json
 import multiprocessing
 import platform
-import tempfile
+import shutil
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -44,7 +44,7 @@ from lexivid.evaluation.multilabel import average_precision, report
 from lexivid.labels import LabelBank, load_templates
 from lexivid.labels.language_model import FrozenLanguageModel
 from lexivid.models.trained import TrainedModel
-from lexivid.reproduce.clips import PackedClips, WorldSamples, encode_world, pack_label_world
+from lexivid.reproduce.clips import PackedClips, WorldFeatures, WorldSamples, encode_world, pack_label_world
 from lexivid.storage import cache_dir, write_atomically
 from lexivid.training import train
 from lexivid.training.clips import TrainingClips
@@ -52,7 +52,7 @@ from lexivid.training.recipe import Recipe, load_recipe
 from lexivid.workers import start_worker
 
 RESULTS = Path(__file__).with_suffix(".json")
-SIZE = {"num_train": 1000, "num_held_out": 150, "num_test": 800}
+SIZE: dict[str, Any] = {"num_train": 1000, "num_held_out": 150, "num_test": 800}
 NUM_NOVEL_NOUNS = 40
 VIEWS = 2
 """Clips in time at test: 4 moments each, 0.25 s apart, as in training. A motion starts over every second."""
@@ -67,6 +67,7 @@ class System:
         answers: labels with words that CLIP was never taught are replaced by what the language model says they are.
         scrambled: the language model is handed another noun, always the same one.
         synthetic: training sees the captioner's labels as well.
+        start: the stage that training starts from, see STAGES; None: from CLIP.
     """
 
     says: str
@@ -75,40 +76,40 @@ class System:
     answers: bool = False
     scrambled: bool = False
     synthetic: bool = False
+    start: str | None = "labels"
 
 
+_PROMPTS = {"labels.encoder": "prompts"}
 _PLAIN = {"model.temporal_branches": 0, "objective.regularisers": [], "training.export": "last"}
+STAGES = ("labels", "scrambled labels")
+"""First stages: soft attributes alone, CLIP's picture encoder frozen."""
 SYSTEMS: dict[str, System] = {
     "zero-shot": System("CLIP as it is, a sigmoid fitted on held-out clips", None),
     "answers": System("the same; the language model says in words what unknown words mean", None, answers=True),
-    "fine-tuned": System(
-        "CLIP's picture encoder fine-tuned, prompts", settings={**_PLAIN, "labels.encoder": "prompts"}
-    ),
+    "fine-tuned": System("CLIP's picture encoder fine-tuned, prompts", settings=_PLAIN | _PROMPTS, start=None),
     "coop": System(
-        "learned context (CoOp), CLIP frozen",
-        settings={**_PLAIN, "labels.encoder": "learned_context", "model.frozen_video": True},
+        "learned context (CoOp), CLIP frozen", "world-ovml-labels", {"labels.encoder": "learned_context"}, start=None
     ),
+    "labels": System("OVML's first stage: soft attributes alone, CLIP's picture encoder frozen", "world-ovml-labels"),
     "ovml": System("OVML whole"),
-    "no-soft-attributes": System("without soft attributes (prompts)", settings={"labels.encoder": "prompts"}),
+    "no-soft-attributes": System("without soft attributes (prompts)", settings=_PROMPTS, start=None),
     "no-branch": System("without the branch through time", settings={"model.temporal_branches": 0}),
     "no-interpolation": System("without interpolated weights", settings={"objective.regularisers": ["video_distance"]}),
     "no-distance": System("without the distance to CLIP", settings={"objective.regularisers": ["interpolation"]}),
     "no-regulariser": System("without either regulariser", settings={"objective.regularisers": []}),
-    "no-average": System("without the average of checkpoints", settings={"training.export": "last"}),
-    "asymmetric": System("with the asymmetric loss", settings={"objective.loss": "asymmetric"}),
-    "frozen": System(
-        "soft attributes alone, CLIP's picture encoder frozen", settings={**_PLAIN, "model.frozen_video": True}
-    ),
-    "scrambled": System("control: the language model is handed another noun", scrambled=True),
-    "synthetic": System("with synthetic labels", settings={"data.synthetic_weight": 0.5}, synthetic=True),
     "mov-ovml": System("MOV x OVML: pictures, motion and sound", "world-mov-ovml"),
+    "scrambled labels": System(
+        "control of the first stage: the language model is handed another noun", "world-ovml-labels", scrambled=True
+    ),
+    "synthetic": System("with synthetic labels", settings={"data.synthetic_weight": 0.5}, synthetic=True),
+    "no-average": System("without the average of checkpoints", settings={"training.export": "last"}),
     "mov-prompts": System(
-        "MOV with a sigmoid, without soft attributes", "world-mov-ovml", settings={"labels.encoder": "prompts"}
+        "MOV with a sigmoid, without soft attributes", "world-mov-ovml", settings=_PROMPTS, start=None
     ),
-    "mov-ovml-video": System(
-        "MOV x OVML: pictures alone", "world-mov-ovml", settings={"model.modalities": ["video"]}
-    ),
-}  # fmt: skip
+    "mov-ovml-video": System("MOV x OVML: pictures alone", "world-mov-ovml", {"model.modalities": ["video"]}),
+    "asymmetric": System("with the asymmetric loss", settings={"objective.loss": "asymmetric"}),
+    "one-stage": System("OVML in one stage of 20 epochs", settings={"training.epochs": 20}, start=None),
+}
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ class Bench:
 
 
 def place_of(out: Path, seed: int, name: str) -> Path:
-    return out / "rows" / f"{seed}-{name}.json"
+    return out / "rows" / f"{seed}-{name.replace(' ', '-')}.json"
 
 
 def clip_of(seed: int) -> str:
@@ -142,6 +143,7 @@ def prepare(out: Path, seed: int, workers: int) -> None:
     packed = pack_label_world(
         out / "clips" / str(seed), sets=sets, seed=seed, **SIZE, images=backbone.images, num_workers=workers
     )
+    encode_world(packed, backbone, nothing=()).save(out / "tensors" / f"{seed}-features.safetensors")
     packed.save(path)
     print(f"seed {seed}: {len(packed.paths)} clips in {time.monotonic() - started:.0f} s", flush=True)
 
@@ -153,8 +155,8 @@ def bench(out: Path, seed: int) -> Bench:
     sets = draw_label_sets(recipe.nouns(), seed=seed, num_novel_nouns=NUM_NOVEL_NOUNS)
     packed = PackedClips.load(out / "tensors" / f"{seed}.safetensors")
     assert packed.split.classes == (*sets.seen, *sets.unseen)
-    backbone = load_backbone(clip_of(seed), device="cpu", dtype="float32")
-    return Bench(seed, clip_of(seed), sets, packed, encode_world(packed, backbone, nothing=()).frames, model.name)
+    frozen = WorldFeatures.load(out / "tensors" / f"{seed}-features.safetensors").frames
+    return Bench(seed, clip_of(seed), sets, packed, frozen, model.name)
 
 
 def scrambled(name: str, nouns: Sequence[str], seed: int) -> str:
@@ -181,53 +183,63 @@ def recipe_of(system: System, seed: int, clip: str, model: str) -> Recipe:
     return load_recipe(system.recipe, {**fixed, **system.settings})
 
 
-def make_row(out: Path, seed: int, name: str, extra: dict[str, Any] | None = None) -> dict[str, Any]:
+def train_run(out: Path, seed: int, name: str) -> Path:
+    """Train a system -> its run folder; stages are kept for those that start from them."""
+    system, b = SYSTEMS[name], bench(out, seed)
+    run = out / "runs" / f"{seed}-{name.replace(' ', '-')}"
+    if name in STAGES and (run / "config.json").is_file():
+        return run
+    model = b.language_model
+    if system.scrambled:
+        model = scrambled(model, [noun.name for noun in (*b.sets.nouns.base, *b.sets.nouns.novel)], seed)
+    recipe = recipe_of(system, seed, b.clip, model)
+    if system.start is not None and name not in STAGES:
+        recipe = recipe.with_settings({"model.init_from": str(train_run(out, seed, system.start))})
+    said = {label for own in b.packed.synthetic for label in own} if system.synthetic else set()
+    synthetic = tuple(sorted(said - set(b.packed.split.classes)))
+    samples = WorldSamples(
+        b.packed, b.packed.places("train"), modalities=recipe.model.modalities, inputs=recipe.inputs,
+        frozen=b.frozen if recipe.model.frozen_video else None, seed=seed, num_moments=recipe.data.num_frames,
+        following=True, classes=(*b.sets.seen, *synthetic),
+    )  # fmt: skip
+    shutil.rmtree(run, ignore_errors=True)
+    clips = TrainingClips(samples, None, b.sets.seen, b.packed.split, {}, synthetic)
+    train(recipe, clips, run, device="cpu", backbone=load_backbone(b.clip, device="cpu", dtype="float32"))
+    return run
+
+
+def make_row(out: Path, seed: int, name: str) -> dict[str, Any]:
     """Train a system, run it over the test clips, measure it."""
     system, b = SYSTEMS[name], bench(out, seed)
-    system = System(**{**vars(system), "settings": {**system.settings, **(extra or {})}})
     backbone = load_backbone(b.clip, device="cpu", dtype="float32")
-    started = time.process_time()
     names = list(b.packed.split.classes)
     model: Any = backbone
-    facts: dict[str, Any] = {"recipe": None}
-    if system.recipe is None:
-        modalities, inputs, frozen = ("video",), ("video",), None
-    else:
-        nouns = [noun.name for noun in (*b.sets.nouns.base, *b.sets.nouns.novel)]
-        recipe = recipe_of(
-            system, seed, b.clip, scrambled(b.language_model, nouns, seed) if system.scrambled else b.language_model
-        )
-        modalities, inputs = recipe.model.modalities, recipe.inputs
-        frozen = b.frozen if recipe.model.frozen_video else None
-        synthetic: tuple[str, ...] = ()
-        if system.synthetic:
-            said = {label for own in b.packed.synthetic for label in own}
-            synthetic = tuple(sorted(said - set(names)))
-        samples = WorldSamples(
-            b.packed, b.packed.places("train"), modalities=modalities, inputs=inputs, frozen=frozen, seed=seed,
-            num_moments=recipe.data.num_frames, following=True, classes=(*b.sets.seen, *synthetic),
-        )  # fmt: skip
-        clips = TrainingClips(samples, None, b.sets.seen, b.packed.split, {}, synthetic)
-        with tempfile.TemporaryDirectory(dir=out, prefix=".training-") as folder:
-            result = train(recipe, clips, Path(folder) / "run", device="cpu", backbone=backbone)
-            model = TrainedModel.from_pretrained(result.out, device="cpu", backbone=backbone)
-        facts = {
-            "recipe": recipe_of(system, seed, b.clip, b.language_model).to_dict(), "scales": model.scales,
-            "steps": result.summary["steps"],
-        }  # fmt: skip
+    modalities: tuple[str, ...] = ("video",)
+    frozen, facts = None, {}
+    if system.start is not None and system.recipe is not None and name not in STAGES:
+        train_run(out, seed, system.start)
+    started = time.process_time()
+    if system.recipe is not None:
+        run = train_run(out, seed, name)
+        model = TrainedModel.from_pretrained(run, device="cpu", backbone=backbone)
+        modalities = model.mov.config.modalities
+        frozen = b.frozen if model.mov.config.frozen_video else None
+        facts = {"scales": model.scales, "steps": json.loads((run / "train.json").read_text())["steps"]}
+        if name not in STAGES:
+            shutil.rmtree(run)
     trained_s = time.process_time() - started
     found: dict[str, Collected] = {}
     for part in ("held-out", "test"):
         places = b.packed.places(part)
         samples = WorldSamples(
-            b.packed, places, modalities=modalities, inputs=inputs, frozen=frozen, seed=seed, views=VIEWS
+            b.packed, places, modalities=modalities, inputs=modalities, frozen=frozen, seed=seed, views=VIEWS
         )
         found[part] = collect(model, samples, classes=names, num_clips=VIEWS, batch_size=32, num_workers=0)
     labels = label_vectors(system, b, backbone, model, names)
-    p, error = probabilities(model, found, labels, len(b.sets.seen))
-    row = measure(p, found["test"].targets.astype(bool), b.sets)
+    p, evidence = probabilities(model, found, labels, len(b.sets.seen))
     return {
-        "seed": seed, "system": name, "clip": b.clip, **row, "evidence": error, **facts,
+        "seed": seed, "system": name, "clip": b.clip, "key": key_of(name),
+        **measure(p, found["test"].targets.astype(bool), b.sets), "evidence": evidence, **facts,
         "seconds": {"training": round(trained_s, 1), "all": round(time.process_time() - started, 1)},
     }  # fmt: skip
 
@@ -278,23 +290,25 @@ def measure(p: np.ndarray, truth: np.ndarray, sets: LabelSets) -> dict[str, Any]
     }
 
 
+def key_of(name: str) -> list[Any]:
+    """What a row depends on beside its seed: a row of other recipes is made again."""
+    system = SYSTEMS[name]
+    own = recipe_of(system, 0, "world", "world").to_dict() if system.recipe else None
+    before = key_of(system.start) if system.recipe and system.start is not None and name not in STAGES else None
+    return [SIZE, VIEWS, own, before]
+
+
 def is_done(out: Path, seed: int, name: str) -> bool:
-    """Whether the row is there, and was made by the recipe as it is now."""
-    path, system = place_of(out, seed, name), SYSTEMS[name]
-    if not path.is_file():
-        return False
-    recipe = recipe_of(system, seed, clip_of(seed), language_model(seed, "look")[0].name) if system.recipe else None
-    return bool(json.loads(path.read_text())["recipe"] == (recipe.to_dict() if recipe else None))
+    path = place_of(out, seed, name)
+    return path.is_file() and json.loads(path.read_text())["key"] == json.loads(json.dumps(key_of(name)))
 
 
-def task(out: Path, seed: int, names: Sequence[str]) -> int:
-    for name in names:
-        path = place_of(out, seed, name)
-        if not is_done(out, seed, name):
-            row = make_row(out, seed, name)
-            write_atomically(path, json.dumps(row, indent=1) + "\n")
-            print(seed, name, row["by_kind"], row["seconds"], flush=True)
-    return seed
+def task(out: Path, seed: int, name: str) -> str:
+    if is_done(out, seed, name):
+        return ""
+    row = make_row(out, seed, name)
+    write_atomically(place_of(out, seed, name), json.dumps(row, indent=1) + "\n")
+    return f"{seed} {name} {row['by_kind']} {row['seconds']}"
 
 
 COLUMNS = {
@@ -355,23 +369,26 @@ def main() -> None:
     (out / "tensors").mkdir(parents=True, exist_ok=True)
     for seed in args.seeds:
         prepare(out, seed, args.workers)
+    rest = [name for name in SYSTEMS if name not in STAGES]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(args.workers, context, initializer=start_worker) as pool:
-        for future in as_completed([pool.submit(task, out, seed, args.systems) for seed in args.seeds]):
-            future.result()
-    rows = [
-        json.loads(path.read_text()) for s in args.seeds for n in SYSTEMS if (path := place_of(out, s, n)).is_file()
-    ]
+        for group in (STAGES, rest[: rest.index("mov-ovml") + 1], rest[rest.index("mov-ovml") + 1 :]):
+            asked = [(out, seed, name) for seed in args.seeds for name in group if name in args.systems]
+            for said in pool.map(task, *zip(*asked, strict=True)) if asked else ():
+                print(said, flush=True)
+    places = [place_of(out, seed, name) for seed in args.seeds for name in SYSTEMS]
+    rows = [json.loads(path.read_text()) for path in places if path.is_file()]
+    table = summary(rows)
     content = {
         "size": SIZE, "views": VIEWS, "num_novel_nouns": NUM_NOVEL_NOUNS, "version": __version__,
         "torch": torch.__version__,
         "machine": f"{platform.machine()}, {args.workers} processes of one thread",
-        "recipes": {n: load_recipe(n).to_dict() for n in ("world-ovml", "world-mov-ovml")},
+        "recipes": {n: load_recipe(n).to_dict() for n in ("world-ovml-labels", "world-ovml", "world-mov-ovml")},
         "settings": {n: s.settings for n, s in SYSTEMS.items()},
-        "summary": summary(rows), "rows": rows,
+        "summary": table, "rows": [{k: v for k, v in row.items() if k != "key"} for row in rows],
     }  # fmt: skip
     write_atomically(args.results, json.dumps(content, indent=1) + "\n")
-    for name, cells in content["summary"].items():
+    for name, cells in table.items():
         print(
             f"{name:20}", {k: v for k, v in cells.items() if k.startswith(("mAP", "noun", "words", "motion", "sound"))}
         )

@@ -34,7 +34,8 @@ class ModelRecipe:
             `num_cross_layers: 0` is the score fusion of table 5.
         templates: sentences around a label; None: the backbone's.
         spectrogram_pooling, audio_batch_norm_momentum: of the audio tower, see `MOVConfig`.
-        init_from: a run folder whose weights training starts from, as far as names and shapes agree.
+        init_from: a run folder whose weights training starts from, as far as names and shapes agree: those of the
+            streams, of a label encoder, and of scale and bias.
     """
 
     backbone: str = "openai/clip-vit-base-patch16"

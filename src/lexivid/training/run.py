@@ -22,18 +22,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 
 from lexivid.backbones import Backbone, load_backbone
 from lexivid.data.batches import Samples
 from lexivid.errors import LexividError
 from lexivid.labels import LabelBank, check_labels, load_templates
-from lexivid.labels.trained_encoders import TrainedLabelEncoder
-from lexivid.models.mov import FROZEN_PREFIX, MOV, MOVConfig
+from lexivid.labels.trained_encoders import WEIGHTS_FILE, TrainedLabelEncoder, has_label_encoder
+from lexivid.models.mov import MOV, MOVConfig
 from lexivid.models.system import System, make_objective, make_teacher
-from lexivid.models.trained import TrainedModel, save_backbone
+from lexivid.models.trained import TrainedModel, read_config, save_backbone
 from lexivid.storage import write_atomically
 from lexivid.training.clips import TrainingClips, open_clips
-from lexivid.training.distributed import is_sharded, load_trained, make_accelerator
+from lexivid.training.distributed import is_sharded, load_trained, make_accelerator, trained_state
 from lexivid.training.log import OnProgress, held_out
 from lexivid.training.loop import FitState, OnEpoch, fit
 from lexivid.training.recipe import Recipe, load_recipe
@@ -100,8 +101,6 @@ def train(
     torch.manual_seed(recipe.training.seed)  # the fusion blocks' first weights
     mov = MOV.from_backbone(backbone, config)
     label_encoder = make_label_encoder(recipe, backbone)
-    if recipe.model.init_from:
-        _start_from(mov, Path(recipe.model.init_from))
     mov.to(accelerator.device)
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
@@ -115,6 +114,8 @@ def train(
         data.split.save(out / "split.json")
     templates = recipe.model.templates or backbone.default_templates
     system = _system(recipe, data, backbone, mov, label_encoder, templates)
+    if recipe.model.init_from:
+        _start_from(system, Path(recipe.model.init_from))
     # Sharding replaces the parameters, those that the backbone shares too: the model that is written is a copy.
     whole = deepcopy(system).cpu() if is_sharded(accelerator) and accelerator.is_main_process else system
     result = fit(
@@ -250,19 +251,26 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _start_from(mov: torch.nn.Module, folder: Path) -> None:
-    """Weights of another run, as far as names and shapes agree."""
+def _start_from(system: System, folder: Path) -> None:
+    """Weights of another run, as far as names and shapes agree: encoder, label encoder, scale and bias."""
     from safetensors.torch import load_file
 
     try:
-        found = load_file(folder / "model.safetensors")
-    except (OSError, ValueError) as error:
+        parts = {"encoder.": load_file(folder / "model.safetensors")}
+        if has_label_encoder(folder) and system.label_encoder is not None:
+            parts["label_encoder."] = load_file(folder / WEIGHTS_FILE)
+        scales = read_config(folder).get("scales") or {}
+    except (OSError, ValueError, SafetensorError) as error:
         raise LexividError(f"model.init_from: {str(folder)!r} holds no trained model ({error})") from None
-    own = {key: value for key, value in mov.state_dict().items() if not key.startswith(FROZEN_PREFIX)}
+    found = {f"{prefix}{name}": value for prefix, weights in parts.items() for name, value in weights.items()}
+    for name, (scale, bias) in scales.items():
+        found[f"objective.log_scale.{name}"] = torch.tensor(float(scale)).log()
+        found[f"objective.bias.{name}"] = torch.tensor(float(bias))
+    own = trained_state(system)
     shared = {key: value for key, value in found.items() if key in own and own[key].shape == value.shape}
     if not shared:
         raise LexividError(f"model.init_from: no weights of {str(folder)!r} fit this model")
-    mov.load_state_dict(shared, strict=False)
+    system.load_state_dict(shared, strict=False)
 
 
 def _summary(recipe: Recipe, state: FitState, data: TrainingClips, seconds: float, world: int) -> dict[str, Any]:
