@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from training_cases import COLOURS, make_clip
 
 from lexivid.backbones import load_backbone
 from lexivid.backbones.base import Backbone
@@ -21,7 +22,7 @@ from lexivid.models.system import System
 from lexivid.models.trained import TrainedModel
 from lexivid.training import train
 from lexivid.training.batches import MemorySamples
-from lexivid.training.clips import TrainingClips
+from lexivid.training.clips import TrainingClips, open_clips
 from lexivid.training.recipe import Recipe, load_recipe
 
 pytest.importorskip("accelerate")
@@ -162,6 +163,32 @@ def test_a_self_contained_run_can_move(clip_folder: Path, tmp_path: Path) -> Non
     source.rename(tmp_path / "gone")
     torch.testing.assert_close(open_encoder(str(tmp_path / "moved"), device="cpu").encode(["red star"]), before)
     assert TrainedModel.from_pretrained(tmp_path / "moved", device="cpu").label_encoder is not None
+
+
+def test_all_labels_of_a_clip_hold_beside_cached_features_too(clip_folder: Path, tmp_path: Path) -> None:
+    """Labels and what a model wrote, from a manifest; the features of the frozen tower change nothing about them."""
+    for place, colour in enumerate(COLOURS.values()):
+        make_clip(tmp_path / f"{place}.mp4", colour, step=1, tone_hz=None, num=8)
+    rows = ["0.mp4,red;square,warm", "1.mp4,square;green,", "2.mp4,blue,cold;red"]
+    manifest = tmp_path / "clips.csv"
+    manifest.write_text("path,labels,synthetic\n" + "".join(f"{row}\n" for row in rows))
+    backbone = load_backbone(str(clip_folder), device="cpu", dtype="float32")
+    settings = {
+        "model.modalities": ["video"], "objective.kind": "sigmoid", "data.synthetic_weight": 0.5, "data.held_out": 0,
+        "data.num_workers": 0, "data.num_frames": 2, "data.stride": None,
+    }  # fmt: skip
+    mov = MOV.from_backbone(backbone, MOVConfig.for_backbone(backbone, modalities=("video",)))
+    for looks in (0, 1):
+        recipe = Recipe().with_settings(settings | {"data.cache_video_features": looks})
+        opened = open_clips(recipe, manifest, mov, backbone.images)
+        assert opened.synthetic_classes == ("cold", "warm")
+        names = (*opened.base_classes, *opened.synthetic_classes)
+        found = []
+        for i in range(3):
+            made = opened.train[i]
+            assert made["video"].ndim == (2 if looks else 4)
+            found.append({name for name, holds in zip(names, made["target"].tolist(), strict=True) if holds})
+        assert found == [{"red", "square", "warm"}, {"square", "green"}, {"blue", "cold", "red"}]
 
 
 def test_evidence_of_a_model_trained_by_softmax(world: Backbone) -> None:

@@ -201,11 +201,7 @@ class ClipSamples(torch.utils.data.Dataset[Sample]):
         multi_label: bool = False,
     ) -> None:
         self.clips = tuple(clips)
-        self.targets: list[int] | Tensor  # (N, K) bool where several may hold
-        if multi_label:
-            self.targets = label_rows([clip.labels + clip.synthetic for clip in clips], classes)
-        else:
-            self.targets = _single_targets(clips, classes)
+        self.targets = clip_targets(clips, classes, multi_label=multi_label)
         self.spec = spec
         self.classes = tuple(classes)
         self.cache = cache
@@ -285,7 +281,14 @@ def label_rows(labels: Sequence[Sequence[str]], classes: Sequence[str]) -> Tenso
     return rows
 
 
-def _single_targets(clips: Sequence[Clip], classes: Sequence[str]) -> list[int]:
+def clip_targets(clips: Sequence[Clip], classes: Sequence[str], *, multi_label: bool) -> list[int] | Tensor:
+    """Of each clip its label's place in `classes`, or rows (N, K) bool of its labels and synthetic labels.
+
+    Raises:
+        LexividError: without `multi_label`, a clip has several labels, or one that is not among `classes`.
+    """
+    if multi_label:
+        return label_rows([clip.labels + clip.synthetic for clip in clips], classes)
     place = {name: i for i, name in enumerate(classes)}
     for clip in clips:
         if len(clip.labels) != 1:

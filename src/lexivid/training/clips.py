@@ -15,7 +15,7 @@ from lexivid.backbones.preprocess import ImageProcessing
 from lexivid.data.batches import Samples
 from lexivid.data.clip_cache import ClipCache, content_id
 from lexivid.data.dataset import Clip, read_dataset
-from lexivid.data.loading import ClipSamples, SampleSpec
+from lexivid.data.loading import ClipSamples, SampleSpec, clip_targets
 from lexivid.data.splits import ClassSplit, hold_out, split_classes
 from lexivid.errors import LexividError, MediaError
 from lexivid.media.decode import decoder_version
@@ -159,9 +159,9 @@ def _with_cached_features(
         for name in spec.reads
         if name != "video"
     }
-    place = {name: i for i, name in enumerate(classes)}
+    targets = clip_targets(clips, classes, multi_label=recipe.objective.kind == "sigmoid")
     cached = CachedVideo(
-        [(clip.path, _identity(clip), place[clip.labels[0]]) for clip in clips],
+        [(clip.path, _identity(clip), target) for clip, target in zip(clips, targets, strict=True)],
         FeatureStore(),
         look,
         num_looks=recipe.data.cache_video_features if train else 1,

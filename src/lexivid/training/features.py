@@ -70,7 +70,7 @@ class CachedVideo:
     """Samples whose video is (T, D) features from the store; the other streams come from samples without video.
 
     Args:
-        clips: (path, identity, target) of each clip; identity says what its content is.
+        clips: (path, identity, target) of each clip; identity says what its content is; target as of the samples.
         store: of the features.
         look: everything that decides how a clip is looked at, with the tower's fingerprint.
         num_looks: K.
@@ -80,7 +80,7 @@ class CachedVideo:
 
     def __init__(
         self,
-        clips: Sequence[tuple[str, str, int]],
+        clips: Sequence[tuple[str, str, int | Tensor]],
         store: FeatureStore,
         look: Mapping[str, Any],
         *,
