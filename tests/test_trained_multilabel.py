@@ -150,6 +150,21 @@ def test_streams(make: Make, film: Path, tmp_path: Path, kind: str) -> None:
     assert _scores(base) == pytest.approx(_scores(base, "video"), abs=1e-7)
 
 
+def test_pictures_alone(make: Make, film: Path, tmp_path: Path) -> None:
+    """Of a model that sees nothing else, sound is neither read nor missed."""
+    classifier = TrainedClassifier(make("ovml"))
+    silent = cases.make_clip(tmp_path / "silent.mp4", cases.COLOURS["red"], step=2, tone_hz=None)
+    for timeline_s in (None, 0.8):
+        heard, unheard = (
+            classifier.classify(path, LABELS, multi_label=True, timeline_s=timeline_s) for path in (film, silent)
+        )
+        assert heard.modalities == unheard.modalities == ("video",)
+        assert unheard.warnings == ()
+        assert _scores(heard) == pytest.approx(_scores(unheard), abs=1e-6)
+    with pytest.raises(ModelError, match="no path for 'audio'"):
+        classifier.classify(film, LABELS, modalities=["audio"])
+
+
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid", "ovml"])
 def test_none_of_these(make: Make, film: Path, kind: str) -> None:
     """It falls when a label is added that fits better than those there, and by Bayes' rule."""
