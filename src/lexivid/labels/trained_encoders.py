@@ -135,5 +135,8 @@ def load_label_encoder(
         raise ModelError(f"{str(folder / WEIGHTS_FILE)!r} does not fit its configuration")
     encoder.load_state_dict(weights, strict=False)
     if encoder.fingerprint != about.get("fingerprint"):
-        raise ModelError(f"{str(folder)!r} was trained with another CLIP than {name!r} is now: its weights differ")
+        raise ModelError(
+            f"{str(folder)!r} was trained with another CLIP than {name!r} is now (its weights differ), or by another "
+            "version of Lexivid: train again"
+        )
     return encoder.to(device).eval()

@@ -5,7 +5,8 @@ trained by softmax, whose scores are shares, it is the label's weight against un
 (`lexivid.labels.background`): s / tau less the log of the mean weight of 300 everyday phrases. What a standing is worth
 is fitted on held-out clips (`lexivid.labels.evidence`).
 
-    base   labels that were trained: v_m, and where a clip has no pictures the mean of its other streams (eq. 10)
+    base   labels that were trained: v_m, and where a clip has no pictures the mean of its other streams (eq. 10); of
+           score fusion the streams' mean probability
     novel  others: the streams' probabilities mixed as in eq. 12, with the frozen v
 
 Shapes: B clips, D embedding width, K labels, J phrases, M modalities.
@@ -49,6 +50,8 @@ def standing(
             name: standing_above(x, labels, background, temperature=settings["tau"])
             for name, x in (("v_m", features.v_m), *features.x_m.items())
         }
+        if settings.get("base_score") == "mean":  # score fusion
+            return _mixed(own, features.mask.double() / features.mask.sum(dim=1, keepdim=True).clamp_min(1))
         return _base(own, features.mask)
     if scales is not None:
         own = _sigmoid({"v": features.v, **features.x_m}, labels, scales)
@@ -59,14 +62,19 @@ def standing(
             name: standing_above(x, labels, background, temperature=taus[name])
             for name, x in (("v", features.v), *features.x_m.items())
         }
-    weights = shares(1 - settings["beta"], len(features.x_m), features.mask, features.v).double()
-    p = (torch.stack([x.sigmoid() for x in own.values()], dim=1) * weights[..., None]).sum(dim=1)  # eq. 12
-    return torch.logit(p, eps=1e-12)
+    weights = shares(1 - settings["beta"], len(features.x_m), features.mask, features.v)
+    return _mixed(own, weights.double())  # eq. 12
 
 
 def base_standing(features: MOVFeatures, labels: Tensor, scales: Scales) -> Tensor:
     """The base path of a model trained with a sigmoid: (B, K) float64."""
     return _base(_sigmoid({"v_m": features.v_m, **features.x_m}, labels, scales), features.mask)
+
+
+def _mixed(own: Mapping[str, Tensor], weights: Tensor) -> Tensor:
+    """Log odds of the streams' mean probability, with weights (B, M)."""
+    p = (torch.stack([x.sigmoid() for x in own.values()], dim=1) * weights[..., None]).sum(dim=1)
+    return torch.logit(p, eps=1e-12)
 
 
 def _sigmoid(streams: Mapping[str, Tensor], labels: Tensor, scales: Scales) -> dict[str, Tensor]:

@@ -95,16 +95,19 @@ class System(nn.Module):
         features: MOVFeatures = self.encoder(**streams, mask=mask)
         if not goals:
             return Output(features, None)
-        with torch.autocast(features.v.device.type, enabled=False):  # losses are computed in float32
-            if self.objective is None:
-                labels, c = self.label_vectors(), self.config
-                each = [
-                    weight
-                    * mov_loss(features.v_m, features.x_m, labels, t, alpha=c.alpha, tau=c.tau, mask=features.mask)
-                    for weight, t in goals
-                ]
-                return Output(features, torch.stack(each).sum())
+        if self.objective is not None:
             return Output(features, torch.stack(list(self._sigmoid(streams, mask, features, goals).values())).sum())
+        labels, c = self.label_vectors(), self.config
+        with self._exactly():
+            each = [
+                weight * mov_loss(features.v_m, features.x_m, labels, t, alpha=c.alpha, tau=c.tau, mask=features.mask)
+                for weight, t in goals
+            ]
+        return Output(features, torch.stack(each).sum())
+
+    def _exactly(self) -> torch.autocast:
+        """Losses are computed in float32, whatever the models are."""
+        return torch.autocast(self.labels.device.type, enabled=False)
 
     def _sigmoid(
         self,
@@ -124,22 +127,25 @@ class System(nn.Module):
             places, drawn = sample_labels(targets, c.labels_per_step)
             targets, weights = targets[:, places], weights[places] * drawn
         labels = self.label_vectors(places)
-        parts = {"labels": self.label_loss(features, labels, targets, weights)}
+        second = said = None
         if "interpolation" in c.regularisers:
             a = c.interpolation * float(torch.rand(()))
             assert self.teacher is not None
             between = interpolated(self.encoder.towers["video"], self.teacher.tower, a)
             between = {f"towers.video.{name}": value for name, value in between.items()}
             second = torch.func.functional_call(self.encoder, between, (), {**streams, "mask": mask})
-            parts["interpolation"] = c.interpolation_weight * self.label_loss(second, labels, targets, weights)
-        there = features.mask[:, 0]
         if "video_distance" in c.regularisers:
             said = features.v if self.teacher is None else self._teacher_says(streams.get("video"), features.v)
-            far = objective.distance("video_distance", features.v_m, said)
-            parts["video_distance"] = (far * there).sum() / features.mask.any(dim=1).sum().clamp_min(1)
-        if "text_distance" in c.regularisers:
-            own = self.labels if places is None else self.labels[places]
-            parts["text_distance"] = objective.distance("text_distance", labels, own).mean()
+        with self._exactly():
+            parts = {"labels": self.label_loss(features, labels, targets, weights)}
+            if second is not None:
+                parts["interpolation"] = c.interpolation_weight * self.label_loss(second, labels, targets, weights)
+            if said is not None:
+                far = objective.distance("video_distance", features.v_m, said) * features.mask[:, 0]
+                parts["video_distance"] = far.sum() / features.mask.any(dim=1).sum().clamp_min(1)
+            if "text_distance" in c.regularisers:
+                own = self.labels if places is None else self.labels[places]
+                parts["text_distance"] = objective.distance("text_distance", labels, own).mean()
         return parts
 
     def label_loss(self, features: MOVFeatures, labels: Tensor, targets: Tensor, weights: Tensor) -> Tensor:

@@ -30,7 +30,6 @@ from lexivid.backbones.base import choose_device
 from lexivid.backbones.clip import ClipBackbone
 from lexivid.data.loading import SampleSpec
 from lexivid.errors import ModelError
-from lexivid.labels import LabelBank, load_templates
 from lexivid.labels.evidence import Evidence
 from lexivid.labels.trained_encoders import TrainedLabelEncoder, has_label_encoder, load_label_encoder
 from lexivid.media.views import Views
@@ -239,11 +238,10 @@ class TrainedModel:
         write_atomically(folder / "config.json", json.dumps(self.to_config(), indent=2, ensure_ascii=False) + "\n")
 
     def embed(self, names: Sequence[str]) -> Tensor:
-        """Label vectors (K, D) on the CPU, by the model's own label encoder or its backbone's prompts."""
-        if self.label_encoder is None:
-            return LabelBank(self.backbone).embed(names, load_templates(self.templates))
-        with torch.inference_mode():
-            return self.label_encoder(list(names)).float().cpu()
+        """Label vectors (K, D) on the CPU, by the model's label encoder or its backbone's prompts; kept in a bank."""
+        from lexivid.models.label_vectors import label_bank, label_templates
+
+        return label_bank(self).embed(list(names), label_templates(self))
 
     @classmethod
     def from_pretrained(

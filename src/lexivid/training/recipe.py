@@ -70,7 +70,7 @@ class ModelRecipe:
 
 
 @dataclass(frozen=True)
-class LabelRecipe:
+class LabelsRecipe:
     """What turns labels into vectors.
 
     Args:
@@ -180,7 +180,8 @@ class TrainingRecipe:
 
     Args:
         batch_size: clips in one step of the optimiser, over all processes together: the same recipe trains the same
-            model on one process and on many. micro_batch: clips that one process holds at a time; None: all its own.
+            model on one process and on many (but for what OVML's regulariser and its choice of labels draw in each).
+            micro_batch: clips that one process holds at a time; None: all its own.
         lr: peak learning rate. tower_lr: of the trained towers; label_lr: of a label encoder; None: the same.
             scale_lr: of scale and bias of a sigmoid, which have far to go.
         weight_decay: on matrices only; norms, biases and embeddings of one dimension are not decayed.
@@ -233,7 +234,7 @@ class Recipe(Settings):
     """One training run; `about` says its place in the paper."""
 
     model: ModelRecipe = field(default_factory=ModelRecipe)
-    labels: LabelRecipe = field(default_factory=LabelRecipe)
+    labels: LabelsRecipe = field(default_factory=LabelsRecipe)
     objective: ObjectiveRecipe = field(default_factory=ObjectiveRecipe)
     data: DataRecipe = field(default_factory=DataRecipe)
     training: TrainingRecipe = field(default_factory=TrainingRecipe)

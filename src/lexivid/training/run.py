@@ -129,7 +129,7 @@ def train(
             load_trained(whole, result.weights)
             whole.to(accelerator.device)
         model = trained_model(recipe, backbone, whole, data.base_classes)
-        model.save_weights(out)
+        model.save_pretrained(out)  # whatever becomes of the rest, what was trained is there
         if data.held_out is not None and len(data.held_out):
             calibrate(model, data.held_out, num_workers=recipe.data.num_workers)
             summary["calibration"] = model.calibration
