@@ -152,3 +152,14 @@ def test_a_split_is_written_whole(tmp_path: Path) -> None:
     split_classes(NAMES).save(path)
     assert [p.name for p in path.parent.iterdir()] == ["split.json"]
     assert set(json.loads(path.read_text())) == {"base", "novel", "seed", "source"}
+
+
+def test_clips_of_several_labels_are_held_out_alike() -> None:
+    clips = [Clip(f"{i}.mp4", (f"label {i}", "everywhere")) for i in range(50)]
+    kept, out = hold_out(clips, fraction=0.2, each_class=False)
+    assert len(out) == 10
+    assert set(kept) | set(out) == set(clips)
+    assert not set(kept) & set(out)
+    assert out != hold_out(clips, fraction=0.2, seed=1, each_class=False)[1]
+    twice = [Clip(f"{i}.mp4", ("same", "everywhere")) for i in range(50)]
+    assert len(hold_out(twice, fraction=0.2)[1]) == 10  # of one class it is the same

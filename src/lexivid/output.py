@@ -104,7 +104,7 @@ def table(rows: Sequence[Row]) -> Group:
         if len(row["by_modality"]) > 1:
             for name, labels in row["by_modality"].items():
                 says = ", ".join(f"{printable(x['label'])} {x['score']:.1%}" for x in labels[:_OPINIONS])
-                blocks.append(Text(f"  {name} alone: {says}", style="dim", overflow="fold"))
+                blocks.append(Text(f"  {name} alone: {says or 'none of these'}", style="dim", overflow="fold"))
         # Of each segment its best label alone: a long film has many.
         spans = [
             (f"{clock(segment['start_s'])} - {clock(segment['end_s'])}", label)

@@ -117,10 +117,14 @@ def world(
     else:
         labels = ", ".join(dict.fromkeys([*clip.labels, *made.split.classes[:3]]))
         say(f"  lexivid classify {where} --model world --labels {shlex.quote(labels)}")
-    recipe = "world-mov-ovml" if sets or multi_label else _RECIPES[kind or _DEFAULT_KIND]
+    several = sets is not None or multi_label
     split = shlex.quote(f"data.class_split={out / 'split.json'}")
-    say(f"  lexivid train {recipe} --data {data} --out RUN --set {split}")
-    say(f"  lexivid evaluate RUN --data {data} --protocol {'multi-label' if sets or multi_label else 'base-novel'}")
+    if several:
+        say(f"  lexivid train world-ovml-labels --data {data} --out LABELS --set {split}")
+        say(f"  lexivid train world-mov-ovml --data {data} --out RUN --set {split} --set model.init_from=LABELS")
+    else:
+        say(f"  lexivid train {_RECIPES[kind or _DEFAULT_KIND]} --data {data} --out RUN --set {split}")
+    say(f"  lexivid evaluate RUN --data {data} --protocol {'multi-label' if several else 'base-novel'}")
 
 
 def _label_sets(kinds: str, num_base: int, num_novel: int, seed: int) -> LabelSets:

@@ -142,14 +142,20 @@ def complementary_splits(
 
 
 def hold_out(
-    clips: Sequence[Clip], *, fraction: float = 0.1, seed: int = 0, by: Literal["group", "clip"] = "group"
+    clips: Sequence[Clip],
+    *,
+    fraction: float = 0.1,
+    seed: int = 0,
+    by: Literal["group", "clip"] = "group",
+    each_class: bool = True,
 ) -> tuple[list[Clip], list[Clip]]:
     """Divide clips into (kept, held out), for choosing and calibrating without the test clips.
 
     Drawn within each class (first label), so that no class loses all its clips and every class with two groups or more
     gives at least one. With `by="group"` whole groups are drawn, until about `fraction` of the class's clips
     are out; a clip without a group is a group of its own. A group is on one side even where its clips have
-    several labels.
+    several labels. With `each_class` false they are drawn from all clips alike: for clips of several labels, whose
+    first one says little.
 
     Raises:
         LexividError: a fraction outside 0..1.
@@ -169,7 +175,7 @@ def hold_out(
     for clip in clips:
         unit = unit_of(clip)
         if unit not in units:
-            members[clip.labels[0]].append(unit)
+            members[clip.labels[0] if each_class else ""].append(unit)
         units[unit] += 1
     out: set[tuple[str, ...]] = set()
     for label in sorted(members):

@@ -72,7 +72,8 @@ def select_clips(recipe: Recipe, data: str | Path) -> tuple[list[Clip], list[Cli
         base = dataset.select(split="train", classes=split.base)
     if empty := set(split.base) - {label for clip in base.clips for label in clip.labels}:
         raise LexividError(f"base class {min(empty)!r} has no training clips in {str(data)!r}")
-    kept, out = hold_out(base.clips, fraction=settings.held_out, seed=settings.split_seed)
+    one = recipe.objective.kind == "softmax"
+    kept, out = hold_out(base.clips, fraction=settings.held_out, seed=settings.split_seed, each_class=one)
     return kept, out, split
 
 

@@ -1,0 +1,82 @@
+"""benchmarks/ovml_systems.json -> a table for docs/ovml.md on standard output, and ovml_systems.svg.
+
+python benchmarks/ovml_systems_report.py
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+from lexivid.storage import write_atomically
+
+RESULTS = Path(__file__).with_name("ovml_systems.json")
+TITLES = {"noun": "invented nouns", "words": "the same in plain words", "motion": "motions", "sound": "sounds"}
+KINDS = tuple(TITLES)
+SHOWN = ("zero-shot", "fine-tuned", "coop", "no-soft-attributes", "labels", "ovml", "mov-ovml")
+COLOURS = {"seen": "#4c72b0", "unseen": "#dd8452"}
+
+
+def table(summary: dict[str, Any]) -> str:
+    """Systems in rows, per cent; the whole label set with its interval."""
+    columns = ("mAP seen", "mAP unseen", *(f"{kind} unseen" for kind in KINDS), "best micro F1, all")
+    lines = ["| system | " + " | ".join(columns) + " | unseen, less OVML |", "|---" * (len(columns) + 2) + "|"]
+    for row in summary.values():
+        cells = [_cell(row[column], whole=column.startswith("mAP")) for column in columns]
+        cells.append(_cell(row.get("mAP unseen, less OVML"), whole=True, sign=True))
+        lines.append(f"| {row['says']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(values: list[float] | None, *, whole: bool, sign: bool = False) -> str:
+    if values is None:
+        return ""
+    form = "{:+.1f}" if sign else "{:.1f}"
+    text = form.format(values[0])
+    if whole and len(values) == 3:
+        text += f" [{form.format(values[1])}, {form.format(values[2])}]"
+    return text.replace("-", "−")
+
+
+def figure(summary: dict[str, Any]) -> bytes:
+    """Average precision by kind of label, seen and unseen, with intervals over seeds."""
+    shown = [name for name in SHOWN if name in summary]
+    mpl.rcParams |= {"font.size": 9, "svg.hashsalt": "ovml", "svg.fonttype": "none"}
+    figure, axes = plt.subplots(1, len(KINDS), figsize=(11, 3.4), sharey=True, layout="constrained")
+    for axis, kind in zip(axes, KINDS, strict=True):
+        for shift, (side, colour) in enumerate(COLOURS.items()):
+            for place, name in enumerate(shown):
+                mean, low, high = (summary[name][f"{kind} {side}"] * 3)[:3]
+                y = len(shown) - place - 0.35 * shift
+                axis.barh(y, mean, height=0.33, color=colour, label=side if place == 0 else None)
+                axis.plot([low, high], [y, y], color="black", linewidth=1)
+        axis.set_title(
+            {"noun": "invented nouns", "words": "in plain words", "motion": "motions", "sound": "sounds"}[kind]
+        )
+        axis.set_xlabel("mAP, per cent")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_yticks(
+        [len(shown) - i - 0.17 for i in range(len(shown))], [summary[n]["says"].split(",")[0] for n in shown]
+    )
+    axes[-1].legend(loc="lower right", frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def main() -> None:
+    summary = json.loads(RESULTS.read_text(encoding="utf-8"))["summary"]
+    write_atomically(RESULTS.with_suffix(".svg"), figure(summary))
+    print(table(summary))
+
+
+if __name__ == "__main__":
+    main()
