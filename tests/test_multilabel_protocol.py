@@ -18,7 +18,8 @@ from lexivid.errors import LexividError
 from lexivid.evaluation.multilabel import report
 from lexivid.evaluation.runs import evaluate, summary
 from lexivid.inference import load
-from lexivid.models.trained import TrainedModel, read_config, update_config
+from lexivid.models.folder import read_config, update_config
+from lexivid.models.trained import TrainedModel
 from lexivid.training import train
 
 SMALL = {

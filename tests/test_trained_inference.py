@@ -26,8 +26,9 @@ from lexivid.errors import LexividError, MediaError, ModelError
 from lexivid.evaluation.calibration import Calibration, combine
 from lexivid.inference_trained import TrainedClassifier
 from lexivid.media.views import Views
+from lexivid.models.folder import is_trained_model, update_config
 from lexivid.models.mov import FROZEN_PREFIX, MOV, MOVConfig
-from lexivid.models.trained import TrainedModel, is_trained_model, update_config
+from lexivid.models.trained import TrainedModel
 from lexivid.prediction import Prediction
 from lexivid.training import train
 from lexivid.training.clips import open_clips

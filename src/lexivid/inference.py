@@ -416,7 +416,7 @@ def load(name: str = "lite", *, device: str = "auto", dtype: str = "auto", vocab
         ModelError: the model is unknown, not here, or not of a supported family.
         MissingExtraError: `lite` without its weight packages.
     """
-    from lexivid.models.trained import is_trained_model
+    from lexivid.models.folder import is_trained_model
 
     if is_trained_model(name):
         from lexivid.inference_trained import TrainedClassifier
@@ -435,7 +435,7 @@ def model_of(database: LabelDatabase) -> str:
 
     The one that made them; of a folder with a label encoder alone, the backbone that it was trained into.
     """
-    from lexivid.models.trained import is_trained_model
+    from lexivid.models.folder import is_trained_model
 
     encoder = database.encoder
     return encoder.model if is_trained_model(encoder.model) else encoder.backbone

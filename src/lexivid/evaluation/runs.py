@@ -73,7 +73,8 @@ def evaluate(
     """
     from lexivid import __version__
     from lexivid.backbones import load_backbone
-    from lexivid.models.trained import TrainedModel, is_trained_model, update_config
+    from lexivid.models.folder import is_trained_model, update_config
+    from lexivid.models.trained import TrainedModel
 
     if protocol not in protocols.PROTOCOLS:
         raise LexividError(f"unknown protocol {protocol!r}: choose {', '.join(protocols.PROTOCOLS)}")

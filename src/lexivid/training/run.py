@@ -29,9 +29,10 @@ from lexivid.data.batches import Samples
 from lexivid.errors import LexividError
 from lexivid.labels import LabelBank, check_labels, load_templates
 from lexivid.labels.trained_encoders import WEIGHTS_FILE, TrainedLabelEncoder, has_label_encoder
+from lexivid.models.folder import read_config, save_backbone
 from lexivid.models.mov import MOV, MOVConfig
 from lexivid.models.system import System, make_objective, make_teacher
-from lexivid.models.trained import TrainedModel, read_config, save_backbone
+from lexivid.models.trained import TrainedModel
 from lexivid.storage import write_atomically
 from lexivid.training.clips import TrainingClips, open_clips
 from lexivid.training.distributed import is_sharded, load_trained, make_accelerator, trained_state
