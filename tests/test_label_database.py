@@ -213,3 +213,12 @@ def test_command_line(clip_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(LabelError, match="no labels"):
         runner.invoke(app, ["labels", "add", str(tmp_path / "new")], catch_exceptions=False)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_run_without_a_label_encoder_stands_for_its_backbone(clip_folder: Path, tmp_path: Path) -> None:
+    about = {"model_type": "lexivid-mov", "backbone": {"name": str(clip_folder)}, "templates": "name"}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps(about))
+    by_run, by_backbone = open_encoder(str(tmp_path / "run")), open_encoder(str(clip_folder), templates="name")
+    assert by_run.identity.fingerprint == by_backbone.identity.fingerprint
+    assert torch.equal(by_run.encode(["a dog"]), by_backbone.encode(["a dog"]))

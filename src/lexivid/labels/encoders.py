@@ -104,7 +104,8 @@ def open_encoder(model: str, *, templates: str | TemplateSet | None = None, devi
     """Load what turns labels into vectors.
 
     Args:
-        model: a backbone's name (see `load_backbone`), or a folder with a trained label encoder.
+        model: a backbone's name (see `load_backbone`), a folder with a trained label encoder, or another run of
+            `lexivid train`, whose backbone and templates then count.
         templates: of a backbone; None: what suits it.
 
     Raises:
@@ -114,6 +115,8 @@ def open_encoder(model: str, *, templates: str | TemplateSet | None = None, devi
         if templates is not None:
             raise LabelError(f"{model!r} trained its label encoder, which needs no templates: leave them out")
         return _open_trained(model, device)
+    if (run := _backbone_of_run(Path(model))) is not None:
+        model, templates = run[0], templates or run[1]
     # In float32 on every machine, or vectors made on one could not be added to those of another.
     backbone = load_backbone(model, device=device, dtype="float32")
     chosen = load_templates(templates or backbone.default_templates)
@@ -124,6 +127,16 @@ def open_encoder(model: str, *, templates: str | TemplateSet | None = None, devi
         lambda labels: bank.embed(labels, short),
         lambda labels: doubts(backbone, labels, chosen),
     )
+
+
+def _backbone_of_run(folder: Path) -> tuple[str, str] | None:
+    """Backbone and templates of a run of `lexivid train` that has no label encoder of its own; None for other names."""
+    try:
+        about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        inside = folder / "backbone"
+        return str(inside if inside.is_dir() else about["backbone"]["name"]), str(about["templates"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def prompts_identity(backbone: Backbone, templates: TemplateSet) -> EncoderIdentity:
