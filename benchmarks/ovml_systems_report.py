@@ -25,24 +25,25 @@ COLOURS = {"seen": "#4c72b0", "unseen": "#dd8452"}
 
 
 def table(summary: dict[str, Any]) -> str:
-    """Systems in rows, per cent; the whole label set with its interval."""
-    columns = ("mAP seen", "mAP unseen", *(f"{kind} unseen" for kind in KINDS), "best micro F1, all")
-    lines = ["| system | " + " | ".join(columns) + " | unseen, less OVML |", "|---" * (len(columns) + 2) + "|"]
+    """Systems in rows, mAP in per cent: of all labels with intervals, and by kind."""
+    kinds = ", ".join(KINDS)
+    head = ("system", "seen", "unseen", "unseen, less OVML", f"seen: {kinds}", f"unseen: {kinds}", "best micro F1")
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for row in summary.values():
-        cells = [_cell(row[column], whole=column.startswith("mAP")) for column in columns]
-        cells.append(_cell(row.get("mAP unseen, less OVML"), whole=True, sign=True))
-        lines.append(f"| {row['says']} | " + " | ".join(cells) + " |")
+        by_kind = [" / ".join(f"{row[f'{kind} {side}'][0]:.1f}" for kind in KINDS) for side in ("seen", "unseen")]
+        cells = [row["says"], _cell(row["mAP seen"]), _cell(row["mAP unseen"])]
+        cells += [_cell(row.get("mAP unseen, less OVML"), form="{:+.1f}"), *by_kind]
+        lines.append("| " + " | ".join([*cells, _cell(row["best micro F1, all"])]) + " |")
     return "\n".join(lines)
 
 
-def _cell(values: list[float] | None, *, whole: bool, sign: bool = False) -> str:
+def _cell(values: list[float] | None, *, form: str = "{:.1f}") -> str:
     if values is None:
         return ""
-    form = "{:+.1f}" if sign else "{:.1f}"
     text = form.format(values[0])
-    if whole and len(values) == 3:
+    if len(values) == 3:
         text += f" [{form.format(values[1])}, {form.format(values[2])}]"
-    return text.replace("-", "−")
+    return text.replace("-", "\u2212")
 
 
 def figure(summary: dict[str, Any]) -> bytes:

@@ -56,10 +56,6 @@ class TrainedLabelEncoder(nn.Module):
     ) -> Self:
         """The reverse of `settings`, with untrained weights."""
 
-    def frozen_fingerprints(self) -> list[str]:
-        """Of frozen models beside the text encoder."""
-        return []
-
     def trained_state(self) -> dict[str, Tensor]:
         """The weights that training moves, on the CPU; those of the frozen models are not among them."""
         return {
@@ -69,9 +65,9 @@ class TrainedLabelEncoder(nn.Module):
     @property
     def fingerprint(self) -> str:
         """Identifies everything that decides a label's vector: settings, trained weights, frozen models."""
-        digest = hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode())
-        for text in self.frozen_fingerprints():
-            digest.update(text.encode())
+        # Not the language model's name, which may be a place; its own fingerprint is among the settings.
+        decisive = {key: value for key, value in self.settings().items() if key != "language_model"}
+        digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode())
         for name, value in sorted((self.trained_state() | self.text_encoder.state_dict(prefix="clip.")).items()):
             digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:32]

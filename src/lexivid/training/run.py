@@ -158,7 +158,10 @@ def make_label_encoder(recipe: Recipe, backbone: Backbone) -> TrainedLabelEncode
     text = FrozenTextEncoder(backbone)
     if asked.encoder == "learned_context":
         return LearnedContextEncoder(text, num_context=asked.num_context)
-    language_model = FrozenLanguageModel.load(asked.language_model, device=backbone.device)
+    name = asked.language_model
+    # A folder is found again from wherever the run will be read.
+    name = str(Path(name).resolve()) if Path(name).is_dir() else name
+    language_model = FrozenLanguageModel.load(name, device=backbone.device)
     return SoftAttributeEncoder(language_model, text, asked.soft_attributes)
 
 
