@@ -20,7 +20,18 @@ from lexivid.storage import write_atomically
 RESULTS = Path(__file__).with_name("ovml_systems.json")
 TITLES = {"noun": "invented nouns", "words": "the same in plain words", "motion": "motions", "sound": "sounds"}
 KINDS = tuple(TITLES)
-SHOWN = ("zero-shot", "fine-tuned", "coop", "no-soft-attributes", "labels", "ovml", "mov-ovml")
+SHOWN = {
+    "zero-shot": "CLIP as it is",
+    "answers": "the language model's words",
+    "fine-tuned": "CLIP fine-tuned",
+    "coop": "CoOp",
+    "no-soft-attributes": "OVML without soft attributes",
+    "labels": "soft attributes alone",
+    "scrambled labels": "the same, scrambled",
+    "ovml": "OVML",
+    "mov-ovml": "MOV x OVML",
+    "mov-ovml-20": "MOV x OVML, 20 epochs",
+}
 COLOURS = {"seen": "#4c72b0", "unseen": "#dd8452"}
 
 
@@ -50,7 +61,7 @@ def figure(summary: dict[str, Any]) -> bytes:
     """Average precision by kind of label, seen and unseen, with intervals over seeds."""
     shown = [name for name in SHOWN if name in summary]
     mpl.rcParams |= {"font.size": 9, "svg.hashsalt": "ovml", "svg.fonttype": "none"}
-    figure, axes = plt.subplots(1, len(KINDS), figsize=(11, 3.4), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, len(KINDS), figsize=(11, 4.1), sharey=True, layout="constrained")
     for axis, kind in zip(axes, KINDS, strict=True):
         for shift, (side, colour) in enumerate(COLOURS.items()):
             for place, name in enumerate(shown):
@@ -58,15 +69,11 @@ def figure(summary: dict[str, Any]) -> bytes:
                 y = len(shown) - place - 0.35 * shift
                 axis.barh(y, mean, height=0.33, color=colour, label=side if place == 0 else None)
                 axis.plot([low, high], [y, y], color="black", linewidth=1)
-        axis.set_title(
-            {"noun": "invented nouns", "words": "in plain words", "motion": "motions", "sound": "sounds"}[kind]
-        )
+        axis.set_title(TITLES[kind])
         axis.set_xlabel("mAP, per cent")
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_yticks(
-        [len(shown) - i - 0.17 for i in range(len(shown))], [summary[n]["says"].split(",")[0] for n in shown]
-    )
-    axes[-1].legend(loc="lower right", frameon=False)
+    axes[0].set_yticks([len(shown) - i - 0.17 for i in range(len(shown))], [SHOWN[name] for name in shown])
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", frameon=False, ncols=2)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     plt.close(figure)

@@ -26,6 +26,7 @@ differ. Both thresholds are chosen on the test clips, so each F1 is an upper bou
     answer, shifted        every score less the threshold that is best for its kind, on training clips and base labels
     answer, trained        the texts of "answer" after vectors that all labels share, trained on the base labels
     soft attributes        2 of them, next word, trained on the base labels of all kinds; own words follow
+    soft attributes, beside CLIP   the same added to CLIP's own vector of the label, with a learned share
     soft attributes, scrambled   control: the language model is asked about another label of the kind, own words stay
 
 A scale and a bias for all scores, as a sigmoid needs, would change none of these numbers.
@@ -55,8 +56,8 @@ from lexivid.backbones.clip import ClipBackbone
 from lexivid.data.world.words import COLOURS, MOTIONS, SHAPES
 from lexivid.evaluation.multilabel import best_f1, f1, mean_average_precision
 from lexivid.labels.language_model import FrozenLanguageModel
+from lexivid.labels.learned_context import LearnedContextEncoder
 from lexivid.labels.soft_attributes import SoftAttributeConfig, SoftAttributeEncoder
-from lexivid.labels.text_encoder import FrozenTextEncoder
 from lexivid.models.mov import similarity
 
 WORDS_SETTINGS = SETTINGS | {
@@ -69,7 +70,7 @@ EITHER = (
 )  # fmt: skip
 SCALES = (
     "clip", "true words", "answer", "answer, shifted", "answer, trained", "soft attributes",
-    "soft attributes, scrambled",
+    "soft attributes, beside CLIP", "soft attributes, scrambled",
 )  # fmt: skip
 ROWS = (*(f"either: {name}" for name in EITHER), *(f"scales: {name}" for name in SCALES))
 KINDS = ("noun", "entity", "attribute", "motion")
@@ -160,19 +161,6 @@ class Either(Experiment):
         }
 
 
-class LearnedContext(nn.Module):
-    """Vectors that all labels share, before each label's own words."""
-
-    def __init__(self, text: FrozenTextEncoder, num: int) -> None:
-        super().__init__()
-        self.text = text
-        self.context = nn.Parameter(torch.randn(num, text.width) * float(text.word_vectors.std()))
-
-    def forward(self, labels: Sequence[str]) -> Tensor:
-        """(K, D)."""
-        return self.text(labels, self.context.expand(len(labels), -1, -1))
-
-
 class AskedOtherwise(nn.Module):
     """Soft attributes of what the language model says of other labels; the labels' own words stay."""
 
@@ -260,10 +248,11 @@ class Scales(Experiment):
             texts = [said.get(text, text) for text in texts]
         if name in ("clip", "true words", "answer", "answer, shifted"):
             return self.text(texts), extra
-        config = SoftAttributeConfig(num_attributes=WORDS_SETTINGS["scales_attributes"])
+        beside = name.endswith("beside CLIP")
+        config = SoftAttributeConfig(num_attributes=WORDS_SETTINGS["scales_attributes"], beside_clip=beside)
         encoder: nn.Module
         if name == "answer, trained":
-            encoder = LearnedContext(self.text, config.num_attributes)
+            encoder = LearnedContextEncoder(self.text, num_context=config.num_attributes)
         else:
             encoder = SoftAttributeEncoder(self.model, self.text, config)
             if name.endswith("scrambled"):
