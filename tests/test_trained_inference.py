@@ -96,6 +96,13 @@ def test_clips_are_read_as_in_training(run: Path) -> None:
     assert spec.flow_size == 32
 
 
+def test_files_are_looked_at_as_in_training(run: Path) -> None:
+    classifier = TrainedClassifier.load(run, device="cpu")
+    assert classifier.default_views == Views(num_frames=4)
+    classifier.model.sampling = {"num_frames": 8, "stride": 2, "stride_rate": "native"}
+    assert classifier.default_views == Views(num_frames=8, num_clips=4, stride=2, stride_rate="native")
+
+
 def test_resume_of_a_finished_run_and_free_settings(run: Path, clips: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run, tmp_path / "copy")
     train(copy / "recipe.yaml", clips, copy, resume=True, set=["training.keep_checkpoints=1"], device="cpu")

@@ -70,6 +70,11 @@ class Classifier:
         self.bank = bank or LabelBank(backbone)
         self.name, self.fingerprint = backbone.name, backbone.fingerprint
 
+    @property
+    def default_views(self) -> Views:
+        """What is looked at where nobody says: 16 frames spread evenly over the whole file, centre crop."""
+        return Views()
+
     def prepare(
         self,
         labels: str | Iterable[str],
@@ -202,7 +207,7 @@ class Classifier:
                 )
                 yield self._guarded(path, work, raise_errors)
             return
-        chosen = views or Views()
+        chosen = views or self.default_views
 
         def decode(path: str | Path) -> tuple[str | Path, SampledFrames | Exception]:
             try:

@@ -115,6 +115,16 @@ class TrainedClassifier(Classifier):
         identity = " ".join(map(content_id, own))
         return cls(model, name=str(folder), fingerprint=f"{identity} {dtype}", vocabulary_is=_check_kind(vocabulary_is))
 
+    @property
+    def default_views(self) -> Views:
+        """The whole file, looked at as in training: frames spread over it, or four clips in time with its stride."""
+        sampling = self.model.sampling
+        num_frames, stride = sampling.get("num_frames", 16), sampling.get("stride")
+        if stride is None:
+            return Views(num_frames=num_frames)
+        rate = sampling.get("stride_rate", "native")
+        return Views(num_frames=num_frames, num_clips=4, stride=stride, stride_rate=rate)
+
     def prepare(
         self,
         labels: str | Iterable[str],
@@ -251,8 +261,7 @@ class TrainedClassifier(Classifier):
                 work = partial(self._trained_timeline, asked, used, timeline_s, num_thumbnails)
                 yield self._guarded(path, work, raise_errors)
             return
-        looked = views or Views(num_frames=self.model.sampling.get("num_frames", 16))
-        spec = self.model.sample_spec(looked, inputs=used)
+        spec = self.model.sample_spec(views or self.default_views, inputs=used)
 
         def read(path: str | Path) -> tuple[str | Path, FileParts | Exception]:
             try:

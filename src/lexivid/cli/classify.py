@@ -47,7 +47,7 @@ def classify(
     modalities: Modalities = None,
     vocabulary_is: VocabularyIs = "mixed",
     views: ViewsOption = "spread",
-    frames: Frames = 16,
+    frames: Frames = None,
     stride: Stride = None,
     stride_rate: StrideRate = "30",
     templates: Templates = None,
@@ -79,7 +79,10 @@ def classify(
     if database is not None and words:
         database = database.only(words)
     model = model or (DEFAULT_MODEL if database is None else model_of(database))
-    chosen_views = Views.parse(views, num_frames=frames, stride=stride, stride_rate=parse_stride_rate(stride_rate))
+    rate = parse_stride_rate(stride_rate)
+    asked_views = None  # what suits the model
+    if views != "spread" or frames is not None or stride is not None:
+        asked_views = Views.parse(views, num_frames=frames or 16, stride=stride, stride_rate=rate)
     fmt = choose_format(format, output)
     with status(f"loading {model}"):
         classifier = load(model, device=device, dtype=dtype, vocabulary_is=vocabulary_is)
@@ -88,6 +91,7 @@ def classify(
         classifier.check_multi_label(vocabulary)
         if vocabulary.judge and not vocabulary.judge.is_fitted:
             say(f"warning: probabilities of {model} are {vocabulary.judge.method}", "yellow")
+    chosen_views = asked_views or classifier.default_views
     asked = [part.strip() for part in modalities.split(",")] if modalities else None
     least = (DEFAULT_THRESHOLD if multi_label else 0.0) if threshold is None else threshold
     options: dict[str, Any] = {

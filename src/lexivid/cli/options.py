@@ -39,7 +39,10 @@ Modalities = Annotated[str | None, typer.Option(help="Streams to use, with comma
 ViewsOption = Annotated[
     str, typer.Option("--views", help='"spread": frames spread evenly over the file. "4x3": 4 clips in time x 3 crops.')
 ]
-Frames = Annotated[int, typer.Option(min=1, max=4096, help="Frames per clip.")]
+Frames = Annotated[
+    int | None,
+    typer.Option(min=1, max=4096, show_default=False, help="Frames per clip. Default: 16; of a trained model its own."),
+]
 Stride = Annotated[
     int | None,
     typer.Option(help="Frames from one to the next within a clip. Default: 4 with TxC views.", show_default=False),
