@@ -343,9 +343,8 @@ COLUMNS = {
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """System -> column -> mean with its interval; and differences to OVML, seed by seed."""
+    """System -> column -> mean with its interval."""
     table: dict[str, Any] = {}
-    whole = {row["seed"]: row for row in rows if row["system"] == "ovml"}
     for name, system in SYSTEMS.items():
         own = {row["seed"]: row for row in rows if row["system"] == name}
         if not own:
@@ -354,10 +353,31 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         for column, value in COLUMNS.items():
             values = [value(row) for row in own.values()]
             cells[column] = _cell(values)
-            both = [seed for seed in own if seed in whole]
-            if name != "ovml" and len(both) > 1:
-                cells[f"{column}, less OVML"] = _cell([value(own[s]) - value(whole[s]) for s in both])
         table[name] = cells
+    return table
+
+
+PAIRS = (
+    ("ovml", "answers"), ("labels", "answers"), ("labels", "scrambled labels"), ("scrambled labels", "zero-shot"),
+    ("ovml", "labels"), ("ovml", "fine-tuned"), ("ovml", "no-soft-attributes"), ("ovml", "no-branch"),
+    ("ovml", "no-interpolation"), ("ovml", "no-distance"), ("ovml", "no-regulariser"), ("ovml", "no-average"),
+    ("synthetic", "ovml"), ("fine-tuned", "zero-shot"), ("mov-ovml", "ovml"), ("mov-ovml", "zero-shot"),
+    ("mov-ovml", "mov-prompts"), ("mov-ovml", "mov-ovml-video"), ("mov-ovml-20", "mov-ovml"), ("hot", "ovml"),
+    ("hot", "hot-no-regulariser"), ("hot-no-regulariser", "no-regulariser"),
+)  # fmt: skip
+
+
+def comparisons(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """ "A less B" -> column -> mean difference, seed by seed, with its interval."""
+    found = {(row["system"], row["seed"]): row for row in rows}
+    table = {}
+    for first, second in PAIRS:
+        seeds = [seed for name, seed in found if name == first and (second, seed) in found]
+        if len(seeds) > 1:
+            table[f"{first} less {second}"] = {
+                column: _cell([value(found[first, s]) - value(found[second, s]) for s in seeds])
+                for column, value in COLUMNS.items()
+            }
     return table
 
 
@@ -397,7 +417,8 @@ def main() -> None:
         "machine": f"{platform.machine()}, {args.workers} processes of one thread",
         "recipes": {n: load_recipe(n).to_dict() for n in ("world-ovml-labels", "world-ovml", "world-mov-ovml")},
         "settings": {n: s.settings for n, s in SYSTEMS.items()},
-        "summary": table, "rows": [{k: v for k, v in row.items() if k != "key"} for row in rows],
+        "summary": table, "comparisons": comparisons(rows),
+        "rows": [{k: v for k, v in row.items() if k != "key"} for row in rows],
     }  # fmt: skip
     write_atomically(args.results, json.dumps(content, indent=1) + "\n")
     for name, cells in table.items():
