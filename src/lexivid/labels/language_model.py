@@ -53,10 +53,12 @@ class FrozenLanguageModel(nn.Module):
         """
         from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging as transformers_logging
 
         source, _, revision = name.partition("@") if not Path(name).exists() else (name, "", "")
         if name == WORLD:
             source = str(Path(__file__).parent / "world_language_model")
+        transformers_logging.disable_progress_bar()
         options: dict[str, Any] = {"revision": revision} if revision else {}
         error: Exception | None = None
         for offline in (True, False):
