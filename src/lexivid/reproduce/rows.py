@@ -123,12 +123,12 @@ def _train(
     curve: list[dict[str, float]] = []
     looking_s = 0.0
 
-    def look(system: TrainedSystem, epochs_done: int) -> None:
+    def look(now: TrainedSystem, epochs_done: int) -> None:
         nonlocal looking_s
         if not system.curve or epochs_done == recipe.training.epochs or epochs_done % scale.curve_every:
             return
         began = time.process_time()
-        model = trained_model(recipe, bench.backbone, system, bench.packed.split.base)
+        model = trained_model(recipe, bench.backbone, now, bench.packed.split.base)
         curve.append({"epoch": epochs_done, **bench.accuracies(bench.collect(model, parts=(TEST,)))})
         looking_s += time.process_time() - began
 
