@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from colours import ColourBackbone, colour_classifier, colour_film
+from command_line import call_cli
 from language_models import make_gpt2
 from torch import Tensor
 
-from lexivid import cli
 from lexivid.backbones import load_backbone
 from lexivid.backbones.base import weights_of
 from lexivid.errors import LabelError, ModelError
@@ -198,18 +198,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lexivid", *map(str, words)])
-        capsys.readouterr()
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as leaving:
-            status = int(leaving.code or 0)
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return call
+    return partial(call_cli, monkeypatch, capsys)
 
 
 def test_from_labels_to_a_classified_film(run: Run, film: Path, soft_folder: Path, clip_folder: Path) -> None:

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 import torch
 from colours import ColourBackbone, colour_classifier, colour_film
+from command_line import call_cli
 
-from lexivid import cli
 from lexivid.prediction import Prediction
 
 LABELS = "red, green, blue"
@@ -38,16 +38,9 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     monkeypatch.setattr("lexivid.inference.load", lambda name, **_: colour_classifier())
 
     def call(*arguments: str | Path) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["lexivid", *map(str, arguments)])
-        capsys.readouterr()
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as leaving:
-            status = int(leaving.code or 0)
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err + captured.out
-        return Outcome(status, captured.out, captured.err)
+        outcome = Outcome(*call_cli(monkeypatch, capsys, *arguments))
+        assert "Traceback" not in outcome.err + outcome.out
+        return outcome
 
     return call
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import json
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from colours import ColourBackbone, colour_classifier, colour_film
+from command_line import call_cli
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
-from lexivid import cli
 from lexivid.errors import LexividError, ModelError
 from lexivid.evaluation.evidence import fit_evidence
 from lexivid.inference import Classifier
@@ -262,17 +262,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     """Call `lexivid classify` with the model that knows colours."""
     monkeypatch.setattr("lexivid.inference.load", lambda name, **_: colour_classifier())
 
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lexivid", "classify", *map(str, arguments)])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as leaving:
-            status = int(leaving.code or 0)
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return call
+    return partial(call_cli, monkeypatch, capsys, "classify")
 
 
 def test_the_command_line(run: Run, tmp_path: Path) -> None:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import training_cases as cases
+from command_line import call_cli
 from language_models import make_gpt2
 
 import lexivid
-from lexivid import cli
 from lexivid.backbones import load_backbone
 from lexivid.data.dataset import Clip
 from lexivid.data.loading import ClipSamples
@@ -315,17 +315,7 @@ def test_command_line(
 ) -> None:
     make("ovml").save_pretrained(tmp_path / "run")
 
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lexivid", "classify", str(film), "--model", str(tmp_path / "run"), *words])
-        capsys.readouterr()
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as leaving:
-            status = int(leaving.code or 0)
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
+    run = partial(call_cli, monkeypatch, capsys, "classify", film, "--model", tmp_path / "run")
     page = tmp_path / "page.html"
     words = ("-l", ", ".join(LABELS), "--multi-label", "--threshold", "0", "--device", "cpu", "-f", "json")
     status, out, err = run(*words, "--timeline", "1", "--report", str(page))

@@ -21,13 +21,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lexivid.errors import ModelError
 from lexivid.labels.evidence import posterior
 from lexivid.models.mov import MOVFeatures
+from lexivid.models.standing import Path_, no_evidence
 from lexivid.models.trained import TrainedModel
 
 VocabularyIs = Literal["base", "novel", "mixed"]
-Path_ = Literal["base", "novel"]
 
 
 @dataclass(frozen=True)
@@ -101,15 +100,6 @@ class TrainedJudge:
         """`of` each path that labels take, (..., K), joined label by label."""
         first, *second = (of(path) for path in self._paths(kind))
         return torch.where(self.is_base, first, second[0]) if second else first
-
-
-def no_evidence(path: str = "") -> ModelError:
-    """What is said where labels cannot be judged one by one, because nothing was fitted (on that path)."""
-    where = f" on its {path} path" if path else ""
-    return ModelError(
-        f"this model cannot judge labels one by one: no held-out clips said what a label's standing{where} is worth; "
-        "train with data.held_out above 0, or fit it now by `lexivid evaluate RUN --data DIR --protocol calibrate`"
-    )
 
 
 def of_one_stream(features: MOVFeatures, place: int) -> MOVFeatures:

@@ -36,7 +36,7 @@ from lexivid.data.clip_cache import content_id
 from lexivid.errors import LabelError, LexividError, ModelError
 from lexivid.evaluation.calibration import Calibration, combine
 from lexivid.inference import Classifier, check_window
-from lexivid.inference_judge import TrainedJudge, VocabularyIs, no_evidence, of_one_stream
+from lexivid.inference_judge import TrainedJudge, VocabularyIs, of_one_stream
 from lexivid.inference_tokens import FileParts, Hops, read_file, view_tokens
 from lexivid.labels import LabelBank, TemplateSet, check_labels
 from lexivid.labels.database import LabelDatabase
@@ -48,6 +48,7 @@ from lexivid.media.decode import probe
 from lexivid.media.views import Views
 from lexivid.models.label_vectors import label_bank, standing_vectors
 from lexivid.models.mov import MOVFeatures
+from lexivid.models.standing import no_evidence
 from lexivid.models.trained import TrainedModel
 from lexivid.prediction import (
     FRAMES_PER_HOP,

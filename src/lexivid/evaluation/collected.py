@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,11 +26,9 @@ from lexivid.backbones import Backbone
 from lexivid.data.batches import Samples, load_batches
 from lexivid.errors import LexividError
 from lexivid.models.mov import MOVFeatures, predict_base, predict_novel, probabilities
-from lexivid.models.standing import standing
+from lexivid.models.standing import Path_, standing
 from lexivid.models.trained import TrainedModel
 from lexivid.storage import write_atomically
-
-Path_ = Literal["base", "novel"]
 
 
 @dataclass
@@ -111,21 +109,18 @@ def score(collected: Collected, labels: Tensor | np.ndarray, *, path: Path_, **s
     """
     s = collected.settings | settings
     vectors = torch.as_tensor(np.asarray(labels)).float()
-    num_views = next(iter(collected.features.values())).shape[1]
-    f = {name: torch.from_numpy(x).flatten(0, 1) for name, x in collected.features.items()}  # (n * R, D)
-    x_m = {name: f[name] for name in collected.modalities[1:]}
-    mask = torch.from_numpy(collected.mask).repeat_interleave(num_views, dim=0)
+    f, num_views = _views_of(collected)
+    x_m, mask = f.x_m, f.mask
     if s.get("scales") is not None:
-        x = MOVFeatures(f["v"], f["v_m"], x_m, mask)
-        p = standing(x, vectors, s, path=path).sigmoid()
+        p = standing(f, vectors, s, path=path).sigmoid()
     elif path == "novel":
-        p = predict_novel(f["v"], x_m, vectors, beta=s["beta"], tau_v=s["tau_v"], tau_x=s["tau_x"], mask=mask)
+        p = predict_novel(f.v, x_m, vectors, beta=s["beta"], tau_v=s["tau_v"], tau_x=s["tau_x"], mask=mask)
     elif s["base_score"] == "mean":
-        each = torch.stack([probabilities(x, vectors, tau=s["tau"]) for x in (f["v_m"], *x_m.values())], dim=1)
+        each = torch.stack([probabilities(x, vectors, tau=s["tau"]) for x in (f.v_m, *x_m.values())], dim=1)
         there = mask[..., None].float()
         p = (each * there).sum(dim=1) / there.sum(dim=1).clamp_min(1)
     else:
-        p = predict_base(f["v_m"], vectors, tau=s["tau"], x_m=x_m, mask=mask)
+        p = predict_base(f.v_m, vectors, tau=s["tau"], x_m=x_m, mask=mask)
     return p.unflatten(0, (-1, num_views)).double().mean(dim=1).numpy()
 
 
@@ -141,14 +136,19 @@ def standings(
     Args:
         labels: (K, D). background: (J, D), for a model trained by softmax or not trained at all.
     """
-    num_views = next(iter(collected.features.values())).shape[1]
-    f = {name: torch.from_numpy(x).flatten(0, 1) for name, x in collected.features.items()}
-    mask = torch.from_numpy(collected.mask).repeat_interleave(num_views, dim=0)
-    features = MOVFeatures(f["v"], f["v_m"], {name: f[name] for name in collected.modalities[1:]}, mask)
+    features, num_views = _views_of(collected)
     others = None if background is None else torch.as_tensor(np.asarray(background)).float()
     vectors = torch.as_tensor(np.asarray(labels)).float()
     found = standing(features, vectors, collected.settings, path=path, background=others)
     return found.unflatten(0, (-1, num_views)).mean(dim=1).numpy()
+
+
+def _views_of(collected: Collected) -> tuple[MOVFeatures, int]:
+    """Features of all views of all clips, clip by clip (n * R, D), and R."""
+    num_views = next(iter(collected.features.values())).shape[1]
+    f = {name: torch.from_numpy(x).flatten(0, 1) for name, x in collected.features.items()}
+    mask = torch.from_numpy(collected.mask).repeat_interleave(num_views, dim=0)
+    return MOVFeatures(f["v"], f["v_m"], {name: f[name] for name in collected.modalities[1:]}, mask), num_views
 
 
 def opinion(collected: Collected, labels: Tensor | np.ndarray, *, name: str, tau: float) -> np.ndarray:

@@ -17,10 +17,11 @@ from lexivid.backbones import Backbone
 from lexivid.errors import LexividError
 from lexivid.evaluation.collected import Collected, standings
 from lexivid.evaluation.multilabel import bootstrap_calibration_error
-from lexivid.labels import LabelBank, TemplateSet
+from lexivid.labels import LabelBank, TemplateSet, load_templates
 from lexivid.labels.background import make_judge
 from lexivid.labels.evidence import Evidence, posterior
 from lexivid.models.label_vectors import standing_vectors
+from lexivid.models.standing import PATHS, no_evidence
 from lexivid.models.trained import TrainedModel
 
 _MOST_FOLDS = 50  # of cross-validation: up to so many clips, each is left out by itself
@@ -93,9 +94,9 @@ def fit_model_evidence(model: TrainedModel, collected: Collected) -> dict[str, E
     labels, background = standing_vectors(model, names)
     if model.scales is None and background is None:
         return {}
-    found = {}
-    for path in ("base", "novel"):
-        own = standings(collected, labels, path=path, background=background)  # type: ignore[arg-type]
+    found: dict[str, Evidence] = {}
+    for path in PATHS:
+        own = standings(collected, labels, path=path, background=background)
         method = f"fitted on {len(truth)} held-out clips of {len(names)} base classes, {path} path"
         with contextlib.suppress(LexividError):
             groups = np.array(collected.groups)
@@ -104,38 +105,37 @@ def fit_model_evidence(model: TrainedModel, collected: Collected) -> dict[str, E
 
 
 def label_probabilities(
-    model: TrainedModel | tuple[Backbone, LabelBank, TemplateSet],
+    model: TrainedModel | Backbone,
     collected: Collected,
     names: Sequence[str],
     seen: np.ndarray,
+    *,
+    bank: LabelBank | None = None,
+    templates: TemplateSet | None = None,
 ) -> np.ndarray:
     """Calibrated probabilities of labels one by one: (n, K) float64.
 
     Args:
-        model: the trained model, or a backbone with what embeds labels for it.
+        bank, templates: what embeds labels; None: as the model was trained, or what suits the backbone.
         seen: (K,) bool, labels judged by the base path; the others by the novel one.
 
     Raises:
         LexividError: no evidence of a path that is asked for, or a backbone that knows no unrelated words.
     """
     if not isinstance(model, TrainedModel):
-        backbone, bank, templates = model
-        judge = make_judge(backbone, bank, names, templates)
+        judge = make_judge(model, bank or LabelBank(model), names, templates or load_templates(model.default_templates))
         if judge is None:
-            raise LexividError(f"model {backbone.name!r} knows no everyday words to judge labels by themselves against")
+            raise LexividError(f"model {model.name!r} knows no everyday words to judge labels by themselves against")
         own = standings(collected, judge.labels, path="base", background=judge.background)
         return judge.evidence.probability(torch.from_numpy(own)).numpy()
-    labels, background = standing_vectors(model, names)
+    labels, background = standing_vectors(model, names, bank=bank, templates=templates)
     p = np.zeros((len(collected), len(names)))
-    for path, at in (("base", seen), ("novel", ~seen)):
+    for path, at in zip(PATHS, (seen, ~seen), strict=True):
         if not at.any():
             continue
         if path not in model.evidence:
-            raise LexividError(
-                f"this run does not know what its scores are worth on the {path} path: train with data.held_out above "
-                "0, or fit it with `lexivid evaluate RUN --protocol calibrate`"
-            )
-        own = standings(collected, labels[at], path=path, background=background)  # type: ignore[arg-type]
+            raise no_evidence(path)
+        own = standings(collected, labels[at], path=path, background=background)
         p[:, at] = model.evidence[path].probability(torch.from_numpy(own)).numpy()
     return p
 

@@ -126,8 +126,10 @@ def generalized(
 def multi_label(
     collected: Collected,
     split: ClassSplit,
-    model: TrainedModel | tuple[Backbone, LabelBank, TemplateSet],
+    model: TrainedModel | Backbone,
     *,
+    bank: LabelBank,
+    templates: TemplateSet,
     threshold: float,
 ) -> dict[str, Any]:
     """All numbers of `lexivid.evaluation.multilabel.report`, and average precision of every label.
@@ -136,7 +138,7 @@ def multi_label(
 
     Args:
         split: labels of its base side count as seen; all of its classes are the vocabulary.
-        model: the trained model, or a backbone with what embeds labels for it.
+        bank, templates: what embeds labels for the model.
         threshold: on the calibrated probability.
 
     Raises:
@@ -145,7 +147,7 @@ def multi_label(
     names = [name for name in split.classes if name in collected.classes]
     seen = np.isin(names, split.base)
     truth = truth_of(collected)[:, [collected.classes.index(name) for name in names]]
-    p = label_probabilities(model, collected, names, seen)
+    p = label_probabilities(model, collected, names, seen, bank=bank, templates=templates)
     found: dict[str, Any] = multilabel.report(
         p, truth, threshold=threshold, seen=seen if seen.any() and not seen.all() else None,
         groups=np.array(collected.groups),

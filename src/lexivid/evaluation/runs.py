@@ -74,6 +74,7 @@ def evaluate(
     from lexivid import __version__
     from lexivid.backbones import load_backbone
     from lexivid.models.folder import is_trained_model, update_config
+    from lexivid.models.label_vectors import label_bank, label_templates
     from lexivid.models.trained import TrainedModel
 
     if protocol not in protocols.PROTOCOLS:
@@ -100,15 +101,17 @@ def evaluate(
         spec = SampleSpec.of_views(backbone.images, views or Views())
     classes = trained.base_classes if trained and several and protocol == "calibrate" else dataset.classes
     samples = ClipSamples(clips, spec, classes=classes, cache=ClipCache() if cache else None, multi_label=several)
-    own = trained.templates if trained else backbone.default_templates
-    sentences = load_templates(templates or own)
-    bank = LabelBank(backbone)
     has_encoder = trained is not None and trained.label_encoder is not None
     if has_encoder and templates is not None:
         raise LexividError("this run trained its label encoder, which needs no templates: leave them out")
+    bank = label_bank(trained) if trained else LabelBank(backbone)
+    if trained is not None and templates is None:
+        sentences = label_templates(trained)
+    else:
+        sentences = load_templates(templates or backbone.default_templates)
 
     def embed(labels: Sequence[str]) -> Tensor:
-        return trained.embed(labels) if trained is not None and has_encoder else bank.embed(labels, sentences)
+        return bank.embed(labels, sentences)
 
     collected = collect(
         trained or backbone,
@@ -162,8 +165,9 @@ def evaluate(
             update_config(model, calibration=fitted.to_dict())
             result["results"] = fitted.to_dict()
     elif protocol == "multi-label":
-        judge = trained or (backbone, bank, sentences)
-        result["results"] = protocols.multi_label(collected, chosen, judge, threshold=threshold)
+        result["results"] = protocols.multi_label(
+            collected, chosen, trained or backbone, bank=bank, templates=sentences, threshold=threshold
+        )
     elif protocol == "generalized":
         stored = trained.calibration if trained else None
         result["results"] = protocols.generalized(collected, chosen, embed, calibration=stored, distractors=distractors)

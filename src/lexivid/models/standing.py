@@ -20,9 +20,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lexivid.errors import ModelError
 from lexivid.labels.background import standing as standing_above
 from lexivid.models.mov import MOVFeatures, shares, similarity
 
+Path_ = Literal["base", "novel"]
+PATHS: tuple[Path_, ...] = ("base", "novel")
 Scales = Mapping[str, Sequence[float]]
 """Stream -> 1 / tau and b of a sigmoid."""
 
@@ -32,7 +35,7 @@ def standing(
     labels: Tensor,
     settings: Mapping[str, Any],
     *,
-    path: Literal["base", "novel"],
+    path: Path_,
     background: Tensor | None = None,
 ) -> Tensor:
     """Log odds of each label by itself: (B, K) float64.
@@ -92,3 +95,12 @@ def _base(own: Mapping[str, Tensor], mask: Tensor) -> Tensor:
     there = mask[:, 1:, None].double()
     mean = (torch.stack(others, dim=1) * there).sum(dim=1) / there.sum(dim=1).clamp_min(1)
     return torch.where(mask[:, :1], video, mean)
+
+
+def no_evidence(path: str = "") -> ModelError:
+    """What is said where labels cannot be judged one by one, because nothing was fitted (on that path)."""
+    where = f" on its {path} path" if path else ""
+    return ModelError(
+        f"this model cannot judge labels one by one: no held-out clips said what a label's standing{where} is worth; "
+        "train with data.held_out above 0, or fit it now by `lexivid evaluate RUN --data DIR --protocol calibrate`"
+    )

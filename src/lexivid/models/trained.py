@@ -17,7 +17,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -39,7 +39,7 @@ from lexivid.models.folder import (
     save_backbone,
 )
 from lexivid.models.mov import FROZEN_PREFIX, MOV, MOVConfig, MOVFeatures, encode_clips, predict_base, probabilities
-from lexivid.models.standing import standing
+from lexivid.models.standing import Path_, standing
 from lexivid.models.towers import make_frozen_tower
 from lexivid.storage import write_atomically
 
@@ -129,7 +129,7 @@ class TrainedModel:
         features: MOVFeatures,
         labels: Tensor,
         *,
-        path: Literal["base", "novel"],
+        path: Path_,
         background: Tensor | None = None,
     ) -> Tensor:
         """How far each label stands by itself, see `lexivid.models.standing`: (B, K) float64."""
@@ -200,7 +200,7 @@ class TrainedModel:
             "backbone": {
                 "name": str(Path(name).resolve()) if local else name.partition("@")[0],
                 "revision": revision or (None if local else name.partition("@")[2] or None),
-                "fingerprint": tower_fingerprint(make_frozen_tower(self.backbone)),
+                "fingerprint": _backbone_fingerprint(self.backbone, self.mov),
             },
             "mov": self.mov.config.to_dict(),
             "base_classes": list(self.base_classes),
@@ -275,7 +275,7 @@ class TrainedModel:
             if backbone is None:
                 backbone = load_backbone(backbone_name(folder, wanted), device=where, dtype="float32")
             mov = MOV.from_backbone(backbone, MOVConfig.from_dict(config["mov"]))
-            if (found := tower_fingerprint(make_frozen_tower(backbone))) != wanted["fingerprint"]:
+            if (found := _backbone_fingerprint(backbone, mov)) != wanted["fingerprint"]:
                 raise ModelError(
                     f"model {str(name)!r} was trained on the backbone {wanted['name']!r} with other weights "
                     f"(fingerprint {wanted['fingerprint']}, found {found}): use that one, or train again"
@@ -345,6 +345,11 @@ def base_probabilities(features: MOVFeatures, labels: Tensor, *, tau: float, how
     each = [probabilities(x, labels, tau=tau) for x in (features.v_m, *features.x_m.values())]
     there = features.mask[..., None].float()
     return (torch.stack(each, dim=1) * there).sum(dim=1) / there.sum(dim=1).clamp_min(1)
+
+
+def _backbone_fingerprint(backbone: Backbone, mov: MOV) -> str:
+    """Of the backbone's picture tower, which a model that trained its video tower no longer holds."""
+    return tower_fingerprint(mov.towers["video"] if mov.config.frozen_video else make_frozen_tower(backbone))
 
 
 def tower_fingerprint(tower: torch.nn.Module) -> str:

@@ -172,10 +172,7 @@ def pretrain(
     from lexivid.backbones import load_backbone
     from lexivid.evaluation.world_gates import measure, model_card
 
-    if isinstance(recipe, PretrainRecipe):
-        recipe = recipe.with_settings(set)
-    else:
-        recipe = load_settings(PretrainRecipe, recipe, set)
+    recipe = load_settings(PretrainRecipe, recipe, set)
     if seed is not None:
         recipe = recipe.with_settings({"training.seed": seed})
     out = claim_new_folder(out)

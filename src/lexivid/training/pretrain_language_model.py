@@ -63,10 +63,7 @@ def pretrain_language_model(
     Raises:
         LexividError: the recipe or the folder cannot be used.
     """
-    if isinstance(recipe, LanguageModelRecipe):
-        recipe = recipe.with_settings(set)
-    else:
-        recipe = load_settings(LanguageModelRecipe, recipe, set)
+    recipe = load_settings(LanguageModelRecipe, recipe, set)
     if seed is not None:
         recipe = recipe.with_settings({"seed": seed})
     nouns = recipe.nouns()  # more than there are is an error, before anything is written

@@ -283,8 +283,8 @@ class Recipe(Settings):
         return (*known, *(name for name in asked if name not in known))
 
 
-def load_recipe(name: str | Path, settings: Iterable[str] | Mapping[str, Any] = ()) -> Recipe:
-    """Read a recipe by name ("lite-mov") or from a YAML file, with `settings` on top (see `Settings.with_settings`).
+def load_recipe(name: str | Path | Recipe, settings: Iterable[str] | Mapping[str, Any] = ()) -> Recipe:
+    """Read a recipe by name ("lite-mov") or from a YAML file, with `settings` on top (see `load_settings`).
 
     Raises:
         LexividError: no such recipe, no YAML, or as `Settings.from_dict`.

@@ -91,7 +91,7 @@ def train(
         ModelError: the backbone cannot.
         MissingExtraError: packages of the extra `train` are missing.
     """
-    recipe = recipe.with_settings(set) if isinstance(recipe, Recipe) else load_recipe(recipe, set)
+    recipe = load_recipe(recipe, set)
     out = Path(out)
     _check_folder(out, recipe, resume=resume)
     started = time.monotonic()

@@ -67,13 +67,14 @@ class Settings:
 Kind = TypeVar("Kind", bound=Settings)
 
 
-def load_settings(kind: type[Kind], name: str | Path, settings: Iterable[str] | Mapping[str, Any] = ()) -> Kind:
-    """Read a recipe of this kind by name or from a YAML file, with `settings` on top (`Settings.with_settings`).
+def load_settings(kind: type[Kind], name: str | Path | Kind, settings: Iterable[str] | Mapping[str, Any] = ()) -> Kind:
+    """Read a recipe of this kind by name or from a YAML file, with `settings` on top (`Settings.with_settings`); a
+    recipe that is read already gets them too.
 
     Raises:
         LexividError: no such recipe, no YAML, or as `Settings.from_dict`.
     """
-    return load_one_of((kind,), name, settings)
+    return name.with_settings(settings) if isinstance(name, Settings) else load_one_of((kind,), name, settings)
 
 
 def load_one_of(
