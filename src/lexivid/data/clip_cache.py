@@ -71,6 +71,11 @@ class ClipCache:
         except FileNotFoundError:
             self.misses += 1
             return None
+        except RuntimeError:  # torch's, of a file that another process evicted after safetensors had seen it
+            if path.exists():
+                raise
+            self.misses += 1
+            return None
         except (SafetensorError, OSError):
             with suppress(OSError):
                 path.unlink()
