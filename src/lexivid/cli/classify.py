@@ -69,6 +69,7 @@ def classify(
     from lexivid.labels import read_labels_file
     from lexivid.labels.database import open_database
     from lexivid.labels.evidence import DEFAULT_THRESHOLD
+    from lexivid.media.decode import decoder_version
     from lexivid.media.views import Views
 
     names = [*(labels or [])]
@@ -99,7 +100,7 @@ def classify(
         "threshold": least,
     }  # fmt: skip
     call = {
-        "lexivid": __version__, "model": classifier.fingerprint, "labels": list(vocabulary.labels),
+        "lexivid": __version__, "decoder": decoder_version(), "model": classifier.fingerprint, "labels": list(vocabulary.labels),
         "templates": vocabulary.templates, "views": str(chosen_views), "timeline_s": timeline, "modalities": asked,
         "vocabulary_is": vocabulary_is, "multi_label": multi_label, "top_k": top_k, "threshold": least,
         "label_database": None if database is None else database.digest,

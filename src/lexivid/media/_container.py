@@ -1,4 +1,4 @@
-"""Opening a file that may come from a stranger: what FFmpeg may read of it, which streams are used, what they are.
+"""Opening a file that may come from a stranger: what FFmpeg may read of it, and what it declares.
 
 In: a path. Out: an open PyAV container and `MediaInfo`. FFmpeg never sees the path: it reads bytes through a file
 that this module opened, which is an ordinary file on this machine and nothing else, so no name is taken for an address,
@@ -20,9 +20,9 @@ from pathlib import Path
 
 import av
 from av.container import InputContainer
-from av.video.stream import VideoStream
 
 from lexivid.errors import MediaError
+from lexivid.media._refusal import shown, why_not
 
 MAX_PIXELS = 8192 * 8192  # per picture; 8K is half of it
 OPEN_TIMEOUT_S = 60.0
@@ -69,12 +69,6 @@ class MediaInfo:
     num_channels: int
     audio_codec: str
     video_start_s: float = 0.0
-
-
-def shown(path: str | os.PathLike[str]) -> str:
-    """The path as it stands in a message: on one line, however odd the name."""
-    text = os.fspath(path)
-    return f"'{text}'" if text.isprintable() and len(text) <= 400 else ascii(text[:400])
 
 
 class _PlainFile:
@@ -184,7 +178,8 @@ def open_container(path: str | os.PathLike[str]) -> Iterator[InputContainer]:
         except (av.error.FFmpegError, OSError, ValueError, RuntimeError) as error:
             if isinstance(error, MediaError):
                 raise
-            raise MediaError(_why_not(path, file, error)) from None
+            file.deadline = None
+            raise MediaError(why_not(path, file, error)) from None
         yield container
     finally:
         if container is not None:
@@ -216,109 +211,6 @@ def check_declared_sizes(path: str | os.PathLike[str]) -> None:
         pass  # it is told elsewhere why the file does not open
     finally:
         file.close()
-
-
-def _why_not(path: str | os.PathLike[str], file: _PlainFile, error: Exception) -> str:
-    """One sentence on why FFmpeg would not open the file, from the file's own first bytes."""
-    name = shown(path)
-    if isinstance(error, TimeoutError | av.error.ExitError) or "too long" in str(error):
-        return f"{name} took more than {OPEN_TIMEOUT_S:.0f} s to open; copy it to a faster disk"
-    file.deadline = None
-    file.seek(0)
-    head = file.read(4096)
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
-    pointers = {
-        b"#EXTM3U": "an HLS playlist",
-        b"ffconcat": "a concat script",
-        b"v=0": "an SDP description",
-        b"[playlist]": "a playlist",
-    }
-    for start, what in pointers.items():
-        if text.startswith(start):
-            return f"{name} is {what}, which only points at other files; give the media file itself"
-    if b"<MPD" in text:
-        return f"{name} is a DASH manifest, which only points at other files; give the media file itself"
-    if b"\0" not in head and not any(byte < 9 or 13 < byte < 32 for byte in head):
-        with suppress(UnicodeDecodeError):
-            head.decode() if len(head) < 4096 else head[:4092].decode(errors="ignore")
-            return f"{name} is a text file, not a media file"
-    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free") and not _has_moov(file):
-        return f"{name} is cut off before its index (no moov atom), so nothing can be read; copy or download it again"
-    return f"{name} is not a media file of a known kind, or is damaged from its start ({_reason(error)})"
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error or type(error).__name__).splitlines()[0][:200]
-
-
-def _has_moov(file: _PlainFile) -> bool:
-    """Whether a complete MP4 index stands among the top-level boxes."""
-    end = file.seek(0, os.SEEK_END)
-    position = 0
-    for _ in range(1000):
-        file.seek(position)
-        header = file.read(16)
-        if len(header) < 8:
-            return False
-        size, kind = int.from_bytes(header[:4], "big"), header[4:8]
-        if size == 1 and len(header) == 16:
-            size = int.from_bytes(header[8:16], "big")
-        elif size == 0:
-            size = end - position
-        if kind == b"moov":
-            return position + size <= end
-        if size < 8:
-            return False
-        position += size
-    return False
-
-
-def pick_video(container: InputContainer) -> VideoStream | None:
-    """The video stream that ffmpeg would take: the largest picture, or the one marked as default; no cover art."""
-    best: tuple[float, VideoStream] | None = None
-    for stream in container.streams.video:
-        disposition = stream.disposition
-        if disposition & (av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails):
-            continue
-        size = stream.width * stream.height if stream.codec_context else 0
-        score = size + 5_000_000 * bool(disposition & av.stream.Disposition.default)
-        if best is None or score > best[0]:
-            best = (score, stream)
-    return best[1] if best else None
-
-
-def pick_audio(container: InputContainer) -> av.AudioStream | None:
-    """The audio stream that ffmpeg would take: the most channels, or the one marked as default."""
-    best: tuple[float, av.AudioStream] | None = None
-    for stream in container.streams.audio:
-        if not stream.codec_context:
-            continue
-        score = stream.channels + 5_000_000 * bool(stream.disposition & av.stream.Disposition.default)
-        if best is None or score > best[0]:
-            best = (score, stream)
-    return best[1] if best else None
-
-
-def codec_name(stream: av.stream.Stream) -> str:
-    """The name of a stream's codec; of one that has no decoder here, the four letters that the file gives it."""
-    if stream.codec_context:
-        return stream.codec_context.codec.canonical_name  # "av1", where the decoder is "libdav1d"
-    level = av.logging.get_level()
-    av.logging.set_level(av.logging.INFO)  # FFmpeg tells it in a log line only
-    try:
-        described = stream.container.dumps_format()  # type: ignore[attr-defined]
-    finally:
-        av.logging.set_level(level)
-    found = re.search(rf"Stream #0:{stream.index}\b.*?: \w+: none(?: \((.{{4}}) /)?", described)
-    return found[1] if found and found[1] and found[1].isprintable() else "unknown"
-
-
-def frame_rate_of(stream: VideoStream) -> float:
-    """Frames per second on average, 0 where unknown or absurd."""
-    for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate):
-        if rate and 0 < rate <= 1000:
-            return float(rate)
-    return 0.0
 
 
 def declared_end_s(container: InputContainer, stream: av.stream.Stream) -> float | None:

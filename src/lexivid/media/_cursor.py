@@ -17,18 +17,9 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from lexivid.errors import MediaError
-from lexivid.media._container import (
-    LATE_DEMUXERS,
-    MAX_PIXELS,
-    RAW_FORMATS,
-    check_declared_sizes,
-    codec_name,
-    frame_rate_of,
-    open_container,
-    pick_audio,
-    pick_video,
-    shown,
-)
+from lexivid.media._container import LATE_DEMUXERS, MAX_PIXELS, RAW_FORMATS, check_declared_sizes, open_container
+from lexivid.media._refusal import shown
+from lexivid.media._streams import codec_name, frame_rate_of, pick_audio, pick_video
 
 _SEEK_GAP_S = 5.0  # below this, reading on costs less than seeking
 _MAX_AHEAD_BYTES = 64 << 20  # of packets held before they are decoded

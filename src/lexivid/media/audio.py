@@ -16,7 +16,9 @@ import numpy as np
 import torch
 
 from lexivid.errors import LexividError, MediaError
-from lexivid.media._container import open_container, pick_audio, shown
+from lexivid.media._container import open_container
+from lexivid.media._refusal import shown
+from lexivid.media._streams import pick_audio
 
 _PREROLL_S = 0.5  # decoded before the wanted part, for codecs that need a run-up
 _RUN_UP_S = 0.05  # resampled before it, for the filter

@@ -17,23 +17,18 @@ import numpy as np
 import torch
 
 from lexivid.errors import MediaError
-from lexivid.media._container import (
-    MediaInfo,
-    codec_name,
-    declared_end_s,
-    frame_rate_of,
-    open_container,
-    pick_audio,
-    pick_video,
-    reaches,
-    scan_end_s,
-    shown,
-)
+from lexivid.media._container import MediaInfo, declared_end_s, open_container, reaches, scan_end_s
 from lexivid.media._cursor import Cursor, pts_of
 from lexivid.media._picture import orientation, to_rgb
+from lexivid.media._refusal import shown
+from lexivid.media._streams import codec_name, frame_rate_of, pick_audio, pick_video
 from lexivid.media.views import Views
 
 Transform = Callable[[torch.Tensor], torch.Tensor]
+
+# Raise it when a file would come to give other pictures or sounds, or the same at other times: it is in every cache key.
+# 2: crops, square pixels, whole fields and tone mapping as a viewer shows them; times as the packets tell them.
+_READING = 2
 
 
 @dataclass(frozen=True)
@@ -184,8 +179,8 @@ def open_video(
 
 
 def decoder_version() -> str:
-    """What decodes, for cache keys and results: another FFmpeg may give other pixels."""
-    return av.__version__
+    """What decodes, for cache keys and results: the release of PyAV (another FFmpeg may give other pixels), and ours."""
+    return f"{av.__version__}, reading {_READING}"
 
 
 def probe(path: str | os.PathLike[str]) -> MediaInfo:
