@@ -100,7 +100,8 @@ def classify(
         "threshold": least,
     }  # fmt: skip
     call = {
-        "lexivid": __version__, "decoder": decoder_version(), "model": classifier.fingerprint, "labels": list(vocabulary.labels),
+        "lexivid": __version__, "decoder": decoder_version(), "model": classifier.fingerprint,
+        "labels": list(vocabulary.labels),
         "templates": vocabulary.templates, "views": str(chosen_views), "timeline_s": timeline, "modalities": asked,
         "vocabulary_is": vocabulary_is, "multi_label": multi_label, "top_k": top_k, "threshold": least,
         "label_database": None if database is None else database.digest,

@@ -26,7 +26,7 @@ from lexivid.media.views import Views
 
 Transform = Callable[[torch.Tensor], torch.Tensor]
 
-# Raise it when a file would come to give other pictures or sounds, or the same at other times: it is in every cache key.
+# Raise it when a file would come to give other pictures or sounds, or at other times. It is in every cache key.
 # 2: crops, square pixels, whole fields and tone mapping as a viewer shows them; times as the packets tell them.
 _READING = 2
 
@@ -179,7 +179,7 @@ def open_video(
 
 
 def decoder_version() -> str:
-    """What decodes, for cache keys and results: the release of PyAV (another FFmpeg may give other pixels), and ours."""
+    """What decodes, for cache keys and results: PyAV's release (another FFmpeg may give other pixels) and ours."""
     return f"{av.__version__}, reading {_READING}"
 
 
