@@ -18,7 +18,9 @@ from lexivid.evaluation import runs
 from lexivid.evaluation.collected import Collected, collect, opinion, score
 from lexivid.evaluation.twins import pseudo_novel_clips
 from lexivid.inference import Classifier
+from lexivid.labels.evidence import Evidence
 from lexivid.media.views import Views
+from lexivid.models.folder import update_config
 from lexivid.models.mov import MOV, MOVConfig
 from lexivid.models.trained import TrainedModel
 from lexivid.training.recipe import Recipe
@@ -94,6 +96,31 @@ def test_a_trained_model_by_all_views(data, run_folder, tmp_path):
     assert collected.features["v_m"].shape[:2] == (6, 6)  # clips, views
     assert collected.features["flow"].shape == collected.features["v_m"].shape
     assert {"all-novel", "all-base", "uncalibrated"} <= set(result["results"])
+
+
+@pytest.mark.parametrize("protocol", ["base-novel", "multi-label"])
+@pytest.mark.parametrize(
+    ("options", "sampled"),
+    [
+        ((), (2, 3, "native", 1, 1)),
+        (("--views", "2x3"), (2, 3, "native", 2, 3)),
+        (("--frames", "4"), (4, 3, "native", 1, 1)),
+        (("--stride-rate", "5"), (2, 3, 5.0, 1, 1)),
+        (("--views", "spread"), (2, None, "native", 1, 1)),
+    ],
+)
+def test_views_that_are_not_named_stay_as_trained(data, run_folder, tmp_path, protocol, options, sampled):
+    run = shutil.copytree(run_folder, tmp_path / "run")
+    evidence = {path: Evidence(1.0, 0.0, "assumed").to_dict() for path in ("base", "novel")}
+    sampling = {"num_frames": 2, "stride": 3, "stride_rate": "native", "flow": "tvl1-fast", "flow_size": 48}
+    update_config(run, sampling=sampling, evidence=evidence)
+    words = ["evaluate", run, "--data", data, "--workers", "0", "--device", "cpu", "--out", tmp_path / "out"]
+    called = CliRunner().invoke(app, [str(word) for word in [*words, "--protocol", protocol, *options]])
+    assert called.exit_code == 1, called.output  # one file is broken
+    result = json.loads((tmp_path / "out" / f"{protocol}.json").read_text())
+    views = result["views"]
+    found = (result["frames"], result["stride"], result["stride_rate"], views["clips"], views["crops"])
+    assert found == sampled
 
 
 def test_the_command_prints_a_table_and_says_what_failed(data, clip_folder, tmp_path):

@@ -25,7 +25,7 @@ from lexivid.cli import app
 from lexivid.errors import LexividError, MediaError, ModelError
 from lexivid.evaluation.calibration import Calibration, combine
 from lexivid.inference_trained import TrainedClassifier
-from lexivid.media.views import Views
+from lexivid.media.views import Views, ViewsAsked
 from lexivid.models.folder import is_trained_model, update_config
 from lexivid.models.mov import FROZEN_PREFIX, MOV, MOVConfig
 from lexivid.models.trained import TrainedModel
@@ -98,9 +98,11 @@ def test_clips_are_read_as_in_training(run: Path) -> None:
 
 def test_files_are_looked_at_as_in_training(run: Path) -> None:
     classifier = TrainedClassifier.load(run, device="cpu")
-    assert classifier.default_views == Views(num_frames=4)
+    assert classifier.default_views == Views(num_frames=4, stride_rate="native")
     classifier.model.sampling = {"num_frames": 8, "stride": 2, "stride_rate": "native"}
     assert classifier.default_views == Views(num_frames=8, num_clips=4, stride=2, stride_rate="native")
+    assert classifier.views_of(ViewsAsked("4x3")) == Views(8, 4, 3, 2, "native")
+    assert classifier.views_of(ViewsAsked(num_frames=4)) == Views(4, 4, 1, 2, "native")
 
 
 def test_resume_of_a_finished_run_and_free_settings(run: Path, clips: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lexivid.errors import LexividError
-from lexivid.media.views import Views
+from lexivid.media.views import Views, ViewsAsked
 
 
 def frames_of(times: np.ndarray, rate: float) -> list[list[int]]:
@@ -165,3 +165,26 @@ def test_views_in_words() -> None:
     assert str(Views()) == "16 frames spread evenly over the file"
     assert str(Views.parse("4x3")) == ("4 clips in time x 3 crops, 16 frames, stride 4 in frames at 30 per second")
     assert str(Views(stride=2, stride_rate="native")) == "16 frames, stride 2 in the file's own frames"
+
+
+@pytest.mark.parametrize(
+    ("asked", "strided", "spread"),
+    [
+        (ViewsAsked(), Views(8, 4, 1, 2, "native"), Views(8)),
+        (ViewsAsked("4x3"), Views(8, 4, 3, 2, "native"), Views(8, 4, 3)),
+        (ViewsAsked("spread"), Views(8, stride_rate="native"), Views(8)),
+        (ViewsAsked(num_frames=4), Views(4, 4, 1, 2, "native"), Views(4)),
+        (ViewsAsked(stride=3), Views(8, 4, 1, 3, "native"), Views(8, stride=3)),
+        (ViewsAsked(stride_rate=10.0), Views(8, 4, 1, 2, 10.0), Views(8, stride_rate=10.0)),
+        (ViewsAsked(" 2X1 ", 3, 5, 12.5), Views(3, 2, 1, 5, 12.5), Views(3, 2, 1, 5, 12.5)),
+    ],
+)
+def test_what_is_not_named_stays_as_usual(asked: ViewsAsked, strided: Views, spread: Views) -> None:
+    assert asked.on(Views(8, 4, 1, 2, "native")) == strided
+    assert asked.on(Views(8)) == spread
+
+
+def test_clips_in_time_of_a_model_that_is_not_trained_have_the_papers_stride() -> None:
+    assert ViewsAsked("4x3").on(Views(), clip_stride=4) == Views(16, 4, 3, 4)
+    assert ViewsAsked("4x3").on(Views(stride=2), clip_stride=4) == Views(16, 4, 3, 2)
+    assert ViewsAsked(num_frames=8).on(Views(), clip_stride=4) == Views(8)

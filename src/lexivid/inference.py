@@ -33,7 +33,7 @@ from lexivid.labels.encoders import EncoderIdentity, doubts
 from lexivid.labels.evidence import DEFAULT_THRESHOLD
 from lexivid.labels.trained_encoders import has_label_encoder
 from lexivid.media.decode import SampledFrames, open_video, read_views
-from lexivid.media.views import Views
+from lexivid.media.views import PAPER_STRIDE, Views, ViewsAsked
 from lexivid.prediction import (
     FRAMES_PER_HOP,
     HOPS_PER_WINDOW,
@@ -74,6 +74,14 @@ class Classifier:
     def default_views(self) -> Views:
         """What is looked at where nobody says: 16 frames spread evenly over the whole file, centre crop."""
         return Views()
+
+    def views_of(self, asked: ViewsAsked) -> Views:
+        """What is looked at where a user names a part of it.
+
+        Raises:
+            LexividError: see `ViewsAsked.on`.
+        """
+        return asked.on(self.default_views, clip_stride=PAPER_STRIDE)
 
     def prepare(
         self,

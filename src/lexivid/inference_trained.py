@@ -45,7 +45,7 @@ from lexivid.labels.evidence import DEFAULT_THRESHOLD, none_of_these
 from lexivid.labels.templates import NAME_ONLY
 from lexivid.labels.trained_encoders import WEIGHTS_FILE
 from lexivid.media.decode import probe
-from lexivid.media.views import Views
+from lexivid.media.views import Views, ViewsAsked
 from lexivid.models.label_vectors import label_bank, standing_vectors
 from lexivid.models.mov import MOVFeatures
 from lexivid.models.standing import no_evidence
@@ -119,12 +119,12 @@ class TrainedClassifier(Classifier):
     @property
     def default_views(self) -> Views:
         """The whole file, looked at as in training: frames spread over it, or four clips in time with its stride."""
-        sampling = self.model.sampling
-        num_frames, stride = sampling.get("num_frames", 16), sampling.get("stride")
-        if stride is None:
-            return Views(num_frames=num_frames)
-        rate = sampling.get("stride_rate", "native")
-        return Views(num_frames=num_frames, num_clips=4, stride=stride, stride_rate=rate)
+        views = self.model.trained_views
+        return views if views.stride is None else replace(views, num_clips=4)
+
+    def views_of(self, asked: ViewsAsked) -> Views:
+        """As `Classifier.views_of`: what is not named stays as in training."""
+        return asked.on(self.default_views)
 
     def prepare(
         self,

@@ -15,6 +15,7 @@ from lexivid.cli.options import (
     LabelDatabase,
     Labels,
     LabelsFile,
+    Layout,
     Modalities,
     ModelOrDatabases,
     MultiLabel,
@@ -27,11 +28,10 @@ from lexivid.cli.options import (
     Threshold,
     Timeline,
     TopK,
-    ViewsOption,
     VocabularyIs,
     choose_format,
-    parse_stride_rate,
     split_words,
+    views_asked,
 )
 from lexivid.cli.root import app
 from lexivid.cli.running import prepare, run
@@ -46,10 +46,10 @@ def classify(
     model: ModelOrDatabases = None,
     modalities: Modalities = None,
     vocabulary_is: VocabularyIs = "mixed",
-    views: ViewsOption = "spread",
+    views: Layout = None,
     frames: Frames = None,
     stride: Stride = None,
-    stride_rate: StrideRate = "30",
+    stride_rate: StrideRate = None,
     templates: Templates = None,
     multi_label: MultiLabel = False,
     top_k: TopK = 5,
@@ -70,7 +70,6 @@ def classify(
     from lexivid.labels.database import open_database
     from lexivid.labels.evidence import DEFAULT_THRESHOLD
     from lexivid.media.decode import decoder_version
-    from lexivid.media.views import Views
 
     names = [*(labels or [])]
     words = [word for text in names for word in split_words(text)]
@@ -80,10 +79,7 @@ def classify(
     if database is not None and words:
         database = database.only(words)
     model = model or (DEFAULT_MODEL if database is None else model_of(database))
-    rate = parse_stride_rate(stride_rate)
-    asked_views = None  # what suits the model
-    if views != "spread" or frames is not None or stride is not None:
-        asked_views = Views.parse(views, num_frames=frames or 16, stride=stride, stride_rate=rate)
+    asked_views = views_asked(views, frames, stride, stride_rate)
     fmt = choose_format(format, output)
     with status(f"loading {model}"):
         classifier = load(model, device=device, dtype=dtype, vocabulary_is=vocabulary_is)
@@ -92,7 +88,7 @@ def classify(
         classifier.check_multi_label(vocabulary)
         if vocabulary.judge and not vocabulary.judge.is_fitted:
             say(f"warning: probabilities of {model} are {vocabulary.judge.method}", "yellow")
-    chosen_views = asked_views or classifier.default_views
+    chosen_views = classifier.views_of(asked_views)
     asked = [part.strip() for part in modalities.split(",")] if modalities else None
     least = (DEFAULT_THRESHOLD if multi_label else 0.0) if threshold is None else threshold
     options: dict[str, Any] = {

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lexivid.cli.console import emit, progress_bar, say
-from lexivid.cli.options import Device, Stride, StrideRate, Templates, ViewsOption, parse_stride_rate
+from lexivid.cli.options import Device, Frames, Layout, Stride, StrideRate, Templates, views_asked
 from lexivid.cli.root import app
 
 
@@ -20,10 +20,10 @@ def evaluate(
     data: Annotated[Path, typer.Option(help="Folder or manifest of labelled clips.", show_default=False)],
     protocol: Annotated[str, typer.Option(help="base-novel, generalized, calibrate or multi-label.")] = "base-novel",
     out: Annotated[Path | None, typer.Option(help="Folder for the result (JSON) and the features.")] = None,
-    views: ViewsOption = "spread",
-    frames: Annotated[int | None, typer.Option(min=1, max=4096, help="Frames per clip. Default: as trained.")] = None,
+    views: Layout = None,
+    frames: Frames = None,
     stride: Stride = None,
-    stride_rate: StrideRate = "30",
+    stride_rate: StrideRate = None,
     split: Annotated[Path | None, typer.Option(help="JSON with base and novel classes. Default: the run's.")] = None,
     part: Annotated[str, typer.Option(help="Which clips of the data.")] = "test",
     list_number: Annotated[int | None, typer.Option(help="Which of UCF101's lists, 1 to 3.")] = None,
@@ -44,11 +44,8 @@ def evaluate(
     """Measure a model on labelled clips, by a protocol that the result file names."""
     from lexivid.evaluation import runs
     from lexivid.labels import read_labels_file
-    from lexivid.media.views import Views
 
-    chosen = None
-    if frames is not None or stride is not None or views != "spread":
-        chosen = Views.parse(views, num_frames=frames or 16, stride=stride, stride_rate=parse_stride_rate(stride_rate))
+    chosen = views_asked(views, frames, stride, stride_rate)
     with progress_bar() as progress:
         task = progress.add_task("evaluating", total=None)
         result = runs.evaluate(

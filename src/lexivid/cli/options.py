@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from lexivid.errors import LexividError
+
+if TYPE_CHECKING:
+    from lexivid.media.views import ViewsAsked
 
 Paths = Annotated[list[str], typer.Argument(help="Video files, or folders to search for them.", show_default=False)]
 Labels = Annotated[
@@ -36,19 +39,31 @@ VocabularyIs = Annotated[
     ),
 ]
 Modalities = Annotated[str | None, typer.Option(help="Streams to use, with commas between: video, flow, audio.")]
-ViewsOption = Annotated[
-    str, typer.Option("--views", help='"spread": frames spread evenly over the file. "4x3": 4 clips in time x 3 crops.')
+Layout = Annotated[
+    str | None,
+    typer.Option(
+        "--views",
+        help='"spread": frames spread evenly over the file. "4x3": 4 clips in time x 3 crops. What a trained model was '
+        "trained with stays as it was, unless named here.",
+        show_default="spread; of a trained model as trained",
+    ),
 ]
-Frames = Annotated[
-    int | None,
-    typer.Option(min=1, max=4096, show_default=False, help="Frames per clip. Default: 16; of a trained model its own."),
-]
+Frames = Annotated[int | None, typer.Option(min=1, max=1024, help="Frames per clip.", show_default="16, or as trained")]
 Stride = Annotated[
     int | None,
-    typer.Option(help="Frames from one to the next within a clip. Default: 4 with TxC views.", show_default=False),
+    typer.Option(
+        min=1,
+        max=1000,
+        help="Frames from one to the next within a clip.",
+        show_default="4 with clips in time, or as trained",
+    ),
 ]
 StrideRate = Annotated[
-    str, typer.Option(help='What the stride counts: frames at this rate per second, or "native" ones of the file.')
+    str | None,
+    typer.Option(
+        help='What the stride counts: frames at this rate per second, or "native" ones of the file.',
+        show_default="30, or as trained",
+    ),
 ]
 Templates = Annotated[
     str | None,
@@ -85,14 +100,20 @@ def split_words(text: str) -> list[str]:
     return split_labels(text)
 
 
-def parse_stride_rate(text: str) -> float | Literal["native"]:
-    """What `--stride-rate` counts; a LexividError for anything but a number or "native"."""
-    if text == "native":
-        return "native"
-    try:
-        return float(text)
-    except ValueError:
-        raise LexividError(f'--stride-rate {text!r}: give "native" or frames per second, such as 30') from None
+def views_asked(layout: str | None, frames: int | None, stride: int | None, stride_rate: str | None) -> ViewsAsked:
+    """What the user names of the views; a LexividError for a rate that is neither a number nor "native"."""
+    from lexivid.media.views import ViewsAsked
+
+    rate: float | Literal["native"] | None = None
+    if stride_rate == "native":
+        rate = "native"
+    elif stride_rate is not None:
+        try:
+            rate = float(stride_rate)
+        except ValueError:
+            said = f'--stride-rate {stride_rate!r}: give "native" or frames per second, such as 30'
+            raise LexividError(said) from None
+    return ViewsAsked(layout, frames, stride, rate)
 
 
 def choose_format(format: str | None, output: Path | None) -> str:

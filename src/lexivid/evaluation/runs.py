@@ -25,7 +25,7 @@ from lexivid.evaluation.twins import calibrate_with_twins
 from lexivid.labels import LabelBank, load_templates
 from lexivid.labels.evidence import DEFAULT_THRESHOLD
 from lexivid.media.decode import decoder_version
-from lexivid.media.views import Views
+from lexivid.media.views import PAPER_STRIDE, Views, ViewsAsked
 
 
 def evaluate(
@@ -34,7 +34,7 @@ def evaluate(
     *,
     protocol: str = "base-novel",
     out: str | Path | None = None,
-    views: Views | None = None,
+    views: Views | ViewsAsked | None = None,
     num_audio_views: int | None = None,
     split: str | Path | ClassSplit | None = None,
     part: str | None = "test",
@@ -58,7 +58,8 @@ def evaluate(
         data: see `lexivid.data.dataset.read_dataset`, with kind, list_number, lists and names.
         protocol: see `lexivid.evaluation.protocols`.
         out: a folder for `<protocol>.json` and the collected features; None: nothing is written.
-        views: None: 16 frames over the whole file for a backbone; as it was trained for a run.
+        views: None: 16 frames over the whole file for a backbone; as it was trained for a run. What `ViewsAsked` does
+            not name is that, too.
         num_audio_views: None: as many as `views` has.
         split: base and novel classes, a JSON file; None: the run's own, or else all classes as novel ones.
         part: which clips of the data ("test"); where it has none of that name, all of them, which the result says.
@@ -95,6 +96,8 @@ def evaluate(
         if several:
             dataset = dataset.restricted([name for name in chosen.classes if name in dataset.classes])
         clips, which = _clips(dataset.clips, part, set(chosen.classes))
+    if isinstance(views, ViewsAsked):
+        views = views.on(trained.trained_views) if trained else views.on(Views(), clip_stride=PAPER_STRIDE)
     if trained:
         spec = trained.sample_spec(views, num_audio_views=num_audio_views)
     else:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,6 +21,8 @@ MAX_FRAMES = 1024  # per clip
 MAX_CLIPS = 1000
 MAX_CROPS = 9
 MAX_STRIDE = 1000
+PAPER_STRIDE = 4
+"""Of clips in time, where nothing says what the model was trained with."""
 
 
 @dataclass(frozen=True)
@@ -75,30 +77,16 @@ class Views:
         cls,
         text: str,
         *,
-        num_frames: int = 16,
+        num_frames: int | None = None,
         stride: int | None = None,
-        stride_rate: float | Literal["native"] = 30.0,
+        stride_rate: float | Literal["native"] | None = None,
     ) -> Views:
         """Read "spread" (frames over the whole file) or CLIPSxCROPS such as "4x3" (the paper's views, stride 4).
 
         Raises:
             LexividError: the text is neither, or a number is out of range.
         """
-        if text.strip().lower() == "spread":
-            return cls(num_frames=num_frames, stride=stride, stride_rate=stride_rate)
-        found = re.fullmatch(r"\s*([0-9]{1,6})x([0-9]{1,6})\s*", text.lower())
-        if not found or int(found[1]) == 0 or int(found[2]) == 0:
-            shown = text if len(text) <= 40 else text[:40] + "..."
-            raise LexividError(
-                f'views {shown!r} cannot be read: give "spread", or CLIPSxCROPS with both at least 1, such as "4x3"'
-            )
-        return cls(
-            num_frames=num_frames,
-            num_clips=int(found[1]),
-            num_crops=int(found[2]),
-            stride=4 if stride is None else stride,
-            stride_rate=stride_rate,
-        )
+        return ViewsAsked(text, num_frames, stride, stride_rate).on(cls(), clip_stride=PAPER_STRIDE)
 
     def times_s(self, duration_s: float, frame_rate: float) -> np.ndarray:
         """The moments to look at, (num_clips, num_frames) float64 in seconds from the start of the video.
@@ -146,3 +134,46 @@ class Views:
             starts = np.floor(starts + 1e-6)
         steps = starts[:, None] + np.arange(self.num_frames) * stride
         return (steps + 0.5) / rate
+
+
+@dataclass(frozen=True)
+class ViewsAsked:
+    """What a user names of the views; the rest stays as the model was trained, or as it is usual for the model.
+
+    Args:
+        layout: "spread" (frames over the whole file) or CLIPSxCROPS such as "4x3". None: not named, as are the others.
+        num_frames, stride, stride_rate: as in `Views`.
+    """
+
+    layout: str | None = None
+    num_frames: int | None = None
+    stride: int | None = None
+    stride_rate: float | Literal["native"] | None = None
+
+    def on(self, usual: Views, *, clip_stride: int | None = None) -> Views:
+        """The usual views with what was named in its place.
+
+        Args:
+            clip_stride: stride of CLIPSxCROPS where the usual frames are spread. None: they stay spread, each clip over
+                its part of the file.
+
+        Raises:
+            LexividError: the layout cannot be read, or a number is out of range.
+        """
+        named = {"num_frames": self.num_frames, "stride": self.stride, "stride_rate": self.stride_rate}
+        changes: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
+        if self.layout is not None:
+            layout = self.layout.strip().lower()
+            found = re.fullmatch(r"([0-9]{1,6})x([0-9]{1,6})", layout)
+            if layout == "spread":
+                changes |= {"num_clips": 1, "num_crops": 1, "stride": self.stride}
+            elif found and int(found[1]) and int(found[2]):
+                changes |= {"num_clips": int(found[1]), "num_crops": int(found[2])}
+                if usual.stride is None and clip_stride is not None:
+                    changes.setdefault("stride", clip_stride)
+            else:
+                shown = self.layout if len(self.layout) <= 40 else self.layout[:40] + "..."
+                raise LexividError(
+                    f'views {shown!r} cannot be read: give "spread", or CLIPSxCROPS with both at least 1, such as "4x3"'
+                )
+        return replace(usual, **changes)

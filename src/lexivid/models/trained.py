@@ -161,17 +161,19 @@ class TrainedModel:
             inputs: the streams that are read; None: all that it was trained with.
             num_audio_views: None: as many as `views` has.
         """
-        if views is None:
-            in_time = {k: self.sampling[k] for k in ("num_frames", "stride", "stride_rate") if k in self.sampling}
-            views = Views(**in_time)
         return SampleSpec.of_views(
             self.backbone.images,
-            views,
+            views or self.trained_views,
             modalities=self.mov.config.modalities,
             inputs=self.inputs if inputs is None else inputs,
             num_audio_views=num_audio_views,
             **{k: self.sampling[k] for k in ("flow", "flow_size", "flow_crop", "audio_s") if k in self.sampling},
         )
+
+    @property
+    def trained_views(self) -> Views:
+        """One view, sampled in time as in training."""
+        return Views(**{k: self.sampling[k] for k in ("num_frames", "stride", "stride_rate") if k in self.sampling})
 
     def prepare(self, x: Tensor) -> Tensor:
         """To the device; uint8 pictures are normalised as the backbone asks."""
