@@ -2,10 +2,10 @@
 
     python benchmarks/ovml_systems.py [--seeds 0 1 2 3 4] [--systems ovml ...] [--out FOLDER] [--workers 2]
 
-Clips show two to four objects that move and sound (lexivid.data.world.multilabel). Labels are of four kinds: invented
-nouns, which only the language model has read of; the same things in plain words; motions; sounds. Training clips show
-60 nouns, 5 motions and 5 sounds of the 100, 8 and 8; test clips show all. What is measured is macro mAP of seen and
-unseen labels, F1 of both means at 0.5 of the calibrated probability and at the best shared threshold, and the
+Clips show two to four objects that move and sound (lexivid.synthetic.world.multilabel). Labels are of four kinds:
+invented nouns, which only the language model has read of; the same things in plain words; motions; sounds. Training
+clips show 60 nouns, 5 motions and 5 sounds of the 100, 8 and 8; test clips show all. What is measured is macro mAP of
+seen and unseen labels, F1 of both means at 0.5 of the calibrated probability and at the best shared threshold, and the
 calibration error; intervals are Student's t over seeds. A seed has nouns, a language model, a split, clips and training
 of its own, and the three CLIPs of the world in turn.
 
@@ -36,7 +36,6 @@ from torch import Tensor
 from lexivid import __version__
 from lexivid.backbones import load_backbone
 from lexivid.backbones.base import WORLD
-from lexivid.data.world.multilabel import LabelSets, draw_label_sets
 from lexivid.evaluation.collected import Collected, collect, standings
 from lexivid.evaluation.evidence import fit_evidence
 from lexivid.evaluation.metrics import t_interval
@@ -44,8 +43,9 @@ from lexivid.evaluation.multilabel import average_precision, report
 from lexivid.labels import LabelBank, load_templates
 from lexivid.labels.language_model import FrozenLanguageModel
 from lexivid.models.trained import TrainedModel
-from lexivid.reproduce.clips import PackedClips, WorldFeatures, WorldSamples, encode_world, pack_label_world
 from lexivid.storage import cache_dir, write_atomically
+from lexivid.synthetic.reproduce.clips import PackedClips, WorldFeatures, WorldSamples, encode_world, pack_label_world
+from lexivid.synthetic.world.multilabel import LabelSets, draw_label_sets
 from lexivid.training import train
 from lexivid.training.clips import TrainingClips
 from lexivid.training.recipe import Recipe, load_recipe

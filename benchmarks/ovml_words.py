@@ -53,12 +53,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lexivid.backbones.clip import ClipBackbone
-from lexivid.data.world.words import COLOURS, MOTIONS, SHAPES
 from lexivid.evaluation.multilabel import best_f1, f1, mean_average_precision
 from lexivid.labels.language_model import FrozenLanguageModel
 from lexivid.labels.learned_context import LearnedContextEncoder
 from lexivid.labels.soft_attributes import SoftAttributeConfig, SoftAttributeEncoder
 from lexivid.models.mov import similarity
+from lexivid.synthetic.world.words import COLOURS, MOTIONS, SHAPES
 
 WORDS_SETTINGS = SETTINGS | {
     "answers": 8, "answer_tokens": 6, "entities": [30, 20], "novel_shapes": 4, "novel_colours": 4, "novel_motions": 3,

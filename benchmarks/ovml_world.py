@@ -41,8 +41,6 @@ from torch import Tensor, nn
 from lexivid import __version__
 from lexivid.backbones import load_backbone
 from lexivid.backbones.clip import ClipBackbone
-from lexivid.data.world.draw import PICTURE, draw, sample_multi_scenes
-from lexivid.data.world.nouns import Noun, NounKind, split_nouns
 from lexivid.evaluation.metrics import t_interval
 from lexivid.evaluation.multilabel import mean_average_precision
 from lexivid.labels.language_model import WORLD, FrozenLanguageModel
@@ -51,13 +49,15 @@ from lexivid.labels.text_encoder import FrozenTextEncoder
 from lexivid.models.mov import similarity
 from lexivid.models.ovml import bce_loss, clip_feature
 from lexivid.storage import cache_dir, write_atomically
-from lexivid.training.language_model import (
+from lexivid.synthetic.pretraining.language_model import (
     RECIPE,
     LanguageModelRecipe,
     knowledge,
     save_language_model,
     train_language_model,
 )
+from lexivid.synthetic.world.draw import PICTURE, draw, sample_multi_scenes
+from lexivid.synthetic.world.nouns import Noun, NounKind, split_nouns
 from lexivid.training.schedule import half_cosine
 from lexivid.training.settings import load_settings
 

@@ -17,7 +17,7 @@ import shutil
 import time
 from pathlib import Path
 
-from lexivid.reproduce import RunProgress, Scale, reproduce
+from lexivid.synthetic.reproduce import RunProgress, Scale, reproduce
 
 HERE = Path(__file__).parent / "world"
 COMMAND = "lexivid reproduce all --world --seeds 5 --out world-run"

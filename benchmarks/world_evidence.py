@@ -29,10 +29,6 @@ from lexivid.backbones import Backbone, load_backbone
 from lexivid.backbones.base import WORLD as CHECKPOINTS
 from lexivid.backbones.base import weights_of
 from lexivid.data.splits import ClassSplit
-from lexivid.data.world.files import WorldClip, render_clip, write_world
-from lexivid.data.world.multilabel import LOOK, draw_label_sets, plan_label_clips
-from lexivid.data.world.nouns import draw_nouns
-from lexivid.data.world.words import COLOURS, MOTIONS, SHAPES, SOUNDS, TEXTURES, WorldClass
 from lexivid.evaluation import multilabel
 from lexivid.evaluation.evidence import fit_evidence
 from lexivid.labels import LabelBank, load_templates
@@ -41,6 +37,10 @@ from lexivid.labels.evidence import DEFAULT_THRESHOLD, evidence_for
 from lexivid.media.decode import read_views
 from lexivid.media.views import Views
 from lexivid.storage import write_atomically
+from lexivid.synthetic.world.files import WorldClip, render_clip, write_world
+from lexivid.synthetic.world.multilabel import LOOK, draw_label_sets, plan_label_clips
+from lexivid.synthetic.world.nouns import draw_nouns
+from lexivid.synthetic.world.words import COLOURS, MOTIONS, SHAPES, SOUNDS, TEXTURES, WorldClass
 
 HERE = Path(__file__).resolve().parent
 PACKAGE = HERE.parent / "src/lexivid/labels/background"

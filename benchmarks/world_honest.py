@@ -36,11 +36,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lexivid import __version__
-from lexivid.data.world.files import NUM_FRAMES, VERSION, World, make_world
-from lexivid.data.world.words import KINDS, Kind, WorldClass
 from lexivid.media import Views, read_views, read_waveform
 from lexivid.media.flow import flow
 from lexivid.media.spectrogram import log_mel, normalise
+from lexivid.synthetic.world.files import NUM_FRAMES, VERSION, World, make_world
+from lexivid.synthetic.world.words import KINDS, Kind, WorldClass
 
 ROOT = Path(__file__).resolve().parent.parent
 STREAMS = ("pixels", "flow", "sound")

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from lexivid.data.world.files import FRAME_RATE, NUM_FRAMES, make_world
-from lexivid.data.world.sheet import contact_sheet, varied
 from lexivid.media import Views, read_views
+from lexivid.synthetic.world.files import FRAME_RATE, NUM_FRAMES, make_world
+from lexivid.synthetic.world.sheet import contact_sheet, varied
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 SEED, NUM_ROWS, NUM_FILMS, FILM_PX = 0, 6, 3, 128

@@ -6,7 +6,7 @@ import base64
 import io
 from typing import Any
 
-from lexivid.evaluation.published import PUBLISHED
+from lexivid.synthetic.reproduce.published import PUBLISHED
 
 EVIL = "<script>alert('x')</script> & |pipe| `tick` *star* $x$"
 

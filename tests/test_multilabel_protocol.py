@@ -12,14 +12,14 @@ from typer.testing import CliRunner
 
 from lexivid.cli import app
 from lexivid.data.dataset import read_dataset
-from lexivid.data.world.multilabel import draw_label_sets, make_label_world
-from lexivid.data.world.nouns import draw_nouns
 from lexivid.errors import LexividError
 from lexivid.evaluation.multilabel import report
 from lexivid.evaluation.runs import evaluate, summary
 from lexivid.inference import load
 from lexivid.models.folder import read_config, update_config
 from lexivid.models.trained import TrainedModel
+from lexivid.synthetic.world.multilabel import draw_label_sets, make_label_world
+from lexivid.synthetic.world.nouns import draw_nouns
 from lexivid.training import train
 
 SMALL = {

@@ -12,15 +12,21 @@ from typer.testing import CliRunner
 
 from lexivid.backbones import load_backbone
 from lexivid.cli import app
-from lexivid.data.world.draw import PICTURE
-from lexivid.data.world.words import ATTRIBUTES
 from lexivid.errors import LexividError
-from lexivid.evaluation.world_gates import word_accuracy
 from lexivid.labels import load_templates
 from lexivid.labels.bank import embed_labels
 from lexivid.labels.language_model import FrozenLanguageModel
-from lexivid.training.language_model import LanguageModelRecipe
-from lexivid.training.pretrain import (
+from lexivid.synthetic.pretraining.clip import (
+    ModelRecipe,
+    make_tokenizer,
+    save_clip,
+    sine_positions,
+    vocabulary,
+    whitening_filters,
+)
+from lexivid.synthetic.pretraining.language_model import LanguageModelRecipe
+from lexivid.synthetic.pretraining.probes import word_accuracy
+from lexivid.synthetic.pretraining.train_clip import (
     PicturePool,
     PretrainRecipe,
     Tokens,
@@ -29,16 +35,10 @@ from lexivid.training.pretrain import (
     pretrain,
     words_loss,
 )
-from lexivid.training.pretrain_language_model import pretrain_language_model
+from lexivid.synthetic.pretraining.train_language_model import pretrain_language_model
+from lexivid.synthetic.world.draw import PICTURE
+from lexivid.synthetic.world.words import ATTRIBUTES
 from lexivid.training.settings import load_one_of, load_settings, settings_names
-from lexivid.training.world_clip import (
-    ModelRecipe,
-    make_tokenizer,
-    save_clip,
-    sine_positions,
-    vocabulary,
-    whitening_filters,
-)
 
 TINY = {
     "model.width": 32, "model.num_heads": 2, "model.image_layers": 1, "model.embedding_dim": 16, "pictures.pool": 64,

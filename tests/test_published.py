@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lexivid.evaluation.metrics import harmonic_mean
-from lexivid.evaluation.published import ABOUT, DATA, FIGURE1, K700, PUBLISHED, VGG
+from lexivid.synthetic.reproduce.published import ABOUT, DATA, FIGURE1, K700, PUBLISHED, VGG
 
 
 @pytest.mark.parametrize("table", ["table1", "table2"])

@@ -15,9 +15,9 @@ import pytest
 from report_cases import EVIL, invented_results
 
 from lexivid.errors import LexividError
-from lexivid.evaluation import report_figures
-from lexivid.evaluation.report import render_html, write_report
-from lexivid.evaluation.report_parts import complete, counted, duration, moment, number
+from lexivid.synthetic.reproduce import report_figures
+from lexivid.synthetic.reproduce.report import render_html, write_report
+from lexivid.synthetic.reproduce.report_parts import complete, counted, duration, moment, number
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 

@@ -17,18 +17,18 @@ from typer.testing import CliRunner
 
 from lexivid.cli import app
 from lexivid.data.splits import ClassSplit
-from lexivid.data.world.files import make_world
 from lexivid.errors import LexividError
 from lexivid.evaluation.collected import Collected
 from lexivid.models.mov import predict_novel, probabilities
-from lexivid.reproduce import NAMES, Scale, reproduce
-from lexivid.reproduce.clips import PackedClips, WorldFeatures, WorldSamples, WorldSize, names_of_nothing
-from lexivid.reproduce.figures import BETAS, beta_and_temperature
-from lexivid.reproduce.parts import RATIOS, expect_sign
-from lexivid.reproduce.plan import Row, kinds_of, parse_names, rows_of
-from lexivid.reproduce.rows import Workplace
-from lexivid.reproduce.run import Reproduction, RunProgress
-from lexivid.reproduce.scores import Outcome, Scores, base, estimate, harmonic, minus, novel
+from lexivid.synthetic.reproduce import NAMES, Scale, reproduce
+from lexivid.synthetic.reproduce.clips import PackedClips, WorldFeatures, WorldSamples, WorldSize, names_of_nothing
+from lexivid.synthetic.reproduce.figures import BETAS, beta_and_temperature
+from lexivid.synthetic.reproduce.parts import RATIOS, expect_sign
+from lexivid.synthetic.reproduce.plan import Row, kinds_of, parse_names, rows_of
+from lexivid.synthetic.reproduce.rows import Workplace
+from lexivid.synthetic.reproduce.run import Reproduction, RunProgress
+from lexivid.synthetic.reproduce.scores import Outcome, Scores, base, estimate, harmonic, minus, novel
+from lexivid.synthetic.world.files import make_world
 from lexivid.training.recipe import load_recipe
 
 pytest.importorskip("accelerate")

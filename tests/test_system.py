@@ -19,7 +19,6 @@ from torch import Tensor
 
 from lexivid.backbones import load_backbone
 from lexivid.data.batches import collate
-from lexivid.data.world.nouns import draw_nouns
 from lexivid.errors import ModelError
 from lexivid.evaluation.multilabel import mean_average_precision
 from lexivid.labels.language_model import FrozenLanguageModel
@@ -29,6 +28,7 @@ from lexivid.models.mov import MOVConfig, MOVFeatures, mov_loss
 from lexivid.models.ovml import SigmoidConfig
 from lexivid.models.standing import base_standing
 from lexivid.models.system import FROZEN, System, make_objective, make_teacher, streams_of
+from lexivid.synthetic.world.nouns import draw_nouns
 from lexivid.training import loop
 from lexivid.training.checkpoint import list_checkpoints, load_checkpoint
 from lexivid.training.loop import Step

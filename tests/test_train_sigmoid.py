@@ -11,8 +11,6 @@ from training_cases import COLOURS, make_clip
 
 from lexivid.backbones import load_backbone
 from lexivid.backbones.base import Backbone
-from lexivid.data.world.draw import VIDEO, draw, sample_multi_scenes
-from lexivid.data.world.nouns import draw_nouns
 from lexivid.errors import LexividError, ModelError
 from lexivid.evaluation.collected import collect
 from lexivid.evaluation.evidence import fit_model_evidence
@@ -20,6 +18,8 @@ from lexivid.labels.encoders import open_encoder
 from lexivid.models.mov import MOV, MOVConfig
 from lexivid.models.system import System
 from lexivid.models.trained import TrainedModel
+from lexivid.synthetic.world.draw import VIDEO, draw, sample_multi_scenes
+from lexivid.synthetic.world.nouns import draw_nouns
 from lexivid.training import train
 from lexivid.training.batches import MemorySamples
 from lexivid.training.clips import TrainingClips, open_clips

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from lexivid.data.world.draw import (
+from lexivid.errors import LexividError
+from lexivid.synthetic.world.draw import (
     _BADGES,
     NONE,
     PICTURE,
@@ -22,7 +23,7 @@ from lexivid.data.world.draw import (
     sample_multi_scenes,
     sample_scenes,
 )
-from lexivid.data.world.words import (
+from lexivid.synthetic.world.words import (
     ATTRIBUTES,
     COLOURS,
     KINDS,
@@ -33,7 +34,6 @@ from lexivid.data.world.words import (
     caption,
     draw_classes,
 )
-from lexivid.errors import LexividError
 
 CLEAN = Look(noise=0, occluder=0, distractor=0, trail=0, trail_alpha=0, badge=0)
 

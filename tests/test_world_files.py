@@ -15,13 +15,13 @@ from PIL import Image
 from lexivid import cli
 from lexivid.data.dataset import read_dataset
 from lexivid.data.splits import ClassSplit
-from lexivid.data.world.draw import VIDEO, Look
-from lexivid.data.world.files import World, WorldClip, make_world, plan_clips, render_clip
-from lexivid.data.world.sheet import contact_sheet, varied
-from lexivid.data.world.words import COLOURS, MOTIONS, SHAPES, SOUNDS, WorldClass, WorldClasses, draw_classes
 from lexivid.errors import LexividError
 from lexivid.media import Views, probe, read_views, read_waveform
 from lexivid.media.flow import flow
+from lexivid.synthetic.world.draw import VIDEO, Look
+from lexivid.synthetic.world.files import World, WorldClip, make_world, plan_clips, render_clip
+from lexivid.synthetic.world.sheet import contact_sheet, varied
+from lexivid.synthetic.world.words import COLOURS, MOTIONS, SHAPES, SOUNDS, WorldClass, WorldClasses, draw_classes
 
 CLEAN = Look(noise=0.02, occluder=0, distractor=0, trail=0, trail_alpha=0, badge=0)
 SMALL = {"kind": "both", "num_base": 4, "num_novel": 2, "clips_per_class": 3, "test_clips_per_class": 2, "seed": 5}

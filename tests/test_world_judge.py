@@ -17,13 +17,13 @@ from lexivid import cli
 from lexivid.backbones import load_backbone
 from lexivid.backbones.base import WORLD as CHECKPOINTS
 from lexivid.backbones.base import weights_of
-from lexivid.data.world.files import WorldClip, encode_clip, render_clip
-from lexivid.data.world.multilabel import LOOK, draw_label_sets, plan_label_clips
-from lexivid.data.world.nouns import draw_nouns
-from lexivid.data.world.words import WorldClass
 from lexivid.inference import load
 from lexivid.labels.background import WORLD, background_for, background_phrases
 from lexivid.labels.evidence import evidence_for
+from lexivid.synthetic.world.files import WorldClip, encode_clip, render_clip
+from lexivid.synthetic.world.multilabel import LOOK, draw_label_sets, plan_label_clips
+from lexivid.synthetic.world.nouns import draw_nouns
+from lexivid.synthetic.world.words import WorldClass
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)

@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from lexivid.data.world.nouns import (
+from lexivid.errors import LexividError
+from lexivid.labels.language_model import FrozenLanguageModel
+from lexivid.synthetic.pretraining import language_model as training
+from lexivid.synthetic.pretraining.language_model import LanguageModelRecipe
+from lexivid.synthetic.world.nouns import (
     FIRST_SYLLABLES,
     SECOND_SYLLABLES,
     describe,
@@ -19,11 +23,7 @@ from lexivid.data.world.nouns import (
     split_nouns,
     vocabulary,
 )
-from lexivid.data.world.words import ATTRIBUTES, COLOURS, SHAPES
-from lexivid.errors import LexividError
-from lexivid.labels.language_model import FrozenLanguageModel
-from lexivid.training import language_model as training
-from lexivid.training.language_model import LanguageModelRecipe
+from lexivid.synthetic.world.words import ATTRIBUTES, COLOURS, SHAPES
 from lexivid.training.settings import load_settings
 
 

@@ -15,10 +15,10 @@ import lexivid
 from lexivid.backbones import load_backbone
 from lexivid.backbones.base import WORLD
 from lexivid.backbones.clip import ClipBackbone
-from lexivid.data.world.draw import PICTURE, draw, random_scenes
-from lexivid.data.world.words import ATTRIBUTES
-from lexivid.evaluation.world_gates import describe, measure, text_variance
 from lexivid.labels import LabelBank, load_templates
+from lexivid.synthetic.pretraining.probes import describe, measure, text_variance
+from lexivid.synthetic.world.draw import PICTURE, draw, random_scenes
+from lexivid.synthetic.world.words import ATTRIBUTES
 
 BACKBONES = Path(lexivid.__file__).parent / "backbones"
 

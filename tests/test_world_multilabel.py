@@ -18,8 +18,11 @@ from lexivid.backbones.preprocess import ImageProcessing
 from lexivid.cli import app
 from lexivid.data.dataset import read_dataset
 from lexivid.data.splits import ClassSplit
-from lexivid.data.world.files import World, WorldClip, make_world, render_clip
-from lexivid.data.world.multilabel import (
+from lexivid.errors import LexividError
+from lexivid.synthetic.pretraining.language_model import RECIPE, LanguageModelRecipe
+from lexivid.synthetic.reproduce.clips import PackedClips, WorldSamples, WorldSize, pack_label_world, pack_world
+from lexivid.synthetic.world.files import World, WorldClip, make_world, render_clip
+from lexivid.synthetic.world.multilabel import (
     LOOK,
     LabelSets,
     captioned,
@@ -27,12 +30,9 @@ from lexivid.data.world.multilabel import (
     make_label_world,
     plan_label_clips,
 )
-from lexivid.data.world.nouns import NounSplit, draw_nouns
-from lexivid.data.world.sheet import varied
-from lexivid.data.world.words import COLOURS, MOTIONS, SHAPES, SOUNDS, TEXTURES, WorldClass
-from lexivid.errors import LexividError
-from lexivid.reproduce.clips import PackedClips, WorldSamples, WorldSize, pack_label_world, pack_world
-from lexivid.training.language_model import RECIPE, LanguageModelRecipe
+from lexivid.synthetic.world.nouns import NounSplit, draw_nouns
+from lexivid.synthetic.world.sheet import varied
+from lexivid.synthetic.world.words import COLOURS, MOTIONS, SHAPES, SOUNDS, TEXTURES, WorldClass
 from lexivid.training.settings import load_settings
 
 NOUNS = draw_nouns("look")

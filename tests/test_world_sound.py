@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from lexivid.data.world.sound import DISTRACTOR_LEVEL, Source, waveform
-from lexivid.data.world.words import SHAPES, SOUNDS
 from lexivid.media.spectrogram import SAMPLE_RATE_HZ, log_mel, normalise
+from lexivid.synthetic.world.sound import DISTRACTOR_LEVEL, Source, waveform
+from lexivid.synthetic.world.words import SHAPES, SOUNDS
 
 SEEDS = range(12)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def render_page(template: str, **values: Any) -> str:
-    """The page of a template, named by its path inside the package ("evaluation/report.html.jinja").
+    """The page of a template, named by its path inside the package ("synthetic/reproduce/report.html.jinja").
 
     A name that the template asks for and `values` lacks is an error, not an empty place.
     """

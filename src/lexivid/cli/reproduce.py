@@ -14,7 +14,7 @@ from lexivid.cli.root import app
 from lexivid.errors import LexividError
 
 if TYPE_CHECKING:
-    from lexivid.reproduce import RunProgress
+    from lexivid.synthetic.reproduce import RunProgress
 
 
 @app.command()
@@ -40,8 +40,8 @@ def reproduce(
 
     lexivid reproduce table1 --world --out world-run/
     """
-    from lexivid.reproduce import reproduce as make
-    from lexivid.reproduce.plan import CLIPS
+    from lexivid.synthetic.reproduce import reproduce as make
+    from lexivid.synthetic.reproduce.plan import CLIPS
 
     if not world:
         raise LexividError("say --world: tables are made on the synthetic world; for your own data there is `train`")

@@ -14,7 +14,7 @@ from lexivid.cli.root import app
 from lexivid.errors import LexividError
 
 if TYPE_CHECKING:
-    from lexivid.data.world.multilabel import LabelSets
+    from lexivid.synthetic.world.multilabel import LabelSets
 
 _RECIPES = {"motion": "world-mov", "sound": "world-mov-audio", "both": "world-mov-all"}
 _DEFAULT_KIND = "both"
@@ -62,8 +62,8 @@ def world(
     """
     if label_kinds is not None and (kind is not None or multi_label):
         raise LexividError("--label-kinds says what clips are labelled with: leave out --kind and --multi-label")
-    from lexivid.data.world.files import make_world
-    from lexivid.data.world.multilabel import make_label_world
+    from lexivid.synthetic.world.files import make_world
+    from lexivid.synthetic.world.multilabel import make_label_world
 
     num_base = base or (40 if label_kinds is None else 60)
     num_novel = (30 if label_kinds is None else 40) if novel is None else novel
@@ -100,7 +100,7 @@ def world(
         shown = f"with {len(sets.seen)} seen and {len(sets.unseen)} unseen labels ({', '.join(sets.told)})"
     say(f"{len(made.clips)} clips {shown} in {out}{kept}: {made.wall_s:.0f} s{rate}")
     if contact_sheet:
-        from lexivid.data.world.sheet import contact_sheet as draw_sheet
+        from lexivid.synthetic.world.sheet import contact_sheet as draw_sheet
 
         with status("drawing the contact sheet"):
             draw_sheet(made, contact_sheet)
@@ -130,8 +130,8 @@ def world(
 def _label_sets(kinds: str, num_base: int, num_novel: int, seed: int) -> LabelSets:
     """Of the nouns that the packaged language model has read about, whatever the seed."""
     from lexivid.cli.options import split_words
-    from lexivid.data.world.multilabel import LABEL_KINDS, draw_label_sets
-    from lexivid.data.world.nouns import draw_nouns
+    from lexivid.synthetic.world.multilabel import LABEL_KINDS, draw_label_sets
+    from lexivid.synthetic.world.nouns import draw_nouns
 
     told = LABEL_KINDS if kinds == "all" else tuple(kind for kind in LABEL_KINDS if kind in split_words(kinds))
     if unknown := set(split_words(kinds)) - {*told, "all"}:

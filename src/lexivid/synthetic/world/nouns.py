@@ -20,7 +20,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from lexivid.data.world.words import (
+from lexivid.errors import LexividError
+from lexivid.synthetic.world.words import (
     ATTRIBUTES,
     COLOURS,
     MOTIONS,
@@ -30,7 +31,6 @@ from lexivid.data.world.words import (
     WorldClass,
     caption,
 )
-from lexivid.errors import LexividError
 
 FIRST_SYLLABLES = (
     "bu", "de", "fi", "go", "ju", "ka", "le", "mi", "no", "pu", "ra", "se", "ti", "vo", "wu", "za", "che", "shi",
@@ -173,7 +173,7 @@ def describe(noun: Noun, rng: np.random.Generator) -> str:
 
 
 def plain_sentence(rng: np.random.Generator) -> str:
-    """A caption of the world without any noun, as `lexivid.data.world.words.caption` writes them."""
+    """A caption of the world without any noun, as `lexivid.synthetic.world.words.caption` writes them."""
     words = {name: int(rng.integers(len(values))) for name, values in ATTRIBUTES.items()}
     return caption(WorldClass(**words), rng)
 

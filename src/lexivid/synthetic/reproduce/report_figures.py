@@ -13,13 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 
-from lexivid.evaluation.report_parts import Panel, Series, number, short
+from lexivid.synthetic.reproduce.report_parts import Panel, Series, number, short
 
 WIDTH = 340
 NUM_COLOURS = 6  # classes s0 to s5; dashes then tell further lines apart
 _CHAR = 6.3  # pixels that a character takes at the size of the labels, on the wide side
 _LINE = 14
-_STYLE = ("colours.css", "evaluation/report_figures.css")
+_STYLE = ("colours.css", "synthetic/reproduce/report_figures.css")
 
 
 def draw(kind: str, panel: Panel) -> str:

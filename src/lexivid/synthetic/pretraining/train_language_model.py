@@ -1,6 +1,6 @@
 """Pre-training of the world's language model as a whole run: recipe -> a folder, and what it knows.
 
-The network, its texts and its loop are `lexivid.training.language_model`'s.
+The network, its texts and its loop are `lexivid.synthetic.pretraining.language_model`'s.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import torch
 
 from lexivid.labels.language_model import FrozenLanguageModel
 from lexivid.storage import write_atomically
-from lexivid.training.language_model import (
+from lexivid.synthetic.pretraining.language_model import (
     LanguageModelRecipe,
     knowledge,
     save_language_model,
     train_language_model,
 )
+from lexivid.synthetic.pretraining.train_clip import claim_new_folder
 from lexivid.training.log import OnProgress, Progress
-from lexivid.training.pretrain import claim_new_folder
 from lexivid.training.settings import load_settings
 
 CHANCE = {"colour": 0.1, "shape": 0.1}
@@ -104,7 +104,7 @@ pipeline_tag: text-generation
 
 A plain GPT-2 of transformers with {num_weights:,} weights, made by `lexivid pretrain` from nothing; settings in
 recipe.yaml, losses and time in pretrain.json. In {recipe.num_steps:,} steps it has read descriptions of
-{result.num_nouns} invented nouns. It knows these and the words of `lexivid.data.world.words`, and nothing else: it
+{result.num_nouns} invented nouns. It knows these and the words of `lexivid.synthetic.world.words`, and nothing else: it
 stands where a real language model would.
 
 At "NOUN is a", the noun's own is the likeliest of all: {knows} of the nouns (chance is 10 %).

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from lexivid.data.world.words import COLOURS, HELD_OUT_COLOURS, HELD_OUT_SHAPES, MOTIONS, SHAPES, SOUNDS, Kind
 from lexivid.evaluation import metrics
-from lexivid.evaluation.published import FIGURE1
-from lexivid.reproduce.parts import PAPER_DATA, RATIOS, SIDES, WORLD, Part, expect_sign
-from lexivid.reproduce.plan import GENTLE, OTHER, ZERO_SHOT
-from lexivid.reproduce.scores import Estimate, Scores, estimate, minus, novel
+from lexivid.synthetic.reproduce.parts import PAPER_DATA, RATIOS, SIDES, WORLD, Part, expect_sign
+from lexivid.synthetic.reproduce.plan import GENTLE, OTHER, ZERO_SHOT
+from lexivid.synthetic.reproduce.published import FIGURE1
+from lexivid.synthetic.reproduce.scores import Estimate, Scores, estimate, minus, novel
+from lexivid.synthetic.world.words import COLOURS, HELD_OUT_COLOURS, HELD_OUT_SHAPES, MOTIONS, SHAPES, SOUNDS, Kind
 
 BETAS = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 _MOST = 20  # classes at each end of figure 3

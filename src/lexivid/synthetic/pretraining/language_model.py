@@ -1,7 +1,7 @@
 """A small causal language model that has read the world's descriptions: a plain GPT-2 of transformers, in its format.
 
-It stands where a real language model would: it knows what the invented nouns of `lexivid.data.world.nouns` look like,
-and CLIP does not. At most 0.5 million weights, a few minutes on one core.
+It stands where a real language model would: it knows what the invented nouns of `lexivid.synthetic.world.nouns` look
+like, and CLIP does not. At most 0.5 million weights, a few minutes on one core.
 
     load_settings(LanguageModelRecipe, RECIPE) --train_language_model--> (GPT2LMHeadModel, tokenizer) --save--> a folder
 
@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lexivid.data.world import nouns as world_nouns
-from lexivid.data.world.nouns import FIRST_SYLLABLES, SECOND_SYLLABLES, Noun, NounKind
-from lexivid.data.world.words import COLOURS, SHAPES
 from lexivid.storage import write_atomically
+from lexivid.synthetic.world import nouns as world_nouns
+from lexivid.synthetic.world.nouns import FIRST_SYLLABLES, SECOND_SYLLABLES, Noun, NounKind
+from lexivid.synthetic.world.words import COLOURS, SHAPES
 from lexivid.training.schedule import half_cosine
 from lexivid.training.settings import Settings, at_least
 

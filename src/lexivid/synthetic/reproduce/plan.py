@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lexivid.backbones.base import WORLD
-from lexivid.data.world.words import Kind
 from lexivid.errors import LexividError
-from lexivid.reproduce.clips import WorldSize
+from lexivid.synthetic.reproduce.clips import WorldSize
+from lexivid.synthetic.world.words import Kind
 
 CLIPS = WORLD
 """Separately pre-trained backbones, taken in turn by the seeds."""

@@ -9,9 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 
-from lexivid.data.world.words import SHARED, Kind
-from lexivid.evaluation.published import DATA, PUBLISHED
-from lexivid.reproduce.parts import (
+from lexivid.synthetic.reproduce.parts import (
     ABSOLUTE,
     LABELS,
     LETTERS,
@@ -26,8 +24,9 @@ from lexivid.reproduce.parts import (
     mark_best,
     row,
 )
-from lexivid.reproduce.plan import GENTLE, OTHER, ZERO_SHOT
-from lexivid.reproduce.scores import (
+from lexivid.synthetic.reproduce.plan import GENTLE, OTHER, ZERO_SHOT
+from lexivid.synthetic.reproduce.published import DATA, PUBLISHED
+from lexivid.synthetic.reproduce.scores import (
     COLUMNS,
     Estimate,
     Outcome,
@@ -39,6 +38,7 @@ from lexivid.reproduce.scores import (
     minus,
     novel,
 )
+from lexivid.synthetic.world.words import SHARED, Kind
 
 
 def open_vocabulary(scores: Scores, kind: Kind, name: str) -> Part:

@@ -1,4 +1,4 @@
-"""Everything that a reproduction found, as one dictionary for `lexivid.evaluation.report`."""
+"""Everything that a reproduction found, as one dictionary for `lexivid.synthetic.reproduce.report`."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from PIL import Image
 import lexivid.backbones
 from lexivid.backbones import Backbone
 from lexivid.labels import load_templates
-from lexivid.reproduce import figures, parts, tables
-from lexivid.reproduce.clips import NUM_MOMENTS, PackedClips, WorldSize
-from lexivid.reproduce.plan import kinds_of, systems
-from lexivid.reproduce.run import Reproduction
-from lexivid.reproduce.scores import Scores
+from lexivid.synthetic.reproduce import figures, parts, tables
+from lexivid.synthetic.reproduce.clips import NUM_MOMENTS, PackedClips, WorldSize
+from lexivid.synthetic.reproduce.plan import kinds_of, systems
+from lexivid.synthetic.reproduce.run import Reproduction
+from lexivid.synthetic.reproduce.scores import Scores
 from lexivid.training.recipe import load_recipe
 
 _PACKAGES = ("lexivid", "torch", "transformers", "av", "numba", "numpy")
@@ -31,7 +31,7 @@ _PACKAGES = ("lexivid", "torch", "transformers", "av", "numba", "numpy")
 def assemble(
     job: Reproduction, backbones: Mapping[str, Backbone], *, calls_s: Sequence[float], command: str = ""
 ) -> dict[str, Any]:  # fmt: skip
-    """The results of rows that are all there (see `lexivid.evaluation.report_parts.Results`)."""
+    """The results of rows that are all there (see `lexivid.synthetic.reproduce.report_parts.Results`)."""
     scores = Scores(job)
     made: list[dict[str, Any]] = []
     for name in job.names:

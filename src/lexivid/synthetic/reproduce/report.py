@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lexivid.evaluation import report_figures, report_markdown, report_parts
-from lexivid.evaluation.report_parts import Results, complete, finite
 from lexivid.page import render_page
 from lexivid.storage import write_atomically
+from lexivid.synthetic.reproduce import report_figures, report_markdown, report_parts
+from lexivid.synthetic.reproduce.report_parts import Results, complete, finite
 
 
 def write_report(results: Results | Mapping[str, Any], folder: Path) -> dict[str, Path]:
@@ -51,4 +51,6 @@ def write_report(results: Results | Mapping[str, Any], folder: Path) -> dict[str
 
 def render_html(results: Results) -> str:
     """The page, from `complete` results."""
-    return render_page("evaluation/report.html.jinja", results=results, parts=report_parts, figures=report_figures)
+    return render_page(
+        "synthetic/reproduce/report.html.jinja", results=results, parts=report_parts, figures=report_figures
+    )

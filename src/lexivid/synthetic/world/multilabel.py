@@ -1,6 +1,6 @@
 """The world of several labels: clips of two to four objects, labelled with words of several kinds, seen and unseen.
 
-    noun      an invented word, which fixes shape and colour: "zumi"        (`lexivid.data.world.nouns`)
+    noun      an invented word, which fixes shape and colour: "zumi"        (`lexivid.synthetic.world.nouns`)
     words     the same meaning in plain words: "red star"
     motion    what an object does: "spinning"
     sound     how it sounds: "humming"
@@ -27,11 +27,11 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from lexivid.data.splits import ClassSplit
-from lexivid.data.world.draw import VIDEO, Look
-from lexivid.data.world.files import MOST_OBJECTS, VERSION, Progress, World, WorldClip, write_world
-from lexivid.data.world.nouns import Noun, NounSplit, split_nouns
-from lexivid.data.world.words import COLOURS, MOTIONS, SHAPES, SOUNDS, TEXTURES, WorldClass
 from lexivid.errors import LexividError
+from lexivid.synthetic.world.draw import VIDEO, Look
+from lexivid.synthetic.world.files import MOST_OBJECTS, VERSION, Progress, World, WorldClip, write_world
+from lexivid.synthetic.world.nouns import Noun, NounSplit, split_nouns
+from lexivid.synthetic.world.words import COLOURS, MOTIONS, SHAPES, SOUNDS, TEXTURES, WorldClass
 
 LabelKind = Literal["noun", "words", "motion", "sound"]
 LABEL_KINDS: tuple[LabelKind, ...] = get_args(LabelKind)
@@ -246,7 +246,7 @@ def make_label_world(
     The manifest has the columns labels and synthetic; base and novel in split.json are the seen and unseen labels.
 
     Args:
-        out: as `lexivid.data.world.files.make_world`.
+        out: as `lexivid.synthetic.world.files.make_world`.
         num_train, num_test, num_val: clips in all. Those for validation show, as test clips do, unseen labels too.
         seed: of the clips.
         look: how hard the pictures are.

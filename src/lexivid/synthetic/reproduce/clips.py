@@ -34,15 +34,15 @@ from lexivid.data.batches import load_batches
 from lexivid.data.dataset import read_dataset
 from lexivid.data.loading import MODALITIES, ClipSamples, SampleSpec, label_rows
 from lexivid.data.splits import ClassSplit
-from lexivid.data.world.files import World, make_world
-from lexivid.data.world.multilabel import LabelSets, make_label_world
-from lexivid.data.world.sheet import contact_sheet
-from lexivid.data.world.words import ATTRIBUTES, Kind, WorldClass, pool_of
 from lexivid.errors import LexividError, MissingExtraError
 from lexivid.labels import LabelBank, load_templates
 from lexivid.media.flow import ZERO_FLOW
 from lexivid.models.towers import make_frozen_tower
 from lexivid.storage import write_atomically
+from lexivid.synthetic.world.files import World, make_world
+from lexivid.synthetic.world.multilabel import LabelSets, make_label_world
+from lexivid.synthetic.world.sheet import contact_sheet
+from lexivid.synthetic.world.words import ATTRIBUTES, Kind, WorldClass, pool_of
 
 NUM_MOMENTS = 8  # T: every second frame of a clip
 CLIP_S = 2.0
@@ -183,7 +183,7 @@ def pack_label_world(
     num_workers: int,
     on_count: OnCount | None = None,
 ) -> PackedClips:
-    """The same for clips of several labels (`lexivid.data.world.multilabel`), with pictures, motion and sound.
+    """The same for clips of several labels (`lexivid.synthetic.world.multilabel`), with pictures, motion and sound.
 
     Args:
         folder, images, num_workers, on_count: as `pack_world`.

@@ -18,10 +18,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lexivid.backbones import Backbone
-from lexivid.data.world.draw import NUM_WORDS, PICTURE, VIDEO, Look, draw, random_scenes, random_words, sample_scenes
-from lexivid.data.world.words import ATTRIBUTES, WorldClass, draw_classes
 from lexivid.labels import TemplateSet, load_templates
 from lexivid.labels.bank import embed_labels
+from lexivid.synthetic.world.draw import (
+    NUM_WORDS,
+    PICTURE,
+    VIDEO,
+    Look,
+    draw,
+    random_scenes,
+    random_words,
+    sample_scenes,
+)
+from lexivid.synthetic.world.words import ATTRIBUTES, WorldClass, draw_classes
 
 LOOKS = {"picture": PICTURE, "video": VIDEO}
 _CLIP_S = 2.0
@@ -150,7 +159,7 @@ pipeline_tag: zero-shot-image-classification
 # A CLIP of Lexivid's synthetic world
 
 A plain `CLIPModel`, trained on {how.steps * how.batch_size:,} pictures of coloured shapes that move and sound. It knows
-the words of `lexivid.data.world.words` and no others; its numbers say nothing of real footage.
+the words of `lexivid.synthetic.world.words` and no others; its numbers say nothing of real footage.
 
 Made by `OMP_NUM_THREADS=1 lexivid pretrain {recipe.name} --seed {how.seed} --out DIR`, from nothing; settings in
 recipe.yaml, losses and time in pretrain.json. Beside CLIP's own loss it was trained to choose each attribute's single

@@ -20,13 +20,13 @@ import numpy as np
 from torch import Tensor
 
 from lexivid.backbones import Backbone, load_backbone
-from lexivid.data.world.words import Kind
 from lexivid.evaluation import metrics
 from lexivid.evaluation.collected import Collected, collect, score
 from lexivid.models.system import System as TrainedSystem
 from lexivid.models.trained import TrainedModel
-from lexivid.reproduce.clips import PackedClips, WorldFeatures, WorldSamples
-from lexivid.reproduce.plan import OTHER, Row, Scale, System, systems
+from lexivid.synthetic.reproduce.clips import PackedClips, WorldFeatures, WorldSamples
+from lexivid.synthetic.reproduce.plan import OTHER, Row, Scale, System, systems
+from lexivid.synthetic.world.words import Kind
 from lexivid.training import train
 from lexivid.training.clips import TrainingClips
 from lexivid.training.recipe import Recipe, load_recipe

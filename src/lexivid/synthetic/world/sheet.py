@@ -15,12 +15,12 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from lexivid.data.world.files import FRAME_RATE, NUM_FRAMES, World, WorldClip
 from lexivid.errors import LexividError
 from lexivid.media import Views, read_views, read_waveform
 from lexivid.media.flow import flow, flow_to_color
 from lexivid.media.spectrogram import log_mel
 from lexivid.storage import write_atomically
+from lexivid.synthetic.world.files import FRAME_RATE, NUM_FRAMES, World, WorldClip
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG"}
 _CELL, _GAP, _MARGIN = 112, 4, 16

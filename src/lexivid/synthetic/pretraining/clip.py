@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lexivid.backbones.preprocess import ImageProcessing
-from lexivid.data.world.words import ATTRIBUTES, PREFIXES
 from lexivid.errors import LexividError
+from lexivid.synthetic.world.words import ATTRIBUTES, PREFIXES
 from lexivid.training.settings import at_least
 
 START, END, UNKNOWN = "<|startoftext|>", "<|endoftext|>", "<unk>"

@@ -2,7 +2,7 @@
 
     OUT/settings.json, calls.json     what every row here was made with, and another call must agree with; how long
                                       each call took
-    OUT/clips/KIND-SEED/              video files (see lexivid.data.world.files)
+    OUT/clips/KIND-SEED/              video files (see lexivid.synthetic.world.files)
     OUT/tensors/KIND-SEED*            the same decoded, and the frozen tower's features; can be deleted afterwards
     OUT/rows/KIND-SEED/SYSTEM.npz     one system's features of the test clips
     OUT/report.html, report.md, results.json
@@ -25,14 +25,14 @@ from pathlib import Path
 from typing import Any
 
 from lexivid.backbones import Backbone, load_backbone
-from lexivid.data.world.words import Kind
 from lexivid.errors import LexividError
 from lexivid.models.towers import make_frozen_tower
 from lexivid.models.trained import tower_fingerprint
-from lexivid.reproduce.clips import PackedClips, encode_world, names_of_nothing, pack_world
-from lexivid.reproduce.plan import CLIPS, QUICK, Row, Scale, kinds_of, parse_names, rows_of, systems
-from lexivid.reproduce.rows import Workplace, is_done, run_row
 from lexivid.storage import write_atomically
+from lexivid.synthetic.reproduce.clips import PackedClips, encode_world, names_of_nothing, pack_world
+from lexivid.synthetic.reproduce.plan import CLIPS, QUICK, Row, Scale, kinds_of, parse_names, rows_of, systems
+from lexivid.synthetic.reproduce.rows import Workplace, is_done, run_row
+from lexivid.synthetic.world.words import Kind
 from lexivid.workers import start_worker
 
 _CLIP_COST = 0.06  # seconds of one process, to make, decode and follow a clip; only the time left depends on it
@@ -109,7 +109,7 @@ def reproduce(
     """Make tables and figures of the MOV paper on the synthetic world -> the results, as the report shows them.
 
     Args:
-        names: of `lexivid.reproduce.plan.NAMES`, or "all".
+        names: of `lexivid.synthetic.reproduce.plan.NAMES`, or "all".
         out: a folder, new or that of an earlier call with the same settings, which is gone on with.
         seeds: how many, from 0 on, or which ones. A seed decides class split, clips, training and which backbone.
         quick: a small world and few epochs, see `QUICK`.
@@ -121,8 +121,8 @@ def reproduce(
     Raises:
         LexividError: an unknown name, no seeds, a folder of other settings, or as `train`.
     """
-    from lexivid.evaluation.report import write_report
-    from lexivid.reproduce.results import assemble
+    from lexivid.synthetic.reproduce.report import write_report
+    from lexivid.synthetic.reproduce.results import assemble
 
     asked = parse_names(names)
     numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)

@@ -3,7 +3,7 @@
     OUT/world.json      everything that decided the files; a second call with the same goes on where the first stopped
     OUT/split.json      base and novel classes (`ClassSplit`)
     OUT/manifest.csv    path, label (or labels), split, for `lexivid.data.dataset.read_dataset`; written last
-    OUT/train/CLASS/000.mp4, OUT/test/...       (where labels are not classes, `lexivid.data.world.multilabel`:
+    OUT/train/CLASS/000.mp4, OUT/test/...       (where labels are not classes, `lexivid.synthetic.world.multilabel`:
                                                 OUT/train/00000.mp4)
 
 A clip is 2 s of H.264 (64 x 64 pixels, 8 frames a second) and AAC (16 kHz mono), so that whoever reads it decodes real
@@ -36,12 +36,12 @@ from torch import Tensor
 
 from lexivid import __version__
 from lexivid.data.splits import ClassSplit
-from lexivid.data.world.draw import NONE, VIDEO, Look, draw, sample_multi_scenes
-from lexivid.data.world.sound import DISTRACTOR_LEVEL, Source, Wave, waveform
-from lexivid.data.world.words import Kind, WorldClass, WorldClasses, draw_classes
 from lexivid.errors import LexividError
 from lexivid.media.spectrogram import SAMPLE_RATE_HZ
 from lexivid.storage import write_atomically
+from lexivid.synthetic.world.draw import NONE, VIDEO, Look, draw, sample_multi_scenes
+from lexivid.synthetic.world.sound import DISTRACTOR_LEVEL, Source, Wave, waveform
+from lexivid.synthetic.world.words import Kind, WorldClass, WorldClasses, draw_classes
 from lexivid.workers import start_worker
 
 SIZE, FRAME_RATE, DURATION_S = 64, 8, 2.0

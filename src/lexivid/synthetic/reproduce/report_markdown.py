@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from lexivid.evaluation import report_figures
-from lexivid.evaluation.report_parts import (
+from lexivid.synthetic.reproduce import report_figures
+from lexivid.synthetic.reproduce.report_parts import (
     MARKS,
     Cell,
     Expectation,

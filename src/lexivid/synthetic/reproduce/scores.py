@@ -20,14 +20,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from lexivid.data.world.words import Kind
 from lexivid.evaluation import calibration as cal
 from lexivid.evaluation import metrics, protocols
 from lexivid.evaluation.collected import Collected, opinion, score
-from lexivid.reproduce.clips import WorldFeatures
-from lexivid.reproduce.plan import Row
-from lexivid.reproduce.rows import HELD_OUT, TEST
-from lexivid.reproduce.run import Reproduction
+from lexivid.synthetic.reproduce.clips import WorldFeatures
+from lexivid.synthetic.reproduce.plan import Row
+from lexivid.synthetic.reproduce.rows import HELD_OUT, TEST
+from lexivid.synthetic.reproduce.run import Reproduction
+from lexivid.synthetic.world.words import Kind
 
 Rule = Literal["all-novel", "calibrated"]
 _NUM_RESAMPLES = 2000

@@ -30,13 +30,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lexivid.data.world.draw import PICTURE, draw, random_scenes
-from lexivid.data.world.words import ATTRIBUTES, PREFIXES, WorldClass, caption
 from lexivid.errors import LexividError
 from lexivid.storage import write_atomically
+from lexivid.synthetic.pretraining.clip import ModelRecipe, image_processing, make_clip, make_tokenizer, save_clip
+from lexivid.synthetic.world.draw import PICTURE, draw, random_scenes
+from lexivid.synthetic.world.words import ATTRIBUTES, PREFIXES, WorldClass, caption
 from lexivid.training.log import OnProgress, Progress, Rate
 from lexivid.training.settings import Settings, at_least, load_settings
-from lexivid.training.world_clip import ModelRecipe, image_processing, make_clip, make_tokenizer, save_clip
 
 _STILL_S = 2.0  # a still is taken at any time of these first seconds of a clip
 _STEPS_PER_DRAWING = 8
@@ -51,7 +51,7 @@ class PicturesRecipe:
         pool: how many are kept at a time; the batch of a step is drawn from these.
         fresh: new ones a step, as a share of the batch; they replace the oldest.
         curriculum: the share of the training after which pictures are as hard as they get (`Look.eased`).
-        named: see `lexivid.data.world.words.caption`.
+        named: see `lexivid.synthetic.world.words.caption`.
         shuffle_captions: a control: every picture gets another picture's words.
     """
 
@@ -116,7 +116,7 @@ class TrainingRecipe:
 
 @dataclass(frozen=True)
 class GatesRecipe:
-    """How much is measured at the end, see `lexivid.evaluation.world_gates.measure`."""
+    """How much is measured at the end, see `lexivid.synthetic.pretraining.probes.measure`."""
 
     num_pictures: int = 2000
     clips_per_class: int = 5
@@ -138,14 +138,14 @@ class PretrainRecipe(Settings):
 
 
 class PretrainResult(NamedTuple):
-    """The checkpoint's folder, and what it knows (see `lexivid.evaluation.world_gates.measure`)."""
+    """The checkpoint's folder, and what it knows (see `lexivid.synthetic.pretraining.probes.measure`)."""
 
     out: Path
     gates: dict[str, Any]
 
     def describe(self) -> str:
         """A table for people."""
-        from lexivid.evaluation.world_gates import describe
+        from lexivid.synthetic.pretraining.probes import describe
 
         return f"{self.out}\n{describe(self.gates)}"
 
@@ -170,7 +170,7 @@ def pretrain(
         LexividError: the recipe or the folder cannot be used.
     """
     from lexivid.backbones import load_backbone
-    from lexivid.evaluation.world_gates import measure, model_card
+    from lexivid.synthetic.pretraining.probes import measure, model_card
 
     recipe = load_settings(PretrainRecipe, recipe, set)
     if seed is not None:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from lexivid.data.world.words import Kind
-from lexivid.reproduce.scores import Estimate
+from lexivid.synthetic.reproduce.scores import Estimate
+from lexivid.synthetic.world.words import Kind
 
 Part = dict[str, Any]
 WORLD = {"motion": "motion world", "sound": "sound world"}

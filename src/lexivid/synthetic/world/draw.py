@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lexivid.data.world.words import COLOURS, MOTIONS, SHAPES, SOUNDS, TEXTURES, WorldClass
+from lexivid.synthetic.world.words import COLOURS, MOTIONS, SHAPES, SOUNDS, TEXTURES, WorldClass
 
 NUM_WORDS = tuple(len(words) for words in (SHAPES, COLOURS, TEXTURES, MOTIONS, SOUNDS))
 NONE = -1  # of a motion: stands still; of a sound: silent

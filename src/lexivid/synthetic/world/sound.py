@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lexivid.data.world.words import SHAPES, SOUNDS
 from lexivid.media.spectrogram import SAMPLE_RATE_HZ
+from lexivid.synthetic.world.words import SHAPES, SOUNDS
 
 Wave = NDArray[np.float32]
 

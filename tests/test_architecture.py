@@ -1,0 +1,108 @@
+"""The order of the library's layers (docs/architecture.md), held against the imports that the code has."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import lexivid
+
+ROOT = Path(lexivid.__file__).parent
+# From the top down. A module imports from its own layer and from those below it.
+LAYERS = (
+    {"cli", "__main__"},
+    {"demo", "library", "output", "report", "synthetic"},
+    {"inference", "inference_trained", "inference_judge", "inference_tokens", "prediction"},
+    {"evaluation", "training"},
+    {"models"},
+    {"labels", "data"},
+    {"backbones"},
+    {"media"},
+    {"errors", "page", "prefetch", "storage", "workers"},
+)
+# Training and evaluation import each other inside functions. Each of these is a fault of the structure.
+CIRCLES = {
+    ("evaluation.runs", "training.clips"),
+    ("evaluation.runs", "training.recipe"),
+    ("evaluation.twins", "training.clips"),
+    ("evaluation.twins", "training.recipe"),
+    ("evaluation.twins", "training.run"),
+    ("training.loop", "evaluation.multilabel"),
+    ("training.run", "evaluation.collected"),
+    ("training.run", "evaluation.evidence"),
+    ("training.run", "evaluation.protocols"),
+}
+
+
+def _modules() -> Iterator[tuple[str, Path]]:
+    for path in sorted(ROOT.rglob("*.py")):
+        yield ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"), path
+
+
+NAMES = {name for name, _ in _modules()}
+
+
+def _imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """(module below lexivid, whether the import stands at the top of the file); those for type checkers left out."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for_types = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if node in for_types:
+            continue
+        modules: list[str] = []
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "lexivid":
+            inner = [f"{node.module}.{name.name}".removeprefix("lexivid.") for name in node.names]
+            below = node.module.removeprefix("lexivid").lstrip(".")
+            modules = [name if name in NAMES else below for name in inner]
+        elif isinstance(node, ast.Import):
+            modules = [n.name.removeprefix("lexivid.") for n in node.names if n.name.startswith("lexivid.")]
+        for module in modules:
+            if module:
+                yield module, node in tree.body
+
+
+def _layer_of(module: str) -> int:
+    return next(i for i, layer in enumerate(LAYERS) if module.split(".")[0] in layer)
+
+
+def test_every_module_has_a_layer() -> None:
+    top = {name.split(".")[0] for name in NAMES if name != "__init__"}
+    assert top == set().union(*LAYERS)
+
+
+def test_imports_run_downward() -> None:
+    upward = [
+        (name, module)
+        for name, path in _modules()
+        if name != "__init__"
+        for module, _ in _imports(path)
+        if _layer_of(module) < _layer_of(name)
+    ]
+    assert upward == []
+
+
+def test_circles_between_training_and_evaluation_are_known() -> None:
+    hidden = {
+        (name, module)
+        for name, path in _modules()
+        for module, at_top in _imports(path)
+        if not at_top and {name.split(".")[0], module.split(".")[0]} == {"training", "evaluation"}
+    }
+    assert hidden == CIRCLES
+
+
+def test_general_code_does_not_import_the_synthetic_world() -> None:
+    general = [
+        (name, module)
+        for name, path in _modules()
+        if name.split(".")[0] not in ("cli", "synthetic")
+        for module, _ in _imports(path)
+        if module.split(".")[0] == "synthetic"
+    ]
+    assert general == []
