@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lexivid.inference import Classifier
-from lexivid.media.files import FoundFile, find_videos
+from lexivid.media.files import FoundFile, find_media
 from lexivid.prediction import Prediction, Vocabulary
 
 
@@ -18,20 +18,25 @@ def classify_library(
     *,
     known: Mapping[str, Prediction] | None = None,
     on_total: Callable[[int], None] | None = None,
+    on_left_out: Callable[[str], None] | None = None,
     **options: Any,
 ) -> Iterator[Prediction]:
-    """Classify files, and the video files below folders.
+    """Classify files, and the videos below folders; sound files too, where the model is asked to hear.
 
     A file or folder that cannot be used is a `Prediction` with `error`; the rest is done.
 
     Args:
         known: predictions of an earlier, interrupted run, by path: passed through in their places.
         on_total: called once with the number of predictions to come.
+        on_left_out: called with one line where the search of folders passed something by.
         options: of `Classifier.classify_many` (views, modalities, timeline_s, num_thumbnails, multi_label, threshold).
     """
-    found = list(find_videos(paths))
+    search = find_media(paths, sound="audio" in (options.get("modalities") or classifier.modalities))
+    found = search.files
     if on_total:
         on_total(len(found))
+    if on_left_out and (told := str(search.left_out)):
+        on_left_out(told)
     known = known or {}
     fresh = classifier.classify_many(
         [file.path for file in found if not _is_settled(file, known)], vocabulary, **options

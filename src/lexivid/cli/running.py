@@ -74,6 +74,7 @@ def run(
             vocabulary,
             known=known,
             on_total=lambda total: progress.update(task, total=total),
+            on_left_out=say,
             num_thumbnails=_THUMBNAILS_PER_FILE if report else 0,
             **options,
         )

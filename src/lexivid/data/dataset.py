@@ -17,13 +17,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from lexivid.errors import LexividError
-from lexivid.media.files import VIDEO_SUFFIXES
+from lexivid.media.files import LeftOut, is_set_aside, media_below
 
-AUDIO_SUFFIXES = frozenset(
-    ".aac .ac3 .aif .aiff .amr .ape .au .caf .eac3 .flac .m4a .mka .mp3 .oga .ogg .opus .tta .wav .weba .wma "
-    ".wv".split()
-)
-MEDIA_SUFFIXES = VIDEO_SUFFIXES | AUDIO_SUFFIXES
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 Kind = Literal["auto", "csv", "folders", "ucf101", "activitynet", "charades", "youtube8m", "vggsounder"]
 
@@ -62,12 +57,14 @@ class Dataset:
         name: for reports. clips: in a fixed order.
         classes: sorted, every label of the data set; synthetic ones are none.
         missing: entries of an official list that are not on disk (they are no clips here).
+        left_out: one line on files in its folders that are no clips; empty where there are none.
     """
 
     name: str
     clips: tuple[Clip, ...]
     classes: tuple[str, ...]
     missing: tuple[str, ...] = ()
+    left_out: str = ""
 
     @property
     def synthetic(self) -> tuple[str, ...]:
@@ -179,10 +176,14 @@ def _kind_of(root: Path, list_number: int | None, lists: str | os.PathLike[str] 
     return "folders"
 
 
-def _dataset(name: str, clips: list[Clip], looked_for: str, missing: Iterable[str] = ()) -> Dataset:
+def _dataset(
+    name: str, clips: list[Clip], looked_for: str, missing: Iterable[str] = (), left_out: LeftOut | None = None
+) -> Dataset:
+    passed_by = str(left_out or "")
     if not clips:
-        raise LexividError(f"{name}: no clips there ({looked_for})")
-    return Dataset(name, tuple(clips), tuple(sorted({label for c in clips for label in c.labels})), tuple(missing))
+        raise LexividError(f"{name}: no clips there ({looked_for}{'; ' if passed_by else ''}{passed_by})")
+    classes = tuple(sorted({label for c in clips for label in c.labels}))
+    return Dataset(name, tuple(clips), classes, tuple(missing), passed_by)
 
 
 def _read_names(names: Mapping[str, str] | str | os.PathLike[str] | None) -> Mapping[str, str]:
@@ -278,20 +279,24 @@ def _seconds(text: str | None, default: float | None, where: str) -> float | Non
 
 def _read_folders(root: Path, called: Mapping[str, str]) -> Dataset:
     folders = _folders(root)
+    left_out = LeftOut()
     clips = []
     if folders and all(folder.name.lower() in SPLIT_NAMES for folder in folders):
         for folder in folders:
             clips += [
-                c for inner in _folders(folder) for c in _clips_of(inner, SPLIT_NAMES[folder.name.lower()], called)
+                clip
+                for inner in _folders(folder)
+                for clip in _clips_of(inner, SPLIT_NAMES[folder.name.lower()], called, left_out)
             ]
     else:
-        clips = [c for folder in folders for c in _clips_of(folder, "train", called)]
-    return _dataset(root.name, clips, f"looked for {root}/CLASS/FILE and {root}/train/CLASS/FILE, video or sound")
+        clips = [clip for folder in folders for clip in _clips_of(folder, "train", called, left_out)]
+    looked_for = f"looked for {root}/CLASS/FILE and {root}/train/CLASS/FILE, video or sound"
+    return _dataset(root.name, clips, looked_for, left_out=left_out)
 
 
-def _clips_of(folder: Path, split: str, called: Mapping[str, str]) -> list[Clip]:
+def _clips_of(folder: Path, split: str, called: Mapping[str, str], left_out: LeftOut) -> list[Clip]:
     label = called.get(folder.name) or class_name(folder.name)
-    return [Clip(str(file), (label,), split, group=_group_of(file)) for file in _files(folder)]
+    return [Clip(str(file), (label,), split, group=_group_of(file)) for file in media_below(folder, left_out)]
 
 
 def _group_of(file: Path) -> str | None:
@@ -301,12 +306,7 @@ def _group_of(file: Path) -> str | None:
 
 
 def _folders(root: Path) -> list[Path]:
-    return sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _files(folder: Path) -> list[Path]:
-    found = (Path(at) / name for at, _, names in os.walk(folder) for name in names if not name.startswith("."))
-    return sorted(path for path in found if path.suffix.lower() in MEDIA_SUFFIXES)
+    return sorted(entry for entry in root.iterdir() if entry.is_dir() and not is_set_aside(entry.name))
 
 
 def _list_files(root: Path, lists: str | os.PathLike[str] | None, part: str, number: int) -> list[Path]:
@@ -324,8 +324,9 @@ def _read_ucf101(root: Path, number: int, lists: str | os.PathLike[str] | None, 
         listed["train"] = _read_list(train_lists[0])
     split_of = {entry: split for split, entries in listed.items() for entry in entries}
     clips, seen = [], set()
+    left_out = LeftOut()
     for folder in _folders(root):
-        for file in _files(folder):
+        for file in media_below(folder, left_out):
             entry = f"{folder.name}/{file.stem}"
             split = split_of.get(entry, "train" if "train" not in listed else None)
             if split is None:
@@ -334,7 +335,9 @@ def _read_ucf101(root: Path, number: int, lists: str | os.PathLike[str] | None, 
             label = called.get(folder.name) or class_name(folder.name)
             clips.append(Clip(str(file), (label,), split, group=_group_of(file)))
     missing = [entry for entry in split_of if entry not in seen]
-    return _dataset(f"{root.name} list {number}", clips, f"none of {test_lists[0].name}'s files in {root}", missing)
+    return _dataset(
+        f"{root.name} list {number}", clips, f"none of {test_lists[0].name}'s files in {root}", missing, left_out
+    )
 
 
 def _read_list(path: Path) -> list[str]:

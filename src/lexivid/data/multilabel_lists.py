@@ -21,8 +21,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from lexivid.data.dataset import MEDIA_SUFFIXES, SPLIT_NAMES, Clip, Dataset, csv_rows
+from lexivid.data.dataset import SPLIT_NAMES, Clip, Dataset, csv_rows
 from lexivid.errors import LexividError
+from lexivid.media.files import LeftOut, media_below
 
 ListKind = Literal["activitynet", "charades", "youtube8m", "vggsounder"]
 Perceived = Literal["any", "seen", "heard"]
@@ -64,9 +65,9 @@ def read_multilabel(
     read = {"activitynet": _activitynet, "charades": _charades, "youtube8m": _youtube8m}
     entries = list(_vggsounder(place, perceived) if kind == "vggsounder" else read[kind](place))
     files: dict[str, Path] = {}
-    for path in sorted(root.rglob("*")):
-        if path.suffix.lower() in MEDIA_SUFFIXES and not path.name.startswith("."):
-            files.setdefault(path.stem, path)
+    left_out = LeftOut()
+    for path in media_below(root, left_out):
+        files.setdefault(path.stem, path)
     clips, missing = [], []
     for entry in entries:
         found = files.get(entry.name) or files.get(f"v_{entry.name}")
@@ -78,7 +79,7 @@ def read_multilabel(
     if not clips:
         raise LexividError(f"none of the {len(entries)} files that {place} lists is below {root}")
     classes = tuple(sorted({label for clip in clips for label in clip.labels}))
-    return Dataset(root.name, tuple(clips), classes, tuple(missing))
+    return Dataset(root.name, tuple(clips), classes, tuple(missing), str(left_out))
 
 
 def _activitynet(place: Path) -> Iterator[Entry]:
