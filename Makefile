@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 # Your own: make demo VIDEO=holiday.mp4 LABELS="surfing, playing chess"
 export VIDEO LABELS
 REPORT ?= demo-report/index.html
+# Options of the tests: make test PYTEST="-k decode"
+PYTEST ?=
 
 .PHONY: demo test lint format clean
 
@@ -13,7 +15,7 @@ demo: $(VENV)/.demo
 	[ -n "$$VIDEO" ] || $(BIN)/lexivid reproduce table1 --world --quick --out $(dir $(REPORT))world
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ from media_files import ffmpeg, make_video, needs_ffmpeg, reference_frames, refe
 
 from lexivid.media import VideoReader, Views, open_video, probe, read_views
 
-MEDIA = Path(os.environ.get("LEXIVID_MEDIA", "/nonexistent"))
 X264 = ["-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p"]
 X265 = ["-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "log-level=none:keyint=10"]
 GOP = "keyint=10:bframes=3:b-pyramid=2:scenecut=0"
@@ -76,12 +74,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def encoded(path: Path, codec: list[str], *, seconds: float = 1.2) -> Path:
     if not path.exists():
-        try:
-            make_video(path, *codec, seconds=seconds)
-        except AssertionError as error:
-            if "Unknown encoder" in str(error):
-                pytest.skip(f"this ffmpeg has no {codec[1]}")
-            raise
+        make_video(path, *codec, seconds=seconds)
     return path
 
 
@@ -103,11 +96,8 @@ def test_frames_and_times_are_those_of_ffmpeg(name: str, files: Path) -> None:
     expected = torch.from_numpy(reference_frames(path)).permute(0, 3, 1, 2)
     assert frames.shape == expected.shape
     assert torch.equal(frames, expected)
-    reference = reference_times_s(path)  # nan where ffprobe knows none
-    if not np.isnan(reference).any():
-        np.testing.assert_allclose(times, reference, atol=1e-6)
-    else:
-        np.testing.assert_allclose(times, np.arange(len(times)) / 25, atol=1e-6)
+    np.testing.assert_allclose(times, reference_times_s(path), atol=1e-6)
+    np.testing.assert_allclose(times, np.arange(len(times)) / 25, atol=0.1)  # 0.1: GIF and FLV round
 
 
 @pytest.mark.parametrize("name", CLOSE)
@@ -210,11 +200,11 @@ def test_the_number_of_threads_changes_nothing(files: Path) -> None:
     assert all(torch.equal(a, b) for run in runs[1:] for a, b in zip(runs[0], run, strict=True))
 
 
-@pytest.mark.parametrize(("tag", "turn"), [("0", 0), ("90", 270), ("180", 180), ("270", 90)])
-def test_rotation(tag: str, turn: int, files: Path) -> None:
+@pytest.mark.parametrize(("counterclockwise", "turn"), [(0, 0), (90, 270), (180, 180), (270, 90)])
+def test_rotation(counterclockwise: int, turn: int, files: Path) -> None:
     plain = encoded(files / "h264.mp4", EXACT["h264.mp4"])
-    path = files / f"rotated{tag}.mp4"
-    ffmpeg("-i", plain, "-c", "copy", "-metadata:s:v:0", f"rotate={tag}", path)
+    path = files / f"rotated{counterclockwise}.mp4"
+    ffmpeg("-display_rotation", str(counterclockwise), "-i", plain, "-c", "copy", path)
     expected = torch.from_numpy(reference_frames(path)).permute(0, 3, 1, 2)
     with open_video(path) as reader:
         _, frames = all_frames(reader)
@@ -252,7 +242,7 @@ def test_mirrored_pictures(matrix: tuple[int, ...], expected: object, files: Pat
 
 def test_variable_frame_rate(files: Path) -> None:
     path = files / "variable.mp4"
-    ffmpeg(*source(seconds=4), "-vf", "select=not(mod(n\\,7))+gt(n\\,50)", "-vsync", "vfr", *X264, path)
+    ffmpeg(*source(seconds=4), "-vf", "select=not(mod(n\\,7))+gt(n\\,50)", "-fps_mode", "vfr", *X264, path)
     expected, times = reference_frames(path), reference_times_s(path)
     assert len(set(np.diff(times).round(3))) > 1
     with open_video(path) as reader:
@@ -266,7 +256,7 @@ def test_variable_frame_rate(files: Path) -> None:
 def test_times_count_from_the_first_frame_wherever_the_clock_begins(name: str, files: Path) -> None:
     path = files / name
     sound = ["-f", "lavfi", "-i", "sine=duration=4"]
-    inputs = [*sound, "-itsoffset", "1.5", *source(seconds=2), "-map", "1:v", "-map", "0:a", "-vsync", "passthrough"]
+    inputs = [*sound, "-itsoffset", "1.5", *source(seconds=2), "-map", "1:v", "-map", "0:a", "-fps_mode", "passthrough"]
     ffmpeg(*inputs, *X264, "-c:a", "aac", *(["-output_ts_offset", "700"] if name == "late.ts" else []), path)
     expected = reference_frames(path)
     with open_video(path) as reader:
@@ -359,9 +349,8 @@ def test_views_of_a_file(files: Path) -> None:
     assert torch.equal(sampled.frames, expected[steps])
 
 
-@pytest.mark.skipif(not (MEDIA / "clips").is_dir(), reason="LEXIVID_MEDIA does not name a folder with clips")
-def test_real_clips_decode() -> None:
-    clips = sorted(p for p in (MEDIA / "clips").iterdir() if p.suffix in (".mp4", ".mkv", ".avi"))
+def test_real_clips_decode(media: Path) -> None:
+    clips = sorted(p for p in (media / "clips").iterdir() if p.suffix in (".mp4", ".mkv", ".avi"))
     assert len(clips) > 30
     for path in clips:
         sampled = read_views(path, Views())

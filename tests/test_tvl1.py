@@ -293,10 +293,10 @@ import numpy as np, torch, sys
 from lexivid.media import _tvl1_triton
 from lexivid.media.tvl1 import tvl1
 from flow_scenes import distance, moved
-_tvl1_triton.BLOCK = 256
-scenes = [moved(kind, 21, 27, seed=3) for kind in ("rotation", "smooth")]
+_tvl1_triton.BLOCK = 128  # three tiles
+scenes = [moved(kind, 15, 18, seed=3) for kind in ("rotation", "smooth")]
 first, second = np.stack([s[0] for s in scenes]), np.stack([s[1] for s in scenes])
-options = dict(warps=2, num_scales=2)
+options = dict(warps=2, num_scales=2, inner_iterations=4, outer_iterations=2)
 ours = tvl1(first, second, method="triton", **options)
 assert ours.abs().mean() > 0.1
 assert distance(ours, tvl1(first, second, method="torch", **options)).mean() <= 0.02
@@ -335,7 +335,6 @@ def test_triton_kernels_compile_for_an_h100(kernel: str) -> None:
     assert triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_gpu_agrees_with_the_cpu(pairs: tuple[np.ndarray, np.ndarray]) -> None:
     first, second = pairs
     wanted = tvl1(first, second)

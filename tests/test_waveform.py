@@ -45,17 +45,17 @@ CASES += [
 def test_the_waveform_is_that_of_ffmpeg(channels: int, rate: int, ending: str, codec: str, files: Path) -> None:
     path = files / f"{channels}_{rate}_{codec}.{ending}"
     ffmpeg(*tones(channels, rate), "-c:a", codec, path)
-    found, expected = read_waveform(path).numpy(), reference_waveform(path)
-    lead = len(found) - len(expected)  # silence where the sound starts after the file
-    assert 0 <= lead <= 0.05 * 16000
+    # The mix that AC-3 suggests for itself, which newer versions of ffmpeg follow, is left out.
+    found, expected = read_waveform(path).numpy(), reference_waveform(path, "-af", "asidedata=delete")
+    more = len(found) - len(expected)  # silence before sound that starts late, or what a codec adds at the end
+    assert 0 <= more <= 0.05 * 16000
     assert found.dtype == np.float32
     assert np.abs(found).max() <= 1
-    assert (
-        np.abs(found[lead:] - expected).max() < 2e-3
-        if codec in ("aac", "ac3", "libmp3lame", "libopus", "libvorbis")
-        else 2e-4
-    )
-    assert np.corrcoef(found[lead:], expected)[0, 1] > 0.9999
+    if ending == "m4a":  # what AAC adds at the end reaches back as far as the resampler's filter
+        aligned, expected = found[: len(expected) - 64], expected[:-64]
+    else:
+        aligned = found[more:]
+    assert np.abs(aligned - expected).max() < (2e-3 if codec not in ("pcm_s16le", "pcm_f32le", "flac") else 2e-4)
     info = probe(path)
     assert (info.has_video, info.has_audio, info.num_channels, info.sample_rate_hz) == (False, True, channels, rate)
     assert info.duration_s == pytest.approx(2.0, abs=0.1)
