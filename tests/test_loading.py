@@ -297,6 +297,48 @@ def test_leaving_a_stream_out_does_not_change_the_others(files: dict[str, Path])
         assert all(torch.equal(found[stream], every[stream]) for stream in inputs)
 
 
+def _box(ramps: Tensor) -> Tensor:
+    """Pictures (T, 3, S, S) of which red grows with x and green with y, 0 to 255 -> centre and size of the part that
+    they show, (cx, cy, w, h) as shares of the whole picture."""
+    x, y = ramps[0, 0].float().mean(dim=0) / 255, ramps[0, 1].float().mean(dim=1) / 255
+    inner = slice(len(x) // 4, -(len(x) // 4))  # away from the edges, where the last pixel is repeated
+    slopes = [(side[inner][-1] - side[inner][0]) * len(side) / (len(side[inner]) - 1) for side in (x, y)]
+    return torch.stack([x.mean(), y.mean(), *slopes])
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize(("size", "work_size", "flow_size"), [("320x240", 256, 224), ("426x240", 100, 161)])
+def test_frames_and_flow_share_their_crop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str, work_size: int, flow_size: int
+) -> None:
+    """Whatever the sizes at which they are kept, and whether they are read together or each by itself."""
+    path = tmp_path / "ramps.mkv"
+    ramps = f"color=black:size={size}:rate=5:duration=1,format=gbrp,geq=r='255*(X+.5)/W':g='255*(Y+.5)/H':b=0"
+    ffmpeg("-f", "lavfi", "-i", ramps, "-c:v", "ffv1", path)
+    # in the place of its motion, flow shows the picture itself
+    monkeypatch.setattr(
+        _reading.FlowSize, "__call__", lambda self, a, b: _reading.shrink(a, self.short_side, mode="bilinear")[:2]
+    )
+    spec = SampleSpec(
+        replace(IMAGES, crop_size=64), ("video", "flow"), num_frames=1, stride=None, mirror=False,
+        work_size=work_size, flow_size=flow_size, flow_crop=48,
+    )  # fmt: skip
+    cache = ClipCache(tmp_path / "cache")
+    together, pictures, motion = (
+        _samples(replace(spec, inputs=inputs), path, cache=cache) for inputs in (None, ("video",), ("flow",))
+    )
+    apart = []
+    for epoch in range(150):
+        for samples in (together, pictures, motion):
+            samples.set_epoch(epoch)
+        both = together[0]
+        assert torch.equal(both["video"], pictures[0]["video"])
+        assert torch.equal(both["flow"], motion[0]["flow"])
+        apart.append(_box(both["video"]) - _box(both["flow"]))
+    furthest = torch.stack(apart).abs().amax(dim=0)
+    assert (furthest < torch.tensor([0.01, 0.01, 0.03, 0.03])).all(), f"boxes of frames and flow differ by {furthest}"
+
+
 @needs_ffmpeg
 def test_a_cached_clip_is_not_opened(files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [files["both"], files["silent"], files["sound"]]

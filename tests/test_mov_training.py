@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+import training_cases
 from mov_cases import (
     ALL,
     CONFIG,
@@ -27,6 +29,7 @@ from torch.nn import functional as F
 from lexivid.models.fusion import Attention
 from lexivid.models.mov import FROZEN_PREFIX, MOV, probabilities
 from lexivid.models.towers import FrozenTower
+from lexivid.training.clips import open_clips
 
 # ---- What is trained and what is frozen -----------------------------------------------------------------------------
 
@@ -113,6 +116,31 @@ def test_token_scale() -> None:
     assert torch.allclose(model(**tokens).v_m, model(**longer).v_m, atol=1e-5)
     assert not torch.allclose(raw(**tokens).v_m, raw(**longer).v_m, atol=1e-2)
     assert torch.allclose(raw(**tokens).v, tokens["video"].mean(1))
+
+
+# ---- Frozen features from the cache ---------------------------------------------------------------------------------
+
+
+def test_cached_features_change_nothing_that_a_clip_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same flow to the bit, and the features of the same pictures: one draw a look, with and without the cache."""
+    monkeypatch.setenv("LEXIVID_CACHE", str(tmp_path / "cache"))
+    data = training_cases.make_clips(tmp_path / "clips", num=2)
+    mov = training_cases.tiny_mov(("video", "flow"))
+    images = replace(training_cases.IMAGES, resize_to=16, crop_size=16)
+    settings = {"data.num_workers": 0, "data.num_frames": 3, "data.held_out": 0, "data.flow_size": 21}
+    settings |= {"model.modalities": ["video", "flow"], "data.stride": 2, "data.flow": "dis", "data.colour": 0.4}
+    recipe = training_cases.recipe().with_settings(settings)
+    plain = open_clips(recipe, data, mov, images).train
+    cached = open_clips(recipe.with_settings({"data.cache_video_features": 3}), data, mov, images).train
+    assert len(plain) == len(cached) == 6
+    for look in range(3):
+        plain.set_epoch(look)
+        cached.set_epoch(look + 3)
+        for i in range(6):
+            a, b = plain[i], cached[i]
+            assert torch.equal(a["flow"], b["flow"])
+            with torch.no_grad():
+                assert torch.equal(mov.towers["video"](images.normalise(a["video"])), b["video"])
 
 
 # ---- Streams that are missing ---------------------------------------------------------------------------------------

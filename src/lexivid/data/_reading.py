@@ -30,7 +30,8 @@ MAX_SOUND_S = 600.0
 _PART_S = 10.0  # of a longer sound, parts of this length
 _MIN_SAMPLES = 400  # one window of 25 ms
 _SILENT = 1 / 32768  # one step of a 16-bit sample
-Pictures = dict[str, Tensor]  # "frames" (T, 3, h, w) uint8, "flow" (T, 2, h, w) uint8: where asked and there
+Pictures = dict[str, Tensor]  # "frames" (T, 3, h, w) uint8, "flow" (T, 2, h, w) uint8: where asked and there;
+# "picture_size" (2,) int64, height and width of the first frame before resizing
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,7 @@ def read_pictures(
     chosen = list(chosen)
     with open_video(info.path, num_threads=1) as reader:
         kept: dict[float, Tensor] = {}  # by the time at which a frame is first shown
+        sizes: dict[float, Tensor] = {}
         flows: dict[float, Tensor] = {}
         found: dict[float, float] = {}  # wanted time -> that time
         length_s = reader.info.duration_s
@@ -145,13 +147,21 @@ def read_pictures(
             wanted = sorted(set(times.ravel().tolist()) - found.keys())
             if flow is None:
                 seen: dict[float, Tensor] = {}
-                for index, at_s, picture in reader.frames_at(wanted, transform=frames):
+                size = torch.zeros(2, dtype=torch.int64)
+
+                def keep(frame: Tensor) -> Tensor:  # once for each frame, just before it is yielded
+                    nonlocal size
+                    size = _size_of(frame)
+                    return frame.contiguous() if frames is None else frames(frame)
+
+                for index, at_s, picture in reader.frames_at(wanted, transform=keep):
                     found[wanted[index]] = at_s
-                    seen[at_s] = picture
+                    seen[at_s], sizes[at_s] = picture, size
                 kept.update(seen)
             else:
                 for want, at_s, first, pair in _pairs(reader, wanted):
                     found[want] = at_s
+                    sizes[at_s] = _size_of(first)
                     if frames is not None and at_s not in kept:
                         kept[at_s] = frames(first)
                     if pair is not None and at_s not in flows:
@@ -162,12 +172,17 @@ def read_pictures(
         result: dict[int, Pictures] = {}
         for window, row in zip(chosen, times.tolist(), strict=True):
             shown = [found[at_s] for at_s in row]
-            result[window] = {}
+            result[window] = {"picture_size": sizes[shown[0]]}
             if frames is not None:
                 result[window]["frames"] = _stack([kept[at_s] for at_s in shown], info.path)
             if flow is not None and all(at_s in flows for at_s in shown):
                 result[window]["flow"] = _stack([flows[at_s] for at_s in shown], info.path)
         return result, list(reader.warnings)
+
+
+def _size_of(frame: Tensor) -> Tensor:
+    """(3, H, W) -> (2,) int64: H, W."""
+    return torch.tensor(frame.shape[-2:], dtype=torch.int64)
 
 
 def _pairs(

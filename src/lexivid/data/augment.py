@@ -63,13 +63,19 @@ class ClipAugmentation:
 
     def _crop(self, pictures: Tensor, size: int, interpolation: str) -> Tensor:
         height, width = pictures.shape[-2:]
-        h, w = max(1, round(self.height * height)), max(1, round(self.width * width))
-        top, left = min(round(self.top * height), height - h), min(round(self.left * width), width - w)
-        out = pictures[..., top : top + h, left : left + w]
+        top, bottom = _pixels(self.top, self.height, height)
+        left, right = _pixels(self.left, self.width, width)
+        out = pictures[..., top:bottom, left:right]
         if self.mirror:
             out = out.flip(-1)
         out = F.interpolate(out, size=(size, size), mode=interpolation, antialias=True)
         return out if out.dtype == torch.uint8 else out.clamp(0, 255)  # bicubic overshoots
+
+
+def _pixels(start: float, length: float, size: int) -> tuple[int, int]:
+    """A part of a side as shares -> its first pixel and the one behind its last, each edge to the nearest."""
+    first = min(round(start * size), size - 1)
+    return first, min(max(round((start + length) * size), first + 1), size)
 
 
 def sample_clip_augmentation(

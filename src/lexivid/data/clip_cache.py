@@ -28,7 +28,7 @@ from lexivid.errors import LexividError, MediaError
 from lexivid.storage import cache_dir
 
 DEFAULT_MAX_BYTES = 20 << 30
-_FORMAT = 1  # raise it when the same parameters would come to mean other tensors
+_FORMAT = 2  # raise it when the same parameters would come to mean other tensors
 _BLOCK_BYTES = 1 << 16
 _LEFTOVER_S = 3600.0  # a temporary file older than this belongs to a process that is gone
 _SUFFIX = ".safetensors"

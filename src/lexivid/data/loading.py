@@ -243,9 +243,10 @@ class ClipSamples(torch.utils.data.Dataset[Sample]):
         parts, warnings = read_parts(clip, spec, [window], cache=self.cache)
         made: Sample = {"warnings": warnings}
         frames, motion, sound = (parts.get(name) for name in ("frames", "flow", "log_mel"))
-        pictures = frames if frames is not None else motion
-        if pictures is not None:
-            height, width = pictures.shape[-2:]
+        if frames is not None or motion is not None:
+            # One draw on the picture itself, whose size frames and flow share however they are kept, and whichever of
+            # them is read: beside cached features of the frames, flow is read alone.
+            height, width = parts["picture_size"].tolist()
             look = sample_clip_augmentation(
                 height,
                 width,
@@ -328,7 +329,8 @@ def read_parts(
 
     Returns:
         "frames" (W, T, 3, h, w) uint8, "flow" (W, T, 2, h', w') uint8, "log_mel" (F, S) float32, of the given windows,
-        without the streams that the clip lacks; and what the user should be told.
+        without the streams that the clip lacks; beside frames or flow "picture_size" (2,) int64, height and width of
+        the picture that both were made from; and what the user should be told.
 
     Raises:
         MediaError: the file is missing or broken.
@@ -366,6 +368,7 @@ def read_parts(
         present = [tensor for tensor in own if tensor is not None]
         if present and len(present) == len(own):
             parts[what] = torch.stack(present)
+            parts["picture_size"] = entries[what, windows[0]].tensors["picture_size"]
     if ("log_mel", 0) in entries and (sound := entries["log_mel", 0].tensors.get("log_mel")) is not None:
         parts["log_mel"] = sound
     told = [text for entry in entries.values() for text in json.loads(entry.facts.get("warnings", "[]"))]
@@ -398,8 +401,8 @@ def _make(
         facts = {"warnings": json.dumps(warnings)}
         for what, window in lacking:
             if what != "log_mel":
-                tensor = pictures[window].get(what)
-                made[what, window] = Entry({} if tensor is None else {what: tensor}, facts)
+                own = {name: x for name, x in pictures[window].items() if name in (what, "picture_size")}
+                made[what, window] = Entry(own if what in own else {}, facts)
     if ("log_mel", 0) in lacking and info.has_audio:
         sound = _reading.read_log_mel(info, start_s=clip.start_s, end_s=clip.end_s)
         made["log_mel", 0] = Entry({} if sound is None else {"log_mel": sound}, {"warnings": "[]"})

@@ -1,9 +1,9 @@
 """The frozen video tower's features, computed once for K augmented looks at each clip and kept on disk.
 
 The tower is frozen (MOV, section 3.3), so what it makes of a given look at a clip never changes: with K looks, an
-epoch e takes look e mod K, and neither decodes nor encodes pictures. Flow is drawn as of look e mod K too, so that it
-shows the same moment through the same crop (to a pixel of rounding); sound, which has no crop to share, is drawn anew
-in every epoch.
+epoch e takes look e mod K, and neither decodes nor encodes pictures. Flow is drawn as of look e mod K too: the same
+moment through the same crop, which is drawn on the picture and not on what is kept of it. Sound, which has no crop to
+share, is drawn anew in every epoch.
 
 One file a clip and look: (T, D) float32 under a key of the clip's content, the way it is looked at, and the tower's
 weights; (0, D) for a file without pictures. Files appear whole (written elsewhere, then renamed); what cannot be read
@@ -30,6 +30,7 @@ from lexivid.storage import cache_dir
 from lexivid.training.log import OnProgress, Progress, Rate
 
 Sample = Mapping[str, Any]
+_FORMAT = 2  # raise it when the same look would come to mean another draw
 
 
 class FeatureStore:
@@ -106,7 +107,7 @@ class CachedVideo:
 
     def key(self, index: int, look: int) -> str:
         """The name of a file in the store. (The index counts: it seeds the augmentation.)"""
-        text = json.dumps([self.clips[index][1], index, look, self.look], sort_keys=True, default=str)
+        text = json.dumps([_FORMAT, self.clips[index][1], index, look, self.look], sort_keys=True, default=str)
         return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
 
     def __getitem__(self, index: int) -> Sample:
