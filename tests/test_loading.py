@@ -602,16 +602,22 @@ def test_several_labels_are_a_row_of_truths(files: dict[str, Path]) -> None:
         ClipSamples(clips, spec, classes=classes)
 
 
-def test_labels_that_are_not_asked_for_are_not_told_and_synthetic_ones_hold_where_they_are() -> None:
+def test_labels_that_are_not_asked_for_are_not_told_and_synthetic_ones_count_by_their_weight() -> None:
     clips = [
         Clip("a.mp4", ("drum", "dog"), synthetic=("cat", "something red")),
         Clip("b.mp4", ("drum",), synthetic=("something blue",)),
         Clip("c.mp4", ("cat",)),
     ]
-    classes = ["something red", "cat", "dog"]
-    samples = ClipSamples(clips, SPEC, classes=classes, multi_label=True)
-    assert isinstance(samples.targets, Tensor)
-    assert samples.targets.tolist() == [[True, True, True], [False, False, False], [False, True, False]]
-    assert ClipSamples(clips[2:], SPEC, classes=classes).targets == [1]
+    classes = ["cat", "dog"]
+    plain = ClipSamples(clips, SPEC, classes=[*classes, "something red"], multi_label=True).goals
+    assert set(plain) == {"target"}
+    assert torch.as_tensor(plain["target"]).tolist() == [[False, True, False], [False] * 3, [True, False, False]]
+    told = ClipSamples(
+        clips, SPEC, classes=classes, multi_label=True, synthetic_classes=["something red"], synthetic_weight=0.25
+    ).goals
+    assert torch.as_tensor(told["target"]).tolist() == [[True, True, True], [False] * 3, [True, False, False]]
+    # a captioner's "cat" counts a quarter; what all is the captioner's is weighed label by label elsewhere
+    assert torch.as_tensor(told["weight"]).tolist() == [[0.25, 1, 1], [1, 1, 1], [1, 1, 1]]
+    assert ClipSamples(clips[2:], SPEC, classes=classes).goals == {"target": [0]}
     with pytest.raises(LexividError, match="of class 'drum', which is not among the classes"):
         ClipSamples(clips[1:], SPEC, classes=classes)  # of one label, that label is needed

@@ -183,12 +183,50 @@ def test_all_labels_of_a_clip_hold_beside_cached_features_too(clip_folder: Path,
         opened = open_clips(recipe, manifest, mov, backbone.images)
         assert opened.synthetic_classes == ("cold", "warm")
         names = (*opened.base_classes, *opened.synthetic_classes)
-        found = []
+        found, doubted = [], []
         for i in range(3):
             made = opened.train[i]
             assert made["video"].ndim == (2 if looks else 4)
             found.append({name for name, holds in zip(names, made["target"].tolist(), strict=True) if holds})
+            doubted.append({name for name, weight in zip(names, made["weight"].tolist(), strict=True) if weight == 0.5})
         assert found == [{"red", "square", "warm"}, {"square", "green"}, {"blue", "cold", "red"}]
+        assert doubted == [set(), set(), {"red"}]  # a class that a model alone says of this clip
+        plain = open_clips(recipe.with_settings({"data.synthetic_weight": 0}), manifest, mov, backbone.images)
+        assert plain.synthetic_classes == ()
+        told = [made["target"].tolist() for made in (plain.train[i] for i in range(3))]
+        classes = zip(plain.base_classes, *told, strict=True)
+        assert {name: own for name, *own in classes} == {
+            "red": [True, False, False], "square": [True, True, False],
+            "green": [False, True, False], "blue": [False, False, True],
+        }  # fmt: skip
+        assert "weight" not in plain.train[2]
+
+
+def test_held_out_clips_are_told_what_is_annotated_alone(clip_folder: Path, tmp_path: Path) -> None:
+    """Their metrics and the evidence that is fitted on them must not believe a captioner."""
+    for place, colour in enumerate(COLOURS.values()):
+        for take in range(2):
+            make_clip(tmp_path / f"{place}{take}.mp4", colour, step=1, tone_hz=None, num=8)
+    rows = [f"{place}{take}.mp4,{name},warm;{other}" for place, (name, other) in
+            enumerate([("red", "green"), ("green", "blue"), ("blue", "red")]) for take in range(2)]  # fmt: skip
+    manifest = tmp_path / "clips.csv"
+    manifest.write_text("path,labels,synthetic\n" + "".join(f"{row}\n" for row in rows))
+    recipe = Recipe.from_dict(
+        {
+            "name": "told", "model": {"backbone": str(clip_folder), "modalities": ["video"]},
+            "objective": {"kind": "sigmoid"},
+            "data": {"synthetic_weight": 0.5, "held_out": 0.5, "num_workers": 0, "num_frames": 2, "stride": None},
+            "training": {"epochs": 1, "batch_size": 2, "checkpoint_every": 0},
+        }
+    )  # fmt: skip
+    backbone = load_backbone(str(clip_folder), device="cpu", dtype="float32")
+    mov = MOV.from_backbone(backbone, MOVConfig.for_backbone(backbone, modalities=("video",)))
+    held_out = open_clips(recipe, manifest, mov, backbone.images).held_out
+    assert held_out is not None
+    assert [made["target"].sum().item() for made in (held_out[i] for i in range(len(held_out)))] == [1] * len(held_out)
+    result = train(recipe, manifest, tmp_path / "run", device="cpu", backbone=backbone)
+    assert result.summary["synthetic_classes"] == 1
+    assert result.metrics["clips"] == len(held_out)
 
 
 def test_evidence_of_a_model_trained_by_softmax(world: Backbone) -> None:

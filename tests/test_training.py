@@ -319,14 +319,14 @@ class _Looks:
 
 def test_cached_features(tmp_path: Path) -> None:
     tower = cases.TinyTower()
-    clips = [(f"clip{i}", f"content {i}", i % 3) for i in range(5)]
+    clips, goals = [(f"clip{i}", f"content {i}") for i in range(5)], {"target": [i % 3 for i in range(5)]}
     store = FeatureStore(tmp_path)
 
     def encode(pictures: Tensor) -> Tensor:
         return tower(cases.IMAGES.normalise(pictures)).detach()
 
     flow, sound = _Looks("flow", missing=(1, 2)), _Looks("audio")
-    cached = CachedVideo(clips, store, {"a": 1}, num_looks=2, num_modalities=3, flow=flow, sound=sound)
+    cached = CachedVideo(clips, goals, store, {"a": 1}, num_looks=2, num_modalities=3, flow=flow, sound=sound)
     full = _Looks("video", missing=(2,), failing=(3,))
     assert cache_features(cached, full, encode, width=cases.D) == {"clip3": "broken"}
     assert full.asked == 10
@@ -342,7 +342,7 @@ def test_cached_features(tmp_path: Path) -> None:
     again = _Looks("video", missing=(2,), failing=(3,))
     assert cache_features(cached, again, encode, width=cases.D) == {"clip3": "broken"}
     assert again.asked == 2  # only what failed is tried again
-    other = CachedVideo(clips, store, {"a": 2}, num_looks=2, num_modalities=3)
+    other = CachedVideo(clips, goals, store, {"a": 2}, num_looks=2, num_modalities=3)
     assert other.key(0, 0) != cached.key(0, 0) != cached.key(1, 0) != cached.key(1, 1)
     store.path(cached.key(4, 1)).write_bytes(b"half")
     assert "could not be read" in cached[4]["failed"]  # damaged counts as missing, and is not read

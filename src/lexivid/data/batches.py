@@ -37,7 +37,7 @@ class Batch(NamedTuple):
         streams: "video", "flow", "audio" -> (b, ...) tensor; one that none of the clips has is left out, and where
             single clips lack it, their rows are zeros.
         mask: (b, M) bool. targets: (b,) int64, each clip's label, or (b, K) bool, all that hold. indices: (b,) int64,
-            which clips.
+            which clips. weights: (b, K) float32, what each pair of clip and label counts; None: all the same.
         failures: (path, reason) of clips that could not be read. warnings: (path, what to know) of those that could.
     """
 
@@ -47,6 +47,7 @@ class Batch(NamedTuple):
     indices: Tensor
     failures: tuple[tuple[str, str], ...] = ()
     warnings: tuple[tuple[str, str], ...] = ()
+    weights: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The tensors that a model sees on a device."""
@@ -54,6 +55,7 @@ class Batch(NamedTuple):
             streams={name: x.to(device, non_blocking=True) for name, x in self.streams.items()},
             mask=self.mask.to(device, non_blocking=True),
             targets=self.targets.to(device, non_blocking=True),
+            weights=None if self.weights is None else self.weights.to(device, non_blocking=True),
         )
 
 
@@ -74,6 +76,7 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> Batch:
         torch.tensor([int(s["index"]) for s in good], dtype=torch.int64),
         failures,
         tuple((str(s.get("path", "")), text) for s in good for text in s.get("warnings", ())),
+        torch.stack([s["weight"] for s in good]) if good and good[0].get("weight") is not None else None,
     )
 
 

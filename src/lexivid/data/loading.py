@@ -34,6 +34,7 @@ from lexivid.media.views import Views
 
 MODALITIES = ("video", "flow", "audio")
 Sample = dict[str, Any]
+Goals = Mapping[str, list[int] | Tensor]
 
 
 @dataclass(frozen=True)
@@ -169,9 +170,9 @@ class ClipSamples(torch.utils.data.Dataset[Sample]):
 
     A sample is a dictionary: "video" (T, 3, S, S) uint8, "flow" (T, 3, S, S) uint8, "audio" (3, F, 100 audio_s)
     float32, each None where the clip has no such stream or the spec does not read it; "mask" (M,) bool; "target" int,
-    the label's place in `classes`, or with `multi_label` (K,) bool, which of them hold (`label_rows` of the clip's
-    labels and synthetic labels); "index" int; "path" str;
-    "warnings" tuple of str. Testing: video and flow (V, T, 3, S, S), V = crops x clips with the clips running fastest;
+    the label's place in `classes`, or with `multi_label` (K,) bool, which of them hold, and where synthetic labels
+    weigh also "weight" (K,) float32 (see `clip_goals`); "index" int; "path" str; "warnings" tuple of str. Testing:
+    video and flow (V, T, 3, S, S), V = crops x clips with the clips running fastest;
     audio (V_a, 3, F, 100 audio_s).
 
     A clip that is missing, broken, or has none of the streams is {"failed": reason, "path", "index"}, the last with
@@ -179,9 +180,10 @@ class ClipSamples(torch.utils.data.Dataset[Sample]):
 
     Args:
         clips: with one label each, which must be among `classes`, or with `multi_label` with any number. Of those, the
-            ones that are not among `classes` are not told: whoever trains on seen labels gives these alone. Synthetic
-            labels hold where `classes` names them, which is for training: whoever measures gives annotated classes.
+            ones that are not among `classes` are not told: whoever trains on seen labels gives these alone.
         classes: names in the order of targets.
+        synthetic_classes, synthetic_weight: more names, and what a captioner's word counts, see `clip_goals`; for
+            training alone. 0: what a captioner says is not read.
         cache: None: nothing is kept.
         seed: of augmentation.
         multi_label: several labels may hold at once.
@@ -199,9 +201,14 @@ class ClipSamples(torch.utils.data.Dataset[Sample]):
         cache: ClipCache | None = None,
         seed: int = 0,
         multi_label: bool = False,
+        synthetic_classes: Sequence[str] = (),
+        synthetic_weight: float = 0.0,
     ) -> None:
         self.clips = tuple(clips)
-        self.targets = clip_targets(clips, classes, multi_label=multi_label)
+        self.goals = clip_goals(
+            clips, classes, multi_label=multi_label, synthetic_classes=synthetic_classes,
+            synthetic_weight=synthetic_weight,
+        )  # fmt: skip
         self.spec = spec
         self.classes = tuple(classes)
         self.cache = cache
@@ -229,7 +236,7 @@ class ClipSamples(torch.utils.data.Dataset[Sample]):
         mask = torch.tensor([made.get(name) is not None for name in self.spec.modalities])
         if not mask.any():
             return {**known, "failed": f"{clip.path!r} has none of: {', '.join(self.spec.reads)}", "empty": True}
-        return {**dict.fromkeys(MODALITIES), **made, **known, "mask": mask, "target": self.targets[index]}
+        return {**dict.fromkeys(MODALITIES), **made, **known, "mask": mask, **goal_of(self.goals, index)}
 
     def _generator(self, index: int, what: str) -> torch.Generator:
         text = f"{self.seed} {self.epoch} {index} {what}"
@@ -282,21 +289,45 @@ def label_rows(labels: Sequence[Sequence[str]], classes: Sequence[str]) -> Tenso
     return rows
 
 
-def clip_targets(clips: Sequence[Clip], classes: Sequence[str], *, multi_label: bool) -> list[int] | Tensor:
-    """Of each clip its label's place in `classes`, or rows (N, K) bool of its labels and synthetic labels.
+def clip_goals(
+    clips: Sequence[Clip],
+    classes: Sequence[str],
+    *,
+    multi_label: bool,
+    synthetic_classes: Sequence[str] = (),
+    synthetic_weight: float = 0.0,
+) -> Goals:
+    """What is told of N clips: {"target": of each its label's place in `classes`}, or with `multi_label` (N, K) bool.
+
+    What is annotated is true, and what a captioner says (`Clip.synthetic`) is not read. Only with a `synthetic_weight`
+    it holds too, and counts by so much where it is one of `classes`, whose other pairs of clip and label are annotated:
+    beside "target" stands "weight", (N, K) float32. All pairs with one of the `synthetic_classes`, which nobody
+    annotated and whose places follow those of `classes`, are the captioner's: the loss weighs them all (here: 1).
 
     Raises:
         LexividError: without `multi_label`, a clip has several labels, or one that is not among `classes`.
     """
     if multi_label:
-        return label_rows([clip.labels + clip.synthetic for clip in clips], classes)
+        names = (*classes, *synthetic_classes)
+        holds = label_rows([clip.labels for clip in clips], names)
+        if not synthetic_weight:
+            return {"target": holds}
+        said = label_rows([clip.synthetic for clip in clips], names) & ~holds
+        weights = torch.ones(said.shape)
+        weights[:, : len(classes)][said[:, : len(classes)]] = synthetic_weight
+        return {"target": holds | said, "weight": weights}
     place = {name: i for i, name in enumerate(classes)}
     for clip in clips:
         if len(clip.labels) != 1:
             raise LexividError(f"{clip.path!r} has {len(clip.labels)} labels; this training takes one per clip")
         if clip.labels[0] not in place:
             raise LexividError(f"{clip.path!r} is of class {clip.labels[0]!r}, which is not among the classes")
-    return [place[clip.labels[0]] for clip in clips]
+    return {"target": [place[clip.labels[0]] for clip in clips]}
+
+
+def goal_of(goals: Goals, index: int) -> dict[str, int | Tensor]:
+    """What is told of one clip."""
+    return {name: column[index] for name, column in goals.items()}
 
 
 def test_views(parts: Mapping[str, Tensor], spec: SampleSpec) -> dict[str, Tensor]:

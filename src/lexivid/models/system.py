@@ -83,7 +83,11 @@ class System(nn.Module):
         return self.label_encoder(self.names if places is None else [self.names[i] for i in places.tolist()])
 
     def forward(
-        self, streams: Mapping[str, Tensor], mask: Tensor | None, goals: Sequence[tuple[float, Tensor]] = ()
+        self,
+        streams: Mapping[str, Tensor],
+        mask: Tensor | None,
+        goals: Sequence[tuple[float, Tensor]] = (),
+        weights: Tensor | None = None,
     ) -> Output:
         """Features of B clips, and the loss where there are goals.
 
@@ -91,12 +95,15 @@ class System(nn.Module):
             streams, mask: as `MOV.forward` takes them.
             goals: targets with their weights (several where clips were mixed): (B,) int64, or (B, K) bool for a
                 sigmoid objective.
+            weights: (B, K), what each pair of clip and label counts in the sigmoid's loss, on top of `label_weights`;
+                None: 1.
         """
         features: MOVFeatures = self.encoder(**streams, mask=mask)
         if not goals:
             return Output(features, None)
         if self.objective is not None:
-            return Output(features, torch.stack(list(self._sigmoid(streams, mask, features, goals).values())).sum())
+            parts = self._sigmoid(streams, mask, features, goals, weights)
+            return Output(features, torch.stack(list(parts.values())).sum())
         labels, c = self.label_vectors(), self.config
         with self._exactly():
             each = [
@@ -115,6 +122,7 @@ class System(nn.Module):
         mask: Tensor | None,
         features: MOVFeatures,
         goals: Sequence[tuple[float, Tensor]],
+        pair_weights: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The parts of OVML's loss by name."""
         objective = self.objective
@@ -122,10 +130,10 @@ class System(nn.Module):
         c, num = objective.config, len(self.labels)
         targets = torch.stack([w * (t if t.ndim == 2 else F.one_hot(t, num)).float() for w, t in goals]).sum(dim=0)
         places: Tensor | None = None
-        weights = self.label_weights
+        weights = self.label_weights if pair_weights is None else self.label_weights * pair_weights
         if c.labels_per_step is not None:
             places, drawn = sample_labels(targets, c.labels_per_step)
-            targets, weights = targets[:, places], weights[places] * drawn
+            targets, weights = targets[:, places], weights[..., places] * drawn
         labels = self.label_vectors(places)
         second = said = None
         if "interpolation" in c.regularisers:
@@ -155,7 +163,7 @@ class System(nn.Module):
         passes through it, but labels must be found by it too, as novel ones will be (eq. 12).
 
         Args:
-            labels: (K, D). targets: (B, K). weights: (K,).
+            labels: (K, D). targets: (B, K). weights: (K,) or (B, K).
         """
         objective = self.objective
         assert objective is not None

@@ -15,7 +15,7 @@ from lexivid.backbones.preprocess import ImageProcessing
 from lexivid.data.batches import Samples
 from lexivid.data.clip_cache import ClipCache, content_id
 from lexivid.data.dataset import Clip, read_dataset
-from lexivid.data.loading import ClipSamples, SampleSpec, clip_targets
+from lexivid.data.loading import ClipSamples, SampleSpec, clip_goals
 from lexivid.data.splits import ClassSplit, hold_out, split_classes
 from lexivid.errors import LexividError, MediaError
 from lexivid.media.decode import decoder_version
@@ -33,9 +33,11 @@ class TrainingClips(NamedTuple):
     """What a run trains on. `open_clips` makes it from a folder; whoever has clips of another kind makes their own.
 
     Attributes:
-        train, held_out: targets are indices into `base_classes`; held-out clips choose and calibrate.
+        train, held_out: targets are indices into `base_classes`; held-out clips choose and calibrate. Of several labels
+            targets are rows, in training over `base_classes` and `synthetic_classes`; held-out clips need only what
+            is annotated, the first of these.
         base_classes: names as the text encoder shall read them.
-        synthetic_classes: more names, which follow those in the targets: labels that a model wrote.
+        synthetic_classes: more names, which follow those in the targets: labels that a model alone wrote.
         split: content of split.json, or None.
         failures: path -> reason of clips that could not be read when features were cached.
     """
@@ -108,14 +110,14 @@ def open_clips(
     train, held_out, split = select_clips(recipe, data)
     written = {label for clip in train for label in clip.synthetic} if recipe.data.synthetic_weight else set()
     synthetic = tuple(sorted(written - set(split.classes)))
-    classes = (*split.base, *synthetic)
     opened: list[Samples] = []
     failures: dict[str, str] = {}
     for clips, is_training in ((train, True), (held_out, False)):
-        samples: Samples = _samples(recipe, clips, images, classes, train=is_training)
+        more = synthetic if is_training else ()
+        samples: Samples = _samples(recipe, clips, images, split.base, more, train=is_training)
         if recipe.data.cache_video_features and clips:
             cached, failed = _with_cached_features(
-                recipe, clips, images, classes, mov, train=is_training, accelerator=accelerator,
+                recipe, clips, images, split.base, more, mov, train=is_training, accelerator=accelerator,
                 on_progress=on_progress,
             )  # fmt: skip
             samples, failures = cached, failures | failed
@@ -124,20 +126,24 @@ def open_clips(
 
 
 def _samples(
-    recipe: Recipe, clips: Sequence[Clip], images: ImageProcessing, classes: Sequence[str], *, train: bool,
-    inputs: tuple[str, ...] | None = None,
+    recipe: Recipe, clips: Sequence[Clip], images: ImageProcessing, classes: Sequence[str],
+    synthetic_classes: Sequence[str], *, train: bool, inputs: tuple[str, ...] | None = None,
 ) -> Samples:  # fmt: skip
     spec = sample_spec(recipe, images, train=train)
     spec = spec if inputs is None else replace(spec, inputs=inputs)
     cache = ClipCache() if recipe.data.cache_clips else None
     several = recipe.objective.kind == "sigmoid"
-    samples = ClipSamples(clips, spec, classes=classes, cache=cache, seed=recipe.training.seed, multi_label=several)
+    samples = ClipSamples(
+        clips, spec, classes=classes, cache=cache, seed=recipe.training.seed, multi_label=several,
+        synthetic_classes=synthetic_classes, synthetic_weight=recipe.data.synthetic_weight if train else 0.0,
+    )  # fmt: skip
     return samples if train else OneView(samples)
 
 
 def _with_cached_features(
-    recipe: Recipe, clips: Sequence[Clip], images: ImageProcessing, classes: Sequence[str], mov: MOV, *, train: bool,
-    accelerator: Accelerator | None, on_progress: OnProgress | None,
+    recipe: Recipe, clips: Sequence[Clip], images: ImageProcessing, classes: Sequence[str],
+    synthetic_classes: Sequence[str], mov: MOV, *, train: bool, accelerator: Accelerator | None,
+    on_progress: OnProgress | None,
 ) -> tuple[CachedVideo, dict[str, str]]:  # fmt: skip
     spec = sample_spec(recipe, images, train=train)
     # Sound changes nothing about pictures, and flow only shares their draw: runs that differ in them share features.
@@ -156,13 +162,17 @@ def _with_cached_features(
     look |= {"tower": tower_fingerprint(mov.towers["video"]), "seed": recipe.training.seed if train else None}
     look |= {"decoder": decoder_version()}
     part = {
-        name: _samples(recipe, clips, images, classes, train=train, inputs=(name,))
+        name: _samples(recipe, clips, images, classes, synthetic_classes, train=train, inputs=(name,))
         for name in spec.reads
         if name != "video"
     }
-    targets = clip_targets(clips, classes, multi_label=recipe.objective.kind == "sigmoid")
+    goals = clip_goals(
+        clips, classes, multi_label=recipe.objective.kind == "sigmoid", synthetic_classes=synthetic_classes,
+        synthetic_weight=recipe.data.synthetic_weight if train else 0.0,
+    )  # fmt: skip
     cached = CachedVideo(
-        [(clip.path, _identity(clip), target) for clip, target in zip(clips, targets, strict=True)],
+        [(clip.path, _identity(clip)) for clip in clips],
+        goals,
         FeatureStore(),
         look,
         num_looks=recipe.data.cache_video_features if train else 1,
@@ -176,7 +186,7 @@ def _with_cached_features(
     def encode(pictures: Tensor) -> Tensor:
         return mov.towers["video"](images.normalise(pictures.to(device))).float()
 
-    full = _samples(recipe, clips, images, classes, train=train, inputs=("video",))
+    full = _samples(recipe, clips, images, classes, synthetic_classes, train=train, inputs=("video",))
     failures = cache_features(
         cached, full, encode, width=mov.config.embedding_dim, num_workers=recipe.data.num_workers,
         rank=accelerator.process_index if accelerator else 0, world=accelerator.num_processes if accelerator else 1,

@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lexivid.data.batches import Samples, load_batches
+from lexivid.data.loading import Goals, goal_of
 from lexivid.storage import cache_dir
 from lexivid.training.log import OnProgress, Progress, Rate
 
@@ -71,7 +72,8 @@ class CachedVideo:
     """Samples whose video is (T, D) features from the store; the other streams come from samples without video.
 
     Args:
-        clips: (path, identity, target) of each clip; identity says what its content is; target as of the samples.
+        clips: (path, identity) of each clip; identity says what its content is.
+        goals: what is told of them, see `lexivid.data.loading.clip_goals`.
         store: of the features.
         look: everything that decides how a clip is looked at, with the tower's fingerprint.
         num_looks: K.
@@ -81,7 +83,8 @@ class CachedVideo:
 
     def __init__(
         self,
-        clips: Sequence[tuple[str, str, int | Tensor]],
+        clips: Sequence[tuple[str, str]],
+        goals: Goals,
         store: FeatureStore,
         look: Mapping[str, Any],
         *,
@@ -90,7 +93,7 @@ class CachedVideo:
         flow: Samples | None = None,
         sound: Samples | None = None,
     ) -> None:
-        self.clips, self.store, self.look = list(clips), store, dict(look)
+        self.clips, self.goals, self.store, self.look = list(clips), goals, store, dict(look)
         self.num_looks, self.num_modalities, self.flow, self.sound = num_looks, num_modalities, flow, sound
         self.epoch = 0
 
@@ -111,7 +114,7 @@ class CachedVideo:
         return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
 
     def __getitem__(self, index: int) -> Sample:
-        path, _, target = self.clips[index]
+        path = self.clips[index][0]
         known = {"index": index, "path": path}
         features = self.store.read(self.key(index, self.epoch))
         if features is None:
@@ -129,7 +132,7 @@ class CachedVideo:
                     return part
         if not mask.any():
             return {**known, "failed": f"{path!r} has none of the streams that are trained on", "empty": True}
-        return {**known, **made, "mask": mask, "target": target}
+        return {**known, **made, "mask": mask, **goal_of(self.goals, index)}
 
 
 def cache_features(

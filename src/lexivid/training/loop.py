@@ -255,8 +255,9 @@ class Step:
         goals = [(1.0, targets)]
         if mixed is not None:
             goals = [(mixed[0], targets), (1 - mixed[0], targets[mixed[1]])]
+        weights = None if batch.weights is None else batch.weights.to(self.device)
         with self.accelerator.autocast():
-            output = self.model(streams, mask, goals)
+            output = self.model(streams, mask, goals, weights)
         return output.loss * output.features.mask.any(dim=1).sum()
 
     def inputs(self, batch: Batch, mixed: tuple[float, Tensor] | None = None) -> tuple[dict[str, Tensor], Tensor]:
@@ -350,16 +351,18 @@ class Step:
         }
 
     def _judged(self, system: System, features: MOVFeatures, labels: Tensor, targets: Tensor) -> Tensor:
-        """(B, 2): right and loss of each clip, or (B, 1 + 2 K): loss, scores and truth."""
+        """(B, 2): right and loss of each clip, or (B, 1 + 2 K): loss, scores and truth. Held-out clips may be annotated
+        with the first of the labels alone; the others, a captioner's, then count for nothing."""
         if system.objective is None:
             scores = base_probabilities(features, labels, tau=self.config.tau, how=self.recipe.model.base_score)
             right = (scores.argmax(dim=-1) == targets).double()
             loss = F.nll_loss(scores.clamp_min(1e-12).log(), targets, reduction="none").double()
             return torch.stack([right, loss], dim=1)
         truth = (targets if targets.ndim == 2 else F.one_hot(targets, len(labels))).float()
-        logits = base_standing(features, labels, system.objective.scales()).float()
-        loss = F.binary_cross_entropy_with_logits(logits, truth, reduction="none") * system.label_weights
-        return torch.cat([loss.sum(dim=1, keepdim=True), logits, truth], dim=1)
+        known, more = truth.shape[1], (0, len(labels) - truth.shape[1])
+        logits = base_standing(features, labels[:known], system.objective.scales()).float()
+        loss = F.binary_cross_entropy_with_logits(logits, truth, reduction="none") * system.label_weights[:known]
+        return torch.cat([loss.sum(dim=1, keepdim=True), F.pad(logits, more), F.pad(truth, more)], dim=1)
 
 
 def _merged(failures: dict[str, str], accelerator: Accelerator) -> dict[str, str]:

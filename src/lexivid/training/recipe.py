@@ -117,8 +117,9 @@ class DataRecipe:
             classes are called; see `lexivid.data.dataset.read_dataset`.
         class_split: JSON file with the base and novel classes; None: `base_fraction` of the classes, drawn with
             `split_seed`, are base, or all of them where that is None.
-        synthetic_weight: what labels count in the loss that stand in the manifest's column `synthetic` alone, where a
-            model wrote them (vocabulary expansion); 0: that column is not read. For a sigmoid objective.
+        synthetic_weight: what a label counts in the loss for a clip that it is told of in the manifest's column
+            `synthetic` alone, where a model wrote it (vocabulary expansion); 0: that column is not read. It is never
+            told of held-out clips. For a sigmoid objective.
         held_out: share of the base clips kept back, by group where groups are known, for choosing and calibrating.
         num_frames, stride, stride_rate: of a training clip; stride None spreads the frames over the whole file.
         num_windows: from how many places in time training clips are drawn; None: 4, or 1 for spread frames.

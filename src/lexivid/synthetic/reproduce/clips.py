@@ -125,7 +125,7 @@ class PackedClips:
         return [i for i, part in enumerate(self.parts) if part in parts]
 
     def rows(self, classes: Sequence[str]) -> Tensor:
-        """(n, K) bool: which of these hold for each clip, being true or, where they are synthetic labels, said.
+        """(n, K) bool: which of these hold for each clip: of the split's classes what is true, of others what is said.
 
         Raises:
             LexividError: a name that is neither a class nor a synthetic label of any clip.
@@ -134,7 +134,8 @@ class PackedClips:
         if unknown := set(classes) - set(names) - {label for own in said for label in own}:
             raise LexividError(f"{min(unknown)!r} is neither a class of these clips nor a synthetic label")
         true = [row.nonzero()[:, 0].tolist() if self.targets.ndim == 2 else [int(row)] for row in self.targets]
-        return label_rows([[*(names[k] for k in own), *more] for own, more in zip(true, said, strict=True)], classes)
+        words = [[word for word in own if word not in names] for own in said]
+        return label_rows([[*(names[k] for k in own), *more] for own, more in zip(true, words, strict=True)], classes)
 
 
 def pack_world(
