@@ -1,8 +1,8 @@
-"""Valid video files of many kinds, drawn at random and made by ffmpeg, and where Lexivid and ffmpeg differ about them.
+"""Valid video files of many kinds, drawn at random and made by ffmpeg, and where Lexivid and ffmpeg differ on them.
 
-A seed is a `Case`: container, codec, rate, length, and what was done to the file (cut, joined, shifted, turned, cropped,
-coded in fields, with sound that starts earlier or later). `differences` compares frames, times and durations with those
-of ffmpeg, and random access with reading in order.
+A seed is a `Case`: container, codec, rate, length, and what was done to the file (cut, joined, shifted, turned,
+cropped, coded in fields, with sound that starts earlier or later). `differences` compares frames, times and durations
+with those of ffmpeg, and random access with reading in order.
 """
 
 from __future__ import annotations
@@ -76,12 +76,12 @@ HAVE_TIMES = {"mp4", "mov", "mkv", "webm", "ts", "m2ts", "flv", "wmv", "3gp", "n
 CAN_BE_CAT = {"ts", "m2ts", "mpg", "vob", "h264", "hevc", "m2v"}
 CAN_BE_CUT = {"mp4", "mov", "mkv", "webm", "ts", "m2ts", "avi", "flv", "mpg", "3gp", "nut"}
 SOUND = {
-    **dict.fromkeys(("mp4", "mov", "mkv", "ts", "m2ts", "flv", "3gp", "nut"), ["-c:a", "aac"]),
-    **dict.fromkeys(("mpg", "vob"), ["-c:a", "mp2"]),
-    "webm": ["-c:a", "libopus"],
-    "avi": ["-c:a", "pcm_s16le"],
-    "wmv": ["-c:a", "wmav2"],
-    "ogv": ["-c:a", "libvorbis"],
+    **dict.fromkeys(("mp4", "mov", "mkv", "ts", "m2ts", "flv", "3gp", "nut"), "aac"),
+    **dict.fromkeys(("mpg", "vob"), "mp2"),
+    "webm": "libopus",
+    "avi": "pcm_s16le",
+    "wmv": "wmav2",
+    "ogv": "libvorbis",
 }
 B_FRAMES = {"h264", "hevc", "mpeg2", "mpeg1", "mpeg4", "xvid"}
 EDITS = ["cut", "cut and trimmed", "cut with negative times", "shifted", "fragmented", "without edit list", "joined"]
@@ -199,7 +199,7 @@ def make(case: Case, folder: Path) -> Made:
             inputs = ["-itsoffset", str(-case.sound_s), *inputs]
         inputs += ["-itsoffset", str(late)] if late else []
         inputs += ["-f", "lavfi", "-i", f"sine=frequency=440:duration={case.seconds}:sample_rate=48000"]
-        maps += ["-map", "1:a", *SOUND[case.container]]
+        maps += ["-map", "1:a", "-c:a", SOUND[case.container]]
     filters = "select='not(eq(mod(n*7+mod(n\\,3)\\,5)\\,0))'" if case.rate == "variable" else None
     if case.interlaced:
         filters = "setfield=tff"
@@ -241,7 +241,7 @@ def concatenate(made: Made, old: str, new: str) -> None:
 
 @dataclass
 class Reference:
-    """What ffmpeg shows: frames (N, H, W, 3) uint8 and their times and lengths in seconds, when sound starts and ends."""
+    """What ffmpeg shows: frames (N, H, W, 3) uint8, their times and lengths, when sound starts and ends (seconds)."""
 
     frames: np.ndarray
     times_s: np.ndarray
