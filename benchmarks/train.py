@@ -71,11 +71,12 @@ def on_cpu(data: Path, num_clips: int) -> dict[str, Any]:
     from lexivid.data.clip_cache import ClipCache
     from lexivid.data.loading import ClipSamples, read_parts
     from lexivid.models.mov import MOV, MOVConfig
-    from lexivid.training.clips import sample_spec, select_clips
+    from lexivid.training.clips import draw_clips, sample_spec
     from lexivid.training.recipe import load_recipe
 
     recipe = load_recipe("lite-mov", {"data.held_out": 0, "data.num_workers": 0, "training.checkpoint_every": 10_000})
-    clips, _, split = select_clips(recipe, data)
+    drawn = draw_clips(recipe, data)
+    clips, split = drawn.train, drawn.split
     clips = clips[:: max(1, len(clips) // num_clips)][:num_clips]
     backbone = load_backbone("lite", device="cpu", dtype="float32")
     mov = MOV.from_backbone(backbone, MOVConfig.for_backbone(backbone, **recipe.model.mov_settings())).train()

@@ -23,8 +23,6 @@ LAYERS = (
 )
 # Training and evaluation import each other inside functions. Each of these is a fault of the structure.
 CIRCLES = {
-    ("evaluation.runs", "training.clips"),
-    ("evaluation.runs", "training.recipe"),
     ("evaluation.twins", "training.clips"),
     ("evaluation.twins", "training.recipe"),
     ("evaluation.twins", "training.run"),

@@ -23,10 +23,11 @@ from lexivid.labels import LabelBank, TemplateSet
 from lexivid.labels.background import background_phrases, short_templates
 from lexivid.labels.bank import embed_labels
 from lexivid.labels.database import LabelDatabase, create_database, open_database
-from lexivid.labels.encoders import EncoderIdentity, LabelEncoder, open_encoder, prompts_identity
+from lexivid.labels.encoders import EncoderIdentity, LabelEncoder, prompts_identity
 from lexivid.labels.language_model import FrozenLanguageModel
 from lexivid.labels.soft_attributes import SoftAttributeConfig, SoftAttributeEncoder
 from lexivid.labels.text_encoder import FrozenTextEncoder
+from lexivid.models.label_encoders import open_encoder
 
 LABELS = ["red", "a red car", "green", "blue"]
 # More sentences than labels and background are compared in, the fifth of which reads everything as green.

@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 
 from lexivid.backbones import load_backbone
 from lexivid.cli import app
+from lexivid.data.clip_cache import content_id
 from lexivid.data.dataset import Clip
+from lexivid.data.run_clips import RunClips
 from lexivid.data.splits import ClassSplit
 from lexivid.errors import LexividError
 from lexivid.evaluation import runs
@@ -23,7 +25,7 @@ from lexivid.media.views import Views
 from lexivid.models.folder import update_config
 from lexivid.models.mov import MOV, MOVConfig
 from lexivid.models.trained import TrainedModel
-from lexivid.training.recipe import Recipe
+from lexivid.training.recipe import Recipe, load_recipe
 from lexivid.training.run import train
 
 pytestmark = needs_ffmpeg
@@ -184,22 +186,107 @@ def test_calibrate_is_stored_with_the_run(trained):
         stored = TrainedModel.from_pretrained(trained / "run", device="cpu").calibration
         assert stored == result["results"]
         assert stored["method"] == ("classes-out" if twins else "held-out")
-    splits = [ClassSplit.load(trained / "run" / "twins" / str(i) / "run" / "split.json") for i in range(2)]
+    splits = [ClassSplit.load(twin / "split.json") for twin in (trained / "run" / "twins").iterdir()]
     assert sorted(splits[0].novel + splits[1].novel) == ["a", "b", "c", "d"]
     assert all(set(split.base) | set(split.novel) == {"a", "b", "c", "d"} for split in splits)
 
 
-def test_who_measures_on_training_clips_is_told(trained, tmp_path):
-    command = ["evaluate", str(trained / "run"), "--workers", "0", "--device", "cpu", "--data"]
-    done = CliRunner().invoke(app, [*command, str(trained / "data")])
+def test_twins_are_found_again_by_what_they_left_out(trained, tmp_path, monkeypatch):
+    """Three twins after two leave out other classes, and so do those of a run that was trained anew."""
+    run = shutil.copytree(trained / "run", tmp_path / "run")
+    shutil.rmtree(run / "twins", ignore_errors=True)
+    shutil.rmtree(run / "checkpoints")
+
+    def twins(num):
+        fitted = runs.evaluate(run, trained / "data", protocol="calibrate", num_workers=0, device="cpu", twins=num)[
+            "results"
+        ]
+        left_out = {}
+        for twin in (run / "twins").iterdir():
+            record = RunClips.load(twin)
+            left_out[twin.name] = record.split.novel
+            # every clip that it trains on is one that the run trained on, and of the classes that stay
+            assert {c.labels[0] for c in record.train} <= set(record.split.base)
+            assert {c.path for c in record.train} <= {c.path for c in RunClips.load(run).train}
+        return fitted, left_out
+
+    first, two = twins(2)
+    assert sorted(sum(two.values(), ())) == ["a", "b", "c", "d"]
+    with pytest.raises(LexividError, match="two must stay"):
+        twins(5)
+    _, four = twins(4)
+    new = {name: left for name, left in four.items() if name not in two}
+    assert sorted(new.values()) == [("a",), ("b",), ("c",), ("d",)]
+    trainings = []
+    monkeypatch.setattr("lexivid.training.run.fit", lambda *a, **k: trainings.append(a))
+    assert twins(2)[0] == first  # found, not trained
+    assert trainings == []
+    other = load_recipe(run / "recipe.yaml").with_settings({"training.seed": 7})
+    (run / "recipe.yaml").write_text(other.to_yaml())
+    with pytest.raises((AttributeError, LexividError)):  # they are trained, by what stands in the place of training
+        twins(2)
+    assert len(trainings) == 1
+
+
+def _evaluate(*words):
+    done = CliRunner().invoke(app, ["evaluate", *map(str, words), "--workers", "0", "--device", "cpu"])
     assert done.exit_code == 0, done.output
-    assert "warning: 4 of the 8 clips were trained on" in done.stderr
-    apart = tmp_path / "apart"  # the same clips elsewhere, beside a part that is for testing
-    shutil.copytree(trained / "data", apart / "train")
-    shutil.copytree(trained / "data", apart / "test")
-    done = CliRunner().invoke(app, [*command, str(apart)])
-    assert done.exit_code == 0, done.output
-    assert "warning" not in done.stderr
+    return done.stderr
+
+
+def test_who_measures_on_training_clips_is_told(trained, tmp_path, monkeypatch):
+    run, data = trained / "run", trained / "data"
+    assert "warning: 4 of the 8 clips were trained on" in _evaluate(run, "--data", data)
+    monkeypatch.chdir(trained)  # by other names
+    assert "warning: 4 of the 8 clips were trained on" in _evaluate("run", "--data", "data")
+    monkeypatch.chdir(tmp_path)
+    copy = shutil.copytree(data, tmp_path / "copy" / "test", copy_function=shutil.copy)  # with another time
+    assert "warning: 4 of the 8 clips were trained on" in _evaluate(run, "--data", copy.parent)
+    # a folder that has the same classes and files of the same names, of which none was trained on
+    for path in data.rglob("*.mp4"):
+        other = tmp_path / "others" / path.relative_to(data)
+        other.parent.mkdir(parents=True, exist_ok=True)
+        make_video(other, "-c:v", "libx264", size="64x64", rate="12", seconds=0.4)
+    assert "trained on" not in _evaluate(run, "--data", tmp_path / "others")
+
+
+def test_what_was_held_out_stays_held_out(trained, tmp_path, monkeypatch):
+    """Calibration asks the run, whatever was added to the data, however they moved, wherever it is called."""
+    record = RunClips.load(trained / "run")
+    kept_back = {record.contents[clip.path] for clip in record.held_out}
+    assert len(kept_back) == 4
+    moved = shutil.copytree(trained / "data", tmp_path / "moved")
+    for number, name in enumerate("abcd"):
+        for clip in range(3):
+            rate = str(20 + clip)
+            make_video(moved / name / f"00{clip}.mp4", "-c:v", "libx264", size=f"{80 + 16 * number}x48", rate=rate,
+                       seconds=0.5)  # fmt: skip
+    (moved / "a" / "0.mp4").rename(moved / "a" / "renamed.mp4")
+    (moved / "a" / "1.mp4").rename(moved / "a" / "0.mp4")  # its name now stands for another clip
+    run = shutil.copytree(trained / "run", tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    result = runs.evaluate("run", "moved", protocol="calibrate", out=tmp_path / "out", num_workers=0, device="cpu")
+    assert result["clips_asked"] == 4
+    assert result["clips_trained_on"] == 0
+    measured = Collected.load(tmp_path / "out" / "calibrate-features.npz").paths
+    assert {content_id(path, with_time=False) for path in measured} == kept_back
+    assert all("moved" in path for path in measured)
+    # the data are gone, and so is what they lay in
+    empty = tmp_path / "empty" / "a"
+    empty.mkdir(parents=True)
+    shutil.copy(moved / "a" / "000.mp4", empty)
+    lines = (run / "clips.jsonl").read_text().splitlines()
+    (run / "clips.jsonl").write_text("\n".join([json.dumps(json.loads(lines[0]) | {"data": "/gone"}), *lines[1:]]))
+    with pytest.raises(LexividError, match=r"none of the 4 clips that this run kept back is in .*empty.* \(/gone\)"):
+        runs.evaluate(run, empty.parent, protocol="calibrate", num_workers=0, device="cpu")
+
+
+def test_a_run_that_does_not_say_what_it_was_trained_on(trained, tmp_path):
+    run = shutil.copytree(trained / "run", tmp_path / "run")
+    (run / "clips.jsonl").unlink()
+    assert "warning: nothing says which clips this model was trained on" in _evaluate(run, "--data", trained / "data")
+    with pytest.raises(LexividError, match="does not say which clips it kept back"):
+        runs.evaluate(run, trained / "data", protocol="calibrate", num_workers=0, device="cpu")
 
 
 def test_a_twin_is_tested_on_no_clip_that_it_was_trained_on():

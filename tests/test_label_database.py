@@ -19,10 +19,11 @@ from lexivid.backbones import load_backbone
 from lexivid.cli import app
 from lexivid.errors import LabelError
 from lexivid.labels.database import INDEX_FILE, create_database, open_database
-from lexivid.labels.encoders import EncoderIdentity, LabelEncoder, open_encoder
+from lexivid.labels.encoders import EncoderIdentity, LabelEncoder
 from lexivid.labels.language_model import FrozenLanguageModel
 from lexivid.labels.soft_attributes import SoftAttributeConfig, SoftAttributeEncoder
 from lexivid.labels.text_encoder import FrozenTextEncoder
+from lexivid.models.label_encoders import open_encoder
 
 AXES = {"north": (0.0, 1.0), "east": (1.0, 0.0), "south": (0.0, -1.0), "north-east": (1.0, 1.0)}
 

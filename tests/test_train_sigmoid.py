@@ -14,7 +14,7 @@ from lexivid.backbones.base import Backbone
 from lexivid.errors import LexividError, ModelError
 from lexivid.evaluation.collected import collect
 from lexivid.evaluation.evidence import fit_model_evidence
-from lexivid.labels.encoders import open_encoder
+from lexivid.models.label_encoders import open_encoder
 from lexivid.models.mov import MOV, MOVConfig
 from lexivid.models.system import System
 from lexivid.models.trained import TrainedModel
@@ -235,7 +235,8 @@ def test_evidence_of_a_model_trained_by_softmax(world: Backbone) -> None:
     mov = MOV.from_backbone(world, MOVConfig.for_backbone(world, modalities=("video",))).eval()
     model = TrainedModel(world, mov, WORDS, "world", ("video",))
     samples = clips(30, seed=4, objects=1)
-    found = fit_model_evidence(model, collect(model, samples, classes=WORDS, num_workers=0))
+    found, reasons = fit_model_evidence(model, collect(model, samples, classes=WORDS, num_workers=0))
+    assert reasons == {}
     assert set(found) == {"base", "novel"}
     for path, evidence in found.items():
         assert path in evidence.method

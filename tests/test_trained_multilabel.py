@@ -26,13 +26,13 @@ from lexivid.inference import Classifier
 from lexivid.inference_trained import TrainedClassifier
 from lexivid.labels import LabelBank
 from lexivid.labels.database import create_database, open_database
-from lexivid.labels.encoders import open_encoder
 from lexivid.labels.evidence import Evidence, posterior
 from lexivid.labels.language_model import FrozenLanguageModel
 from lexivid.labels.learned_context import LearnedContextEncoder
 from lexivid.labels.soft_attributes import SoftAttributeConfig, SoftAttributeEncoder
 from lexivid.labels.text_encoder import FrozenTextEncoder
 from lexivid.media.views import Views
+from lexivid.models.label_encoders import open_encoder
 from lexivid.models.mov import MOV, MOVConfig, MOVFeatures
 from lexivid.models.trained import TrainedModel
 from lexivid.prediction import Prediction

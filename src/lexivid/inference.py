@@ -447,8 +447,24 @@ def model_of(database: LabelDatabase) -> str:
     """Name of the model, for `load`, that sees clips in the space of a database's vectors.
 
     The one that made them; of a folder with a label encoder alone, the backbone that it was trained into.
+
+    Raises:
+        LabelError: a run made them and is not where it was.
     """
     from lexivid.models.folder import is_trained_model
 
     encoder = database.encoder
-    return encoder.model if is_trained_model(encoder.model) else encoder.backbone
+    if encoder.kind == "prompts" and not _is_gone(encoder.model):
+        return encoder.model
+    if not _is_gone(encoder.model) and is_trained_model(encoder.model):
+        return encoder.model
+    if has_label_encoder(encoder.model):
+        return encoder.backbone
+    raise LabelError(
+        f"{database.describe()}, which is not there any more: name the model that is to see the clips (--model)"
+    )
+
+
+def _is_gone(model: str) -> bool:
+    """Whether a name can only be a folder's, and there is none."""
+    return Path(model).is_absolute() and not Path(model).is_dir()

@@ -65,7 +65,7 @@ class TrainedJudge:
             ModelError: nothing was fitted on a path that labels take.
         """
         if (path := self.lacks(kind)) is not None:
-            raise no_evidence(path)
+            raise no_evidence(path, not_fitted=self.model.not_fitted)
 
     def log_ratios(self, features: MOVFeatures, kind: VocabularyIs, *, mean: bool) -> Tensor:
         """How much likelier these features are if a label holds than if not: (N, K), or of their mean standing (1, K),

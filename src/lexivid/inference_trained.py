@@ -64,6 +64,7 @@ from lexivid.prediction import (
 from lexivid.prefetch import prefetch
 
 _WEIGHTS = ("model.safetensors", "config.json", WEIGHTS_FILE)
+_SEEN = "the model was trained on this file, so its scores say little about other files"
 _SAID = {"video": "no pictures", "flow": "no motion (fewer than two frames)", "audio": "no sound"}
 
 
@@ -112,7 +113,8 @@ class TrainedClassifier(Classifier):
             raise ModelError(f"dtype {dtype!r}: a trained model takes auto, float32 or bfloat16")
         model = TrainedModel.from_pretrained(folder, device=device)
         model.precision = dtype
-        own = [path for name in _WEIGHTS if (path := Path(folder) / name).is_file()]
+        assert model.folder is not None
+        own = [path for name in _WEIGHTS if (path := model.folder / name).is_file()]
         identity = " ".join(map(content_id, own))
         return cls(model, name=str(folder), fingerprint=f"{identity} {dtype}", vocabulary_is=_check_kind(vocabulary_is))
 
@@ -148,9 +150,11 @@ class TrainedClassifier(Classifier):
         is_base = self._is_base(made.labels)
         some = is_base.any() and not is_base.all()
         if self.model.scales is None and self.vocabulary_is == "mixed" and self.model.calibration is None and some:
+            why = self.model.not_fitted.get("calibration")
+            because = f" ({why})" if why else ""
             told = (
-                "the model has no calibration, so in shares labels it was trained on are treated as novel ones too; "
-                "`lexivid evaluate RUN --data DIR --protocol calibrate` makes one"
+                f"the model has no calibration{because}, so in shares labels it was trained on are treated as novel "
+                "ones too; `lexivid evaluate RUN --data DIR --protocol calibrate` makes one"
             )
             made = replace(made, warnings=(*made.warnings, told))
         return made
@@ -209,7 +213,7 @@ class TrainedClassifier(Classifier):
         elif self.model.evidence:
             raise ModelError(f"these labels were prepared by another model: use prepare() of {self.name!r}")
         else:
-            raise no_evidence()
+            raise no_evidence(not_fitted=self.model.not_fitted)
 
     def _own_judge(self, vocabulary: Vocabulary) -> TrainedJudge | None:
         judge = vocabulary.judge
@@ -325,6 +329,8 @@ class TrainedClassifier(Classifier):
     ) -> Prediction:
         """From the features of all views or windows (N, ...)."""
         vocabulary = asked.vocabulary
+        if self.model.clips is not None and self.model.clips.trained_on(path):
+            facts["warnings"] = (*facts["warnings"], _SEEN)
         fused, single = self._scores_of(features, there, asked, mean=True)
         none = None
         if asked.multi_label:

@@ -15,6 +15,9 @@ from lexivid.errors import ModelError
 WORLD = ("world", "world-1", "world-2")
 """Checkpoints that `lexivid pretrain` made, which come with the package; each is a folder beside this file."""
 
+BUILT_IN = ("lite", *WORLD)
+"""Names that mean these models even where a folder is called so."""
+
 
 class Backbone(Protocol):
     """A picture encoder and a text encoder that share one space.
@@ -62,6 +65,30 @@ def weights_of(backbone: Backbone) -> str:
     Two precisions of one model differ by rounding, so what was measured or computed with one holds for the other.
     """
     return backbone.fingerprint.removesuffix(f"-{str(backbone.dtype).removeprefix('torch.')}")
+
+
+def lasting_name(name: str, commit: str | None = None) -> str:
+    """A model's name that means the same from any working directory and later on.
+
+    Args:
+        name: as `load_backbone` takes it.
+        commit: of a model of the Hub, where it is known.
+
+    Returns:
+        The absolute path of a folder, "owner/name@commit", or the name as it is.
+    """
+    if name in BUILT_IN:
+        return name
+    if Path(name).is_dir():
+        return str(Path(name).resolve())
+    source, _, revision = name.partition("@")
+    return f"{source}@{commit or revision}" if commit or revision else source
+
+
+def name_of(backbone: Backbone) -> str:
+    """The `lasting_name` of a backbone that is loaded."""
+    config = getattr(getattr(backbone, "model", None), "config", None)
+    return lasting_name(backbone.name, getattr(config, "_commit_hash", None))
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:

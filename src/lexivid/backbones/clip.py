@@ -18,14 +18,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lexivid.backbones.hub import is_hub_name, locate
 from lexivid.backbones.preprocess import ImageProcessing
 from lexivid.errors import ModelError
 
 # The families whose two towers share one space and take fixed-size pictures.
 FAMILIES = ("clip", "siglip", "metaclip_2")
 _SIGLIP_LIKE = ("siglip",)
-_OFFLINE_HINT = 'The model "lite" works offline (pip install "lexivid[lite]").'
-_HUB_TIMEOUT_S = 10.0
 _IMAGE_BATCH = 32
 _TEXT_BATCH = 64
 _SMALL_FILE = 16 << 20
@@ -177,8 +176,7 @@ def _num_patches(config: Any) -> int:
 def _locate(source: str, revision: str | None) -> dict[str, Any]:
     """Where transformers shall look: keyword arguments of every `from_pretrained` call.
 
-    A folder or a cached model never touches the network; only a model that is not here asks the Hub, once, before
-    anything is downloaded, so that "unknown" and "no network" can be told apart.
+    A folder never touches the network, nor does a cached model (see `lexivid.backbones.hub`).
     """
     if Path(source).is_dir():
         if not (Path(source) / "config.json").is_file():
@@ -186,32 +184,12 @@ def _locate(source: str, revision: str | None) -> dict[str, Any]:
         return {"local_files_only": True}
     if Path(source).exists():
         raise ModelError(f"model {source!r} is a file; name the folder that holds config.json and model.safetensors")
-    if source.count("/") != 1 or source.startswith((".", "/", "~")):
+    if not is_hub_name(source):
         raise ModelError(
             f'unknown model {source!r}: use "lite", a folder that exists, or a model of the Hugging Face Hub '
             'such as "openai/clip-vit-base-patch16"'
         )
-    from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
-
-    where: dict[str, Any] = {"revision": revision} if revision else {}
-    try:
-        weights = ("model.safetensors", "model.safetensors.index.json")
-        if any(isinstance(try_to_load_from_cache(source, file, revision=revision), str) for file in weights):
-            return where | {"local_files_only": True}
-        HfApi().model_info(source, revision=revision, timeout=_HUB_TIMEOUT_S)
-    except GatedRepoError:
-        raise ModelError(f"model {source!r} needs a licence agreement on its Hub page and `hf auth login`") from None
-    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError):
-        where_text = f" (revision {revision!r})" if revision else ""
-        raise ModelError(f"unknown model {source!r}{where_text}: the Hugging Face Hub has none of that name") from None
-    except Exception as error:  # whatever the HTTP client of the day raises when there is no network
-        raise ModelError(
-            f"model {source!r} is not on this machine and the Hugging Face Hub cannot be reached "
-            f"({type(error).__name__}). With a network, fetch it by `hf download {source}`, or copy its folder here "
-            f"and name that. {_OFFLINE_HINT}"
-        ) from error
-    return where
+    return locate(source, revision)
 
 
 def _read_image_processing(source: str, where: dict[str, Any], config: Any) -> ImageProcessing:

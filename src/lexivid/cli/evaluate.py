@@ -64,6 +64,14 @@ def evaluate(
             "model: keep clips apart in a folder test beside train, or by a manifest's split",
             "yellow",
         )
+    elif trained_on is None:
+        say(
+            "warning: nothing says which clips this model was trained on (an earlier Lexivid trained it, or its clips "
+            "were no files): these may be among them",
+            "yellow",
+        )
+    for what, why in result.get("not_fitted", {}).items():
+        say(f"warning: {what} could not be fitted: {why}", "yellow")
     for path, reason in result["failures"]:
         say(f"failed: {reason or path}", "red")
     if out:

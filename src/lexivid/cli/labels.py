@@ -48,7 +48,7 @@ def add(
     """
     from lexivid.labels import check_labels, read_labels_file
     from lexivid.labels.database import INDEX_FILE, create_database, open_database
-    from lexivid.labels.encoders import open_encoder
+    from lexivid.models.label_encoders import open_encoder
 
     given = [word for text in labels or [] for word in split_words(text)]
     given += read_labels_file(labels_file) if labels_file else []
@@ -100,8 +100,8 @@ def search(
 ) -> None:
     """Find the labels nearest to a text."""
     from lexivid.labels.database import open_database
-    from lexivid.labels.encoders import open_encoder
     from lexivid.labels.names import check_labels
+    from lexivid.models.label_encoders import open_encoder
 
     opened = open_database(database)
     encoder = None

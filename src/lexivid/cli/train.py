@@ -50,6 +50,8 @@ def train(
         return
     for path, reason in result.failures.items():
         say(f"failed: {path}: {reason}", "red")
+    for warning in result.warnings():
+        say(f"warning: {warning}", "yellow")
     emit(result.describe() + "\n")
     if result.failures:
         raise typer.Exit(1)

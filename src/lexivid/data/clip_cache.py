@@ -160,8 +160,11 @@ def key_of(content: str, parameters: Mapping[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
 
 
-def content_id(path: str | os.PathLike[str]) -> str:
+def content_id(path: str | os.PathLike[str], *, with_time: bool = True) -> str:
     """Identifies a file by its size, the time of its last change, and blocks from its start, middle and end.
+
+    Args:
+        with_time: false: without the time, so that a copy is the same.
 
     Raises:
         MediaError: the file is missing or cannot be read.
@@ -169,7 +172,8 @@ def content_id(path: str | os.PathLike[str]) -> str:
     try:
         with open(path, "rb") as file:  # noqa: PTH123
             status = os.fstat(file.fileno())
-            digest = hashlib.blake2b(f"{status.st_size} {status.st_mtime_ns}".encode(), digest_size=20)
+            facts = f"{status.st_size} {status.st_mtime_ns}" if with_time else f"{status.st_size}"
+            digest = hashlib.blake2b(facts.encode(), digest_size=20)
             room = max(status.st_size - _BLOCK_BYTES, 0)
             for offset in sorted({0, room // 2, room}):
                 file.seek(offset)

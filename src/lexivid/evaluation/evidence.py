@@ -6,7 +6,6 @@ unit is the clip, or the recording: a clip's pairs are never on both sides. Shap
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Sequence
 
@@ -78,7 +77,7 @@ def fit_evidence(
     return evidence, left_out
 
 
-def fit_model_evidence(model: TrainedModel, collected: Collected) -> dict[str, Evidence]:
+def fit_model_evidence(model: TrainedModel, collected: Collected) -> tuple[dict[str, Evidence], dict[str, str]]:
     """What standings of a trained model are worth on each of its paths, by held-out clips of its base classes.
 
     The novel path is fitted on base classes too, there being no others: where flow and sound were trained, it knows
@@ -86,22 +85,24 @@ def fit_model_evidence(model: TrainedModel, collected: Collected) -> dict[str, E
 
     Returns:
         "base", "novel" -> evidence; a path that these clips cannot say anything of is left out, and so are both for a
-        softmax over a backbone that knows no unrelated words.
+        softmax over a backbone that knows no unrelated words. And for what is left out, such as "evidence base": why.
     """
     names = list(model.base_classes)
     place = {name: i for i, name in enumerate(collected.classes)}
     truth = truth_of(collected)[:, [place[name] for name in names]]
     labels, background = standing_vectors(model, names)
     if model.scales is None and background is None:
-        return {}
+        return {}, {"evidence": f"backbone {model.backbone.name!r} knows no everyday words to compare labels with"}
     found: dict[str, Evidence] = {}
+    reasons: dict[str, str] = {}
     for path in PATHS:
         own = standings(collected, labels, path=path, background=background)
         method = f"fitted on {len(truth)} held-out clips of {len(names)} base classes, {path} path"
-        with contextlib.suppress(LexividError):
-            groups = np.array(collected.groups)
-            found[path] = fit_evidence(own, truth, method=method, groups=groups)[0]
-    return found
+        try:
+            found[path] = fit_evidence(own, truth, method=method, groups=np.array(collected.groups))[0]
+        except LexividError as error:
+            reasons[f"evidence {path}"] = str(error)
+    return found, reasons
 
 
 def label_probabilities(
@@ -134,7 +135,7 @@ def label_probabilities(
         if not at.any():
             continue
         if path not in model.evidence:
-            raise no_evidence(path)
+            raise no_evidence(path, not_fitted=model.not_fitted)
         own = standings(collected, labels[at], path=path, background=background)
         p[:, at] = model.evidence[path].probability(torch.from_numpy(own)).numpy()
     return p

@@ -6,8 +6,8 @@ A clip that cannot be read is counted and listed, never replaced.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from lexivid.data.clip_cache import ClipCache
 from lexivid.data.dataset import Clip, read_dataset
 from lexivid.data.loading import ClipSamples, SampleSpec
+from lexivid.data.run_clips import CLIPS_FILE, SPLIT_FILE, RunClips, contents_of
 from lexivid.data.splits import ClassSplit
 from lexivid.errors import LexividError
 from lexivid.evaluation import protocols
@@ -26,6 +27,7 @@ from lexivid.labels import LabelBank, load_templates
 from lexivid.labels.evidence import DEFAULT_THRESHOLD
 from lexivid.media.decode import decoder_version
 from lexivid.media.views import PAPER_STRIDE, Views, ViewsAsked
+from lexivid.models.trained import TrainedModel
 
 
 def evaluate(
@@ -76,22 +78,27 @@ def evaluate(
     from lexivid.backbones import load_backbone
     from lexivid.models.folder import is_trained_model, update_config
     from lexivid.models.label_vectors import label_bank, label_templates
-    from lexivid.models.trained import TrainedModel
 
     if protocol not in protocols.PROTOCOLS:
         raise LexividError(f"unknown protocol {protocol!r}: choose {', '.join(protocols.PROTOCOLS)}")
     dataset = read_dataset(data, kind=kind, list_number=list_number, lists=lists, names=names)  # type: ignore[arg-type]
     trained = TrainedModel.from_pretrained(model, device=device) if is_trained_model(model) else None
-    if trained is None and protocol == "calibrate":
-        raise LexividError("only a run of `lexivid train` can be calibrated")
+    if protocol == "calibrate" and (trained is None or not Path(model).is_dir()):
+        hint = "" if trained is None else f": fetch it by `hf download {model} --local-dir FOLDER`, and name that"
+        raise LexividError(f"only a run of `lexivid train` in a folder can be calibrated{hint}")
     backbone = trained.backbone if trained else load_backbone(str(model), device=device)
-    chosen = _class_split(split, Path(model) if trained else None, dataset.classes, trained)
+    record = trained.clips if trained else None
+    chosen = _class_split(split, dataset.classes, trained)
     several = protocol == "multi-label" or (trained is not None and trained.scales is not None)
     if several and protocol not in ("multi-label", "calibrate"):
         raise LexividError(f"protocol {protocol!r} is of one label a clip; this run has several: use multi-label")
     if protocol == "calibrate":
         assert trained is not None
-        clips, which = _held_out(Path(model), data), "held out of training"
+        layout = {"kind": kind, "list_number": list_number, "lists": lists, "names": names}
+        files, missing = held_out_clips(record, data, layout)
+        clips, which = list(files.held_out), "held out of training"
+        if missing:
+            which += f" ({missing} of them are no longer there)"
     else:
         if several:
             dataset = dataset.restricted([name for name in chosen.classes if name in dataset.classes])
@@ -102,7 +109,7 @@ def evaluate(
         spec = trained.sample_spec(views, num_audio_views=num_audio_views)
     else:
         spec = SampleSpec.of_views(backbone.images, views or Views())
-    classes = trained.base_classes if trained and several and protocol == "calibrate" else dataset.classes
+    classes = trained.base_classes if trained and protocol == "calibrate" else dataset.classes
     samples = ClipSamples(clips, spec, classes=classes, cache=ClipCache() if cache else None, multi_label=several)
     has_encoder = trained is not None and trained.label_encoder is not None
     if has_encoder and templates is not None:
@@ -145,7 +152,7 @@ def evaluate(
         "decoder": decoder_version(),
         "clips_asked": len(clips),
         "clips_failed": len(collected.failures),
-        "clips_trained_on": _num_trained_on(Path(model), data, clips) if trained else 0,
+        "clips_trained_on": _num_trained_on(trained, clips),
         "failures": [list(pair) for pair in collected.failures],
         "entries_missing": len(dataset.missing),
         "settings": collected.settings,
@@ -153,14 +160,15 @@ def evaluate(
     }
     if protocol == "calibrate":
         assert trained is not None
-        evidence = {path: found.to_dict() for path, found in fit_model_evidence(trained, collected).items()}
-        update_config(model, evidence=evidence)
-        result["evidence"] = evidence
+        fitted_evidence, reasons = fit_model_evidence(trained, collected)
+        evidence = {path: found.to_dict() for path, found in fitted_evidence.items()}
+        update_config(model, evidence=evidence, not_fitted=reasons)
+        result |= {"evidence": evidence, "not_fitted": reasons}
         if several:
             result["results"] = evidence
         elif twins:
             fitted = calibrate_with_twins(
-                model, data, num_twins=twins, device=device, num_workers=num_workers, on_progress=on_progress
+                trained, files, num_twins=twins, device=device, num_workers=num_workers, on_progress=on_progress
             )
         else:
             fitted = protocols.calibrate(collected, embed)
@@ -231,18 +239,18 @@ def _multi_label_lines(found: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _class_split(
-    split: str | Path | ClassSplit | None, run: Path | None, classes: Sequence[str], trained: Any
+    split: str | Path | ClassSplit | None, classes: Sequence[str], trained: TrainedModel | None
 ) -> ClassSplit:
     if isinstance(split, ClassSplit):
         return split
     if split is not None:
         return ClassSplit.load(split)
-    if run is not None and (run / "split.json").is_file():
-        return ClassSplit.load(run / "split.json")
-    if trained is not None:
-        rest = tuple(name for name in classes if name not in trained.base_classes)
-        return ClassSplit(trained.base_classes, rest, None, "base classes of the model, the data's others")
-    return ClassSplit(tuple(classes), (), None, "all classes; the model was trained on none of them")
+    if trained is None:
+        return ClassSplit(tuple(classes), (), None, "all classes; the model was trained on none of them")
+    if trained.folder is not None and (trained.folder / SPLIT_FILE).is_file():
+        return ClassSplit.load(trained.folder / SPLIT_FILE)
+    rest = tuple(name for name in classes if name not in trained.base_classes)
+    return ClassSplit(trained.base_classes, rest, None, "base classes of the model, the data's others")
 
 
 def _clips(clips: Sequence[Clip], part: str | None, classes: set[str]) -> tuple[list[Clip], str]:
@@ -256,31 +264,32 @@ def _clips(clips: Sequence[Clip], part: str | None, classes: set[str]) -> tuple[
     return own, f"all (none of split {part!r})"
 
 
-def _num_trained_on(run: Path, data: str | Path, clips: Sequence[Clip]) -> int:
-    """How many of these clips the run was trained on, as far as its recipe tells."""
-    from lexivid.training.clips import select_clips
-    from lexivid.training.recipe import load_recipe
-
-    if not (run / "recipe.yaml").is_file():
+def _num_trained_on(trained: TrainedModel | None, clips: Sequence[Clip]) -> int | None:
+    """How many of these clips the model was trained on; None: nothing says what it was trained on."""
+    if trained is None:
         return 0
-    try:
-        kept, _, _ = select_clips(load_recipe(run / "recipe.yaml"), data)
-    except LexividError:  # other data than it was trained on
-        return 0
-    return len(set(map(_piece, kept)) & set(map(_piece, clips)))
+    return None if trained.clips is None else trained.clips.num_trained_on(clips)
 
 
-def _piece(clip: Clip) -> tuple[str, float, float | None]:
-    """Which piece of which file, whatever is told of it."""
-    return clip.path, clip.start_s, clip.end_s
+def held_out_clips(record: RunClips | None, data: str | Path, layout: Mapping[str, Any]) -> tuple[RunClips, int]:
+    """A run's clips where they lie now, and how many of those that it kept back are nowhere.
 
-
-def _held_out(run: Path, data: str | Path) -> list[Clip]:
-    """Those base clips that training kept back."""
-    from lexivid.training.clips import select_clips
-    from lexivid.training.recipe import load_recipe
-
-    _, held_out, _ = select_clips(load_recipe(run / "recipe.yaml"), data)
-    if not held_out:
+    Raises:
+        LexividError: nothing says what the run kept back, it kept nothing, or none of it is there.
+    """
+    if record is None:
+        raise LexividError(
+            f"this run does not say which clips it kept back ({CLIPS_FILE} is missing: an earlier Lexivid made it, or "
+            "its clips were no files): train again to calibrate"
+        )
+    if not record.held_out:
         raise LexividError("this run kept no clips back: train with data.held_out above 0 to calibrate")
-    return list(held_out)
+    now, _ = record.found_in(data, **layout)
+    there = contents_of(clip.path for clip in now.held_out)
+    kept_back = tuple(clip for clip in now.held_out if clip.path in there)
+    if not kept_back:
+        raise LexividError(
+            f"none of the {len(now.held_out)} clips that this run kept back is in {str(data)!r}, or where it lay in "
+            f"training ({record.data}): say where the data of training are"
+        )
+    return replace(now, held_out=kept_back), len(now.held_out) - len(kept_back)

@@ -4,35 +4,43 @@ What a twin makes of classes that it never saw is what the run will make of nove
 the twins is right for any model, also for one whose novel path was trained, such as one of sound alone, where
 `fit_held_out` is blind. Two twins cost about one training more. No novel class is touched.
 
-    run folder + data -> twins/0, twins/1, ... (runs of their own) -> Calibration
+    run folder + its clips -> twins/KEY, twins/KEY, ... (runs of their own) -> Calibration
+
+A twin lies under a key of the classes that it left out, the recipe, the clips and the backbone: other parts, or a run
+that was trained anew, find no twin that is not theirs.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
+from lexivid.backbones import Backbone
+from lexivid.backbones.base import weights_of
 from lexivid.data.dataset import Clip
 from lexivid.data.loading import ClipSamples
+from lexivid.data.run_clips import SPLIT_FILE, RunClips
 from lexivid.data.splits import ClassSplit
-from lexivid.errors import LexividError
 from lexivid.evaluation import calibration as cal
 from lexivid.evaluation.collected import Collected, collect, score
 from lexivid.labels import LabelBank, load_templates
+from lexivid.models.trained import TrainedModel
 
 if TYPE_CHECKING:
     from lexivid.training.log import Progress
+    from lexivid.training.recipe import Recipe
 
 
 def calibrate_with_twins(
-    run: str | Path,
-    data: str | Path,
+    model: TrainedModel,
+    clips: RunClips,
     *,
     num_twins: int = 2,
     device: str = "auto",
@@ -41,45 +49,48 @@ def calibrate_with_twins(
 ) -> cal.Calibration:
     """Train the twins of a run, or find them trained, and fit the offset on them.
 
+    A twin trains on the run's own training clips without those of the classes that it leaves out, so nothing is drawn
+    anew, and a clip that the run kept back is kept back from its twins too.
+
     Args:
-        run: a folder of `lexivid train`. data: what it was trained on. num_twins: parts of the base classes.
+        model: a run, read from its folder. clips: its clips where they lie now. num_twins: parts of the base classes.
         on_progress: called with steps done and to do, of all twins.
 
     Raises:
-        LexividError: too few base classes, no clips were held out of training, or as training.
+        LexividError: too few base classes, a class without clips, or as training.
     """
-    from lexivid.models.trained import TrainedModel
-    from lexivid.training.clips import sample_spec, select_clips
+    from lexivid.training.clips import sample_spec
     from lexivid.training.recipe import load_recipe
     from lexivid.training.run import train
 
-    run = Path(run)
-    recipe = load_recipe(run / "recipe.yaml")
-    kept, held_out, split = select_clips(recipe, data)
-    if not held_out:
-        raise LexividError("this run kept no clips back: train with data.held_out above 0 to calibrate")
-    folds, backbone = [], None
-    for place, left_out in enumerate(cal.class_folds(split.base, num_folds=num_twins, seed=recipe.data.split_seed)):
-        folder = run / "twins" / str(place)
-        rest = tuple(name for name in split.base if name not in left_out)
-        folder.mkdir(parents=True, exist_ok=True)
-        ClassSplit(rest, left_out, None, f"twin {place} of {run.name}").save(folder / "classes.json")
-        own = replace(recipe, data=replace(recipe.data, class_split=str((folder / "classes.json").resolve())))
-        if not (folder / "run" / "config.json").is_file():
-            train(
-                own, data, folder / "run", resume=(folder / "run").exists(), device=device, backbone=backbone,
-                on_progress=partial(_show, on_progress, place, num_twins),
-            )  # fmt: skip
-        model = TrainedModel.from_pretrained(folder / "run", device=device, backbone=backbone)
-        backbone = model.backbone
-        clips = pseudo_novel_clips(kept, held_out, left_out)
+    assert model.folder is not None
+    recipe, base = load_recipe(model.folder / "recipe.yaml"), clips.split.base
+    backbone, folds = model.backbone, []
+    for place, left_out in enumerate(cal.class_folds(base, num_folds=num_twins, seed=recipe.data.split_seed)):
+        rest = tuple(name for name in base if name not in left_out)
+        folder = model.folder / "twins" / _key(recipe, clips, backbone, left_out)
+        own = replace(recipe, data=replace(recipe.data, class_split=str(folder.absolute() / SPLIT_FILE)))
+        split = ClassSplit(rest, left_out, None, f"twin of {model.folder.name}")
+        # A run of which training has ended is found, and nothing of it is done again.
+        train(
+            own, clips.only(split), folder, resume=folder.exists(), device=device, backbone=backbone,
+            on_progress=partial(_show, on_progress, place, num_twins),
+        )  # fmt: skip
+        twin = TrainedModel.from_pretrained(folder, device=device, backbone=backbone)
+        measured = pseudo_novel_clips(clips.train, clips.held_out, left_out)
         spec = sample_spec(own, backbone.images, train=False)
-        collected = collect(
-            model, ClipSamples(clips, spec, classes=split.base), classes=split.base, num_workers=num_workers
-        )
-        bank, templates = LabelBank(backbone), load_templates(model.templates)
-        folds.append(fold_of(collected, bank.embed(split.base, templates), left_out))
+        collected = collect(twin, ClipSamples(measured, spec, classes=base), classes=base, num_workers=num_workers)
+        bank, templates = LabelBank(backbone), load_templates(twin.templates)
+        folds.append(fold_of(collected, bank.embed(base, templates), left_out))
     return cal.fit_classes_out(folds)
+
+
+def _key(recipe: Recipe, clips: RunClips, backbone: Backbone, left_out: Sequence[str]) -> str:
+    """A twin's folder: by what is left out, and by everything that it is trained from."""
+    settings = {key: value for key, value in recipe.to_dict().items() if key not in ("name", "about")}
+    settings["data"] = {k: v for k, v in settings["data"].items() if k not in ("num_workers", "cache_clips")}
+    parts = [sorted(left_out), settings, clips.digest, weights_of(backbone)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _show(on_progress: Callable[[int, int], None] | None, place: int, num_twins: int, now: Progress) -> None:

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -249,10 +251,20 @@ class LabelDatabase:
         name = f"vectors-{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
         write_atomically(self.folder / name, data)
         about = {"format": _FORMAT, "encoder": self.encoder.to_dict(), "vectors": name, "labels": list(self.labels)}
+        if Path(self.encoder.model).is_absolute():  # both may move together
+            about["model_from_here"] = os.path.relpath(self.encoder.model, self.folder.resolve())
         write_atomically(self.folder / INDEX_FILE, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
         for old in self.folder.glob("vectors-*.safetensors"):
             if old.name != name:
                 old.unlink(missing_ok=True)
+
+
+def _found_beside(encoder: EncoderIdentity, folder: Path, from_here: str | None) -> EncoderIdentity:
+    """The folder that made the vectors may have moved together with the database: then its new place counts."""
+    if from_here is None or Path(encoder.model).is_dir():
+        return encoder
+    moved = (folder / from_here).resolve()
+    return replace(encoder, model=str(moved)) if moved.is_dir() else encoder
 
 
 def create_database(folder: str | Path, encoder: LabelEncoder) -> LabelDatabase:
@@ -294,6 +306,7 @@ def open_database(folder: str | Path) -> LabelDatabase:
             tensors = load((folder / about["vectors"]).read_bytes())
             vectors, short = tensors["vectors"], tensors.get("short")
             labels, encoder = tuple(map(str, about["labels"])), EncoderIdentity.from_dict(about["encoder"])
+            encoder = _found_beside(encoder, folder, about.get("model_from_here"))
         except LabelError:
             raise
         except FileNotFoundError:  # somebody replaced both files between our two looks

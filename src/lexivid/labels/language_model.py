@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lexivid.backbones.base import lasting_name
 from lexivid.errors import ModelError
 
 WORLD = "world"
@@ -84,6 +85,13 @@ class FrozenLanguageModel(nn.Module):
     def word_vectors(self) -> Tensor:
         """(V, W)."""
         return self.model.get_input_embeddings().weight
+
+    @property
+    def lasting_name(self) -> str:
+        """What finds this model again from anywhere: a folder's absolute path, "owner/name@commit", or "world"."""
+        if self.name == WORLD:
+            return WORLD
+        return lasting_name(self.name, getattr(self.model.config, "_commit_hash", None))
 
     @property
     def fingerprint(self) -> str:

@@ -236,7 +236,7 @@ class SoftAttributeEncoder(TrainedLabelEncoder):
     def settings(self) -> dict[str, Any]:
         config = {k: v for k, v in asdict(self.config).items() if k not in ("labels_at_once", "save_memory")}
         return {
-            "language_model": self.language_model.name,
+            "language_model": self.language_model.lasting_name,
             "language_model_fingerprint": self.language_model.fingerprint,
             "config": config,
         }

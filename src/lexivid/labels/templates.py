@@ -6,9 +6,11 @@ user's own set is a file in the same form.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from lexivid.errors import LabelError
 
@@ -40,6 +42,19 @@ def template_names() -> list[str]:
     """The sets that ship with the package, and "name"."""
     folder = files("lexivid.labels") / "templates"
     return ["name", *sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".txt"))]
+
+
+def templates_to_store(templates: str | TemplateSet) -> str | dict[str, Any]:
+    """What a model's configuration keeps: the name of a set that ships, or the sentences of any other."""
+    own = load_templates(templates)
+    if own.name in template_names() and load_templates(own.name) == own:
+        return own.name
+    return {"name": Path(own.name).name, "templates": list(own.templates)}
+
+
+def stored_templates(found: str | Mapping[str, Any]) -> str | TemplateSet:
+    """The reverse of `templates_to_store`."""
+    return found if isinstance(found, str) else TemplateSet(str(found["name"]), tuple(map(str, found["templates"])))
 
 
 def load_templates(name: str | Path | TemplateSet) -> TemplateSet:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lexivid.backbones import Backbone, load_backbone
+from lexivid.backbones.base import lasting_name
 from lexivid.errors import ModelError
 from lexivid.labels.text_encoder import FrozenTextEncoder
 from lexivid.storage import write_atomically
@@ -80,9 +81,13 @@ class TrainedLabelEncoder(nn.Module):
         from safetensors.torch import save
 
         folder = Path(folder)
-        backbone = str(Path(backbone).resolve()) if Path(backbone).is_dir() else backbone
         write_atomically(folder / WEIGHTS_FILE, save(self.trained_state()))
-        about = {"kind": self.kind, "backbone": backbone, "fingerprint": self.fingerprint, **self.settings()}
+        about = {
+            "kind": self.kind,
+            "backbone": lasting_name(backbone),
+            "fingerprint": self.fingerprint,
+            **self.settings(),
+        }
         write_atomically(folder / CONFIG_FILE, json.dumps(about, indent=2) + "\n")
 
 

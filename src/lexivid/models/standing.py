@@ -97,10 +97,16 @@ def _base(own: Mapping[str, Tensor], mask: Tensor) -> Tensor:
     return torch.where(mask[:, :1], video, mean)
 
 
-def no_evidence(path: str = "") -> ModelError:
-    """What is said where labels cannot be judged one by one, because nothing was fitted (on that path)."""
+def no_evidence(path: str = "", *, not_fitted: Mapping[str, str]) -> ModelError:
+    """What is said where labels cannot be judged one by one, because nothing was fitted (on that path).
+
+    not_fitted: see `lexivid.models.trained.TrainedModel`.
+    """
     where = f" on its {path} path" if path else ""
+    why = not_fitted.get(f"evidence {path}") or not_fitted.get("evidence")
+    because = f" ({why})" if why else ""
     return ModelError(
-        f"this model cannot judge labels one by one: no held-out clips said what a label's standing{where} is worth; "
+        f"this model cannot judge labels one by one: no held-out clips said what a label's standing{where} is worth"
+        f"{because}; "
         "train with data.held_out above 0, or fit it now by `lexivid evaluate RUN --data DIR --protocol calibrate`"
     )

@@ -4,6 +4,7 @@
                        fingerprint, the base classes, how clips are looked at, calibration and evidence
     model.safetensors  the trained weights: all but the frozen video tower, which is the backbone's
     label_encoder.*    only where one was trained: see `lexivid.labels.encoders`
+    clips.jsonl        what it was trained on and what was kept back (`lexivid.data.run_clips`); split.json: its classes
     backbone/          only where the folder is self-contained: the backbone itself, in the Hub's format
 
 `from_pretrained` takes such a folder, or "owner/name[@revision]" of the Hub; nothing is fetched unless a name of the
@@ -16,6 +17,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +27,20 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from lexivid.backbones import Backbone, load_backbone
-from lexivid.backbones.base import choose_device
+from lexivid.backbones.base import choose_device, name_of
 from lexivid.data.loading import SampleSpec
+from lexivid.data.run_clips import RunClips
 from lexivid.errors import ModelError
 from lexivid.labels.evidence import Evidence
+from lexivid.labels.templates import TemplateSet, stored_templates, templates_to_store
 from lexivid.labels.trained_encoders import TrainedLabelEncoder, has_label_encoder, load_label_encoder
 from lexivid.media.views import Views
 from lexivid.models.folder import (
     MODEL_TYPE,
     backbone_name,
-    download,
+    forget_places,
+    model_card,
+    model_folder,
     read_config,
     save_backbone,
 )
@@ -54,7 +60,7 @@ class TrainedModel:
         backbone: embeds labels; its picture encoder is the frozen video tower.
         mov: the network, in evaluation mode.
         base_classes: names it was trained on, in the order of the training targets.
-        templates: the sentences around labels in training.
+        templates: the sentences around labels in training: a set by its name, or themselves.
         inputs: the streams it was trained with (of `mov.config.modalities`).
         base_score: "v_m" (eq. 10) or "mean" of all streams (score fusion).
         sampling: how clips were looked at: num_frames, stride, stride_rate, flow, flow_size, audio_s.
@@ -63,12 +69,14 @@ class TrainedModel:
         evidence: "base", "novel" -> what a label's standing on that path is worth, fitted on held-out base clips.
         scales: of a model trained with a sigmoid: stream -> [1 / tau, b]. None: trained by softmax.
         label_encoder: where one was trained; None: the backbone's prompts.
+        not_fitted: what held-out clips did not suffice for ("calibration", "evidence base", ...) -> why.
+        folder: where it was read from; None: it was made here.
     """
 
     backbone: Backbone
     mov: MOV
     base_classes: tuple[str, ...]
-    templates: str
+    templates: str | TemplateSet
     inputs: tuple[str, ...]
     base_score: str = "v_m"
     sampling: dict[str, Any] = field(default_factory=dict)
@@ -77,6 +85,13 @@ class TrainedModel:
     evidence: dict[str, Evidence] = field(default_factory=dict)
     scales: dict[str, list[float]] | None = None
     label_encoder: TrainedLabelEncoder | None = None
+    not_fitted: dict[str, str] = field(default_factory=dict)
+    folder: Path | None = None
+
+    @cached_property
+    def clips(self) -> RunClips | None:
+        """What it was trained on; None: nothing says so."""
+        return None if self.folder is None else RunClips.load(self.folder)
 
     @torch.no_grad()
     def features(
@@ -193,30 +208,32 @@ class TrainedModel:
         """config.json."""
         from lexivid import __version__
 
-        revision = getattr(getattr(getattr(self.backbone, "model", None), "config", None), "_commit_hash", None)
-        name = self.backbone.name
-        local = Path(name).is_dir()
+        name = name_of(self.backbone)
+        source, _, revision = (name, "", "") if Path(name).is_absolute() else name.partition("@")
         return {
             "model_type": MODEL_TYPE,
             "lexivid_version": __version__,
             "backbone": {
-                "name": str(Path(name).resolve()) if local else name.partition("@")[0],
-                "revision": revision or (None if local else name.partition("@")[2] or None),
+                "name": source,
+                "revision": revision or None,
                 "fingerprint": _backbone_fingerprint(self.backbone, self.mov),
             },
+            "label_encoder": None if self.label_encoder is None else self.label_encoder.kind,
             "mov": self.mov.config.to_dict(),
             "base_classes": list(self.base_classes),
-            "templates": self.templates,
+            "templates": templates_to_store(self.templates),
             "inputs": list(self.inputs),
             "base_score": self.base_score,
             "sampling": self.sampling,
             "calibration": self.calibration,
             "evidence": {path: found.to_dict() for path, found in self.evidence.items()},
+            "not_fitted": self.not_fitted,
             "scales": self.scales,
         }
 
     def save_pretrained(self, folder: str | Path, *, self_contained: bool = False) -> None:
-        """Write model.safetensors, then config.json, which makes it a model; each whole or not at all.
+        """Write what it was trained on, model.safetensors, then config.json, which makes it a model; each whole or not
+        at all.
 
         Args:
             self_contained: also hold the backbone, so that the folder needs nothing else.
@@ -228,6 +245,8 @@ class TrainedModel:
         folder = Path(folder)
         if self_contained:
             save_backbone(self.backbone, folder / "backbone")
+        if self.clips is not None:
+            self.clips.save(folder)
         self.save_weights(folder)
         self.save_config(folder)
 
@@ -237,7 +256,7 @@ class TrainedModel:
         data = save({k: v.detach().cpu().contiguous() for k, v in own.items()}, metadata={"format": "pt"})
         write_atomically(folder / "model.safetensors", data)
         if self.label_encoder is not None:
-            self.label_encoder.save(folder, backbone=self.backbone.name)
+            self.label_encoder.save(folder, backbone=name_of(self.backbone))
 
     def save_config(self, folder: Path) -> None:
         """config.json, which makes the folder a model."""
@@ -269,7 +288,7 @@ class TrainedModel:
         Raises:
             ModelError: no such model, damaged, or another backbone than it was trained on.
         """
-        folder = Path(name) if Path(name).is_dir() else download(str(name), revision, token, local_files_only)
+        folder = model_folder(name, revision=revision, token=token, local_files_only=local_files_only)
         config = read_config(folder)
         try:
             wanted = config["backbone"]
@@ -288,11 +307,16 @@ class TrainedModel:
             if missing or unexpected:
                 raise ModelError(f"model {str(name)!r}: model.safetensors does not fit config.json ({missing[:2]} ...)")
             has_encoder = has_label_encoder(folder)
+            if not has_encoder and config.get("label_encoder"):
+                raise ModelError(
+                    f"model {str(name)!r} lacks its label encoder (label_encoder.json): copy the folder whole, or "
+                    "fetch it again"
+                )
             return cls(
                 backbone,
                 mov.to(where).eval(),
                 tuple(config["base_classes"]),
-                config["templates"],
+                stored_templates(config["templates"]),
                 tuple(config["inputs"]),
                 config["base_score"],
                 dict(config["sampling"]),
@@ -300,6 +324,8 @@ class TrainedModel:
                 evidence={path: Evidence.from_dict(e) for path, e in (config.get("evidence") or {}).items()},
                 scales=config.get("scales"),
                 label_encoder=load_label_encoder(folder, backbone=backbone, device=where) if has_encoder else None,
+                not_fitted=dict(config.get("not_fitted") or {}),
+                folder=folder,
             )
         except (KeyError, TypeError, OSError, RuntimeError, SafetensorError) as error:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
@@ -312,32 +338,41 @@ class TrainedModel:
         private: bool | None = None,
         token: str | bool | None = None,
         commit_message: str = "Upload a Lexivid model",
-        self_contained: bool = False,
+        self_contained: bool | None = None,
     ) -> str:
-        """Upload to the Hugging Face Hub with a short model card -> the address of the commit."""
+        """Upload to the Hugging Face Hub with a short model card -> the address of the commit.
+
+        With it goes what it was trained on, as contents and labels without file names, so that whoever has those clips
+        is told. Nothing in it names a folder of this machine.
+
+        Args:
+            self_contained: the backbone goes too; None: where it is a folder of this machine, which nobody else has.
+
+        Raises:
+            ModelError: the label encoder reads with a language model that is a folder of this machine.
+        """
         import tempfile
 
         from huggingface_hub import HfApi
 
+        if self_contained is None:
+            self_contained = Path(name_of(self.backbone)).is_absolute()
+        language_model = self.label_encoder.settings().get("language_model") if self.label_encoder else None
+        if language_model and Path(language_model).is_absolute():
+            raise ModelError(
+                f"the label encoder reads with the language model {language_model!r}, which nobody else has: publish "
+                "that one first, and train with its name on the Hub"
+            )
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
             self.save_pretrained(folder, self_contained=self_contained)
-            write_atomically(Path(folder) / "README.md", self.model_card(repo_id))
+            if self.clips is not None:
+                self.clips.without_names().save(folder)
+            forget_places(folder)
+            write_atomically(folder / "README.md", model_card(folder, repo_id))
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message))
-
-    def model_card(self, name: str) -> str:
-        """README.md of a model on the Hub."""
-        shown = ", ".join(self.base_classes[:50]) + (" ..." if len(self.base_classes) > 50 else "")
-        backbone = self.to_config()["backbone"]
-        return (
-            f"---\nlibrary_name: lexivid\npipeline_tag: video-classification\ntags: [lexivid, open-vocabulary, video]\n"
-            f"---\n\n# {name}\n\nAn open-vocabulary video classifier (MOV) on the backbone `{backbone['name']}`, "
-            f"trained with {', '.join(self.inputs)}.\n\n```python\nimport lexivid\n\n"
-            f"classifier = lexivid.load({name!r})\n"
-            f'classifier.classify("clip.mp4", labels=["your", "own", "words"])\n```\n\n'
-            f"Base classes ({len(self.base_classes)}): {shown}\n"
-        )
 
 
 def base_probabilities(features: MOVFeatures, labels: Tensor, *, tau: float, how: str = "v_m") -> Tensor:

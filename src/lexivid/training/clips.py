@@ -16,6 +16,7 @@ from lexivid.data.batches import Samples
 from lexivid.data.clip_cache import ClipCache, content_id
 from lexivid.data.dataset import Clip, read_dataset
 from lexivid.data.loading import ClipSamples, SampleSpec, clip_goals
+from lexivid.data.run_clips import RunClips, contents_of, data_folder
 from lexivid.data.splits import ClassSplit, hold_out, split_classes
 from lexivid.errors import LexividError, MediaError
 from lexivid.media.decode import decoder_version
@@ -40,6 +41,7 @@ class TrainingClips(NamedTuple):
         synthetic_classes: more names, which follow those in the targets: labels that a model alone wrote.
         split: content of split.json, or None.
         failures: path -> reason of clips that could not be read when features were cached.
+        files: the clips as files, which the run folder keeps; None: they are no files.
     """
 
     train: Samples
@@ -48,18 +50,17 @@ class TrainingClips(NamedTuple):
     split: ClassSplit | None = None
     failures: Mapping[str, str] = {}
     synthetic_classes: tuple[str, ...] = ()
+    files: RunClips | None = None
 
 
-def select_clips(recipe: Recipe, data: str | Path) -> tuple[list[Clip], list[Clip], ClassSplit]:
-    """(training clips, held-out clips, class split): both of base classes and of the training part alone.
+def draw_clips(recipe: Recipe, data: str | Path) -> RunClips:
+    """Training and held-out clips, both of base classes and of the training part alone; their contents are not read.
 
     Raises:
         LexividError: the data or the split cannot be read, or no clip is left.
     """
     settings = recipe.data
-    dataset = read_dataset(
-        data, kind=settings.kind, list_number=settings.list_number, lists=settings.lists, names=settings.names
-    )
+    dataset = read_dataset(data, **settings.layout())
     if settings.class_split is not None:
         split = ClassSplit.load(settings.class_split)
     elif settings.base_fraction is not None:
@@ -76,7 +77,18 @@ def select_clips(recipe: Recipe, data: str | Path) -> tuple[list[Clip], list[Cli
         raise LexividError(f"base class {min(empty)!r} has no training clips in {str(data)!r}")
     one = recipe.objective.kind == "softmax"
     kept, out = hold_out(base.clips, fraction=settings.held_out, seed=settings.split_seed, each_class=one)
-    return kept, out, split
+    return RunClips(tuple(kept), tuple(out), split, str(data_folder(data)), {})
+
+
+def identified(clips: RunClips, accelerator: Accelerator | None = None) -> RunClips:
+    """With the contents of all files that can be read; each process reads its share."""
+    paths = sorted({clip.path for clip in clips.clips})
+    if accelerator is None or accelerator.num_processes == 1:
+        return replace(clips, contents=contents_of(paths))
+    from accelerate.utils import gather_object
+
+    own = contents_of(paths[accelerator.process_index :: accelerator.num_processes])
+    return replace(clips, contents=dict(gather_object(list(own.items()))))
 
 
 def sample_spec(recipe: Recipe, images: ImageProcessing, *, train: bool) -> SampleSpec:
@@ -95,7 +107,7 @@ def sample_spec(recipe: Recipe, images: ImageProcessing, *, train: bool) -> Samp
 
 def open_clips(
     recipe: Recipe,
-    data: str | Path,
+    data: str | Path | RunClips,
     mov: MOV,
     images: ImageProcessing,
     *,
@@ -104,25 +116,44 @@ def open_clips(
 ) -> TrainingClips:
     """The clips of a data folder as the recipe wants them.
 
+    Args:
+        data: a folder or manifest, from which they are drawn; or those that were.
+
     Raises:
-        LexividError: see `select_clips`.
+        LexividError: see `draw_clips`.
     """
-    train, held_out, split = select_clips(recipe, data)
-    written = {label for clip in train for label in clip.synthetic} if recipe.data.synthetic_weight else set()
-    synthetic = tuple(sorted(written - set(split.classes)))
-    opened: list[Samples] = []
-    failures: dict[str, str] = {}
-    for clips, is_training in ((train, True), (held_out, False)):
-        more = synthetic if is_training else ()
-        samples: Samples = _samples(recipe, clips, images, split.base, more, train=is_training)
-        if recipe.data.cache_video_features and clips:
-            cached, failed = _with_cached_features(
-                recipe, clips, images, split.base, more, mov, train=is_training, accelerator=accelerator,
-                on_progress=on_progress,
-            )  # fmt: skip
-            samples, failures = cached, failures | failed
-        opened.append(samples)
-    return TrainingClips(opened[0], opened[1] if held_out else None, split.base, split, failures, synthetic)
+    files = data if isinstance(data, RunClips) else draw_clips(recipe, data)
+    written = {label for clip in files.train for label in clip.synthetic} if recipe.data.synthetic_weight else set()
+    synthetic = tuple(sorted(written - set(files.split.classes)))
+    train, failures = _opened(
+        recipe, files, synthetic, mov, images, train=True, accelerator=accelerator, on_progress=on_progress
+    )
+    held_out, failed = None, dict[str, str]()
+    if files.held_out:
+        held_out, failed = _opened(
+            recipe, files, (), mov, images, train=False, accelerator=accelerator, on_progress=on_progress
+        )
+    return TrainingClips(train, held_out, files.split.base, files.split, failures | failed, synthetic, files)
+
+
+def open_held_out(recipe: Recipe, files: RunClips, mov: MOV, images: ImageProcessing) -> Samples | None:
+    """The held-out clips alone, on one process, as `open_clips` opens them; None: there are none."""
+    if not files.held_out:
+        return None
+    return _opened(recipe, files, (), mov, images, train=False, accelerator=None, on_progress=None)[0]
+
+
+def _opened(
+    recipe: Recipe, files: RunClips, synthetic: Sequence[str], mov: MOV, images: ImageProcessing, *, train: bool,
+    accelerator: Accelerator | None, on_progress: OnProgress | None,
+) -> tuple[Samples, dict[str, str]]:  # fmt: skip
+    """Samples, and path -> reason of those that could not be read when features were cached."""
+    clips, base = files.train if train else files.held_out, files.split.base
+    if not recipe.data.cache_video_features or not clips:
+        return _samples(recipe, clips, images, base, synthetic, train=train), {}
+    return _with_cached_features(
+        recipe, clips, images, base, synthetic, mov, train=train, accelerator=accelerator, on_progress=on_progress
+    )
 
 
 def _samples(

@@ -62,10 +62,15 @@ OnEpoch = Callable[[System, int], None]
 
 
 class FitResult(NamedTuple):
-    """The state after the last step, and the weights that the recipe exports (all but those of frozen models)."""
+    """The state after the last step, and the weights that the recipe exports (all but those of frozen models).
+
+    exported: which they are: as the recipe asks, or "last" where it asks for what there is none of, such as the best
+        on held-out clips without any.
+    """
 
     state: FitState
     weights: dict[str, Tensor]
+    exported: str = "last"
 
 
 def fit(
@@ -197,17 +202,17 @@ def fit(
             save()
     finally:
         log.close()
-    weights = gather_state(accelerator, wrapped, optimizer)[0]
-    if settings.export == "best" and (best := list_checkpoints(checkpoints, "best")):
-        weights = load_checkpoint(best[-1]).model
+    weights, exported = gather_state(accelerator, wrapped, optimizer)[0], "last"
+    if settings.export == "best" and state.best is not None and (best := list_checkpoints(checkpoints, "best")):
+        weights, exported = load_checkpoint(best[-1]).model, "best"
     elif settings.export == "average" and (last := list_checkpoints(checkpoints, "average")):
-        weights = average_weights([load_checkpoint(path).model for path in last])
+        weights, exported = average_weights([load_checkpoint(path).model for path in last]), "average"
     weights = {name: value.detach().clone() for name, value in weights.items()}
     accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # takes autocast off the model again
     if not is_sharded(accelerator):
         load_trained(model, weights)
     model.eval()
-    return FitResult(state, weights)
+    return FitResult(state, weights, exported)
 
 
 class Step:

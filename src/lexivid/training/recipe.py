@@ -8,13 +8,15 @@ default is that number (section 4.2), and the recipes of the paper state it agai
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from lexivid.backbones.base import lasting_name
 from lexivid.data.dataset import Kind
 from lexivid.errors import LexividError
 from lexivid.labels.soft_attributes import SoftAttributeConfig
+from lexivid.labels.templates import template_names
 from lexivid.models.ovml import SigmoidConfig
 from lexivid.training.settings import Settings, at_least, load_settings, settings_names
 
@@ -164,6 +166,10 @@ class DataRecipe:
     cache_clips: bool = True
     num_workers: int = 2
 
+    def layout(self) -> dict[str, Any]:
+        """The keyword arguments of `lexivid.data.dataset.read_dataset`."""
+        return {"kind": self.kind, "list_number": self.list_number, "lists": self.lists, "names": self.names}
+
     def __post_init__(self) -> None:
         at_least(
             self, held_out=0, num_frames=1, cache_video_features=0, num_workers=0, audio_s=0.1,
@@ -274,6 +280,24 @@ class Recipe(Settings):
                 "model.frozen_video to false"
             )
 
+    def with_absolute_paths(self) -> Recipe:
+        """Files and folders named from the root, so that a recipe that is stored means the same from anywhere."""
+        model, labels, data = self.model, self.labels, self.data
+        templates = model.templates if model.templates in template_names() else _absolute(model.templates)
+        return replace(
+            self,
+            model=replace(
+                model, backbone=lasting_name(model.backbone), init_from=_absolute(model.init_from), templates=templates
+            ),
+            labels=replace(labels, language_model=lasting_name(labels.language_model)),
+            data=replace(
+                data,
+                class_split=_absolute(data.class_split),
+                lists=_absolute(data.lists),
+                names=_absolute(data.names),
+            ),
+        )
+
     @property
     def inputs(self) -> tuple[str, ...]:
         """The streams that are shown, in the model's order."""
@@ -282,6 +306,10 @@ class Recipe(Settings):
             return self.model.modalities
         known = [name for name in self.model.modalities if name in asked]
         return (*known, *(name for name in asked if name not in known))
+
+
+def _absolute(path: str | None) -> str | None:
+    return path if path is None else str(Path(path).absolute())
 
 
 def load_recipe(name: str | Path | Recipe, settings: Iterable[str] | Mapping[str, Any] = ()) -> Recipe:

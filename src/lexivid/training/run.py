@@ -4,51 +4,67 @@ config.json, model.safetensors   the model (see lexivid.models.trained); written
 label_encoder.*                  where the recipe trains one (see lexivid.labels.trained_encoders)
 backbone/                        only with self_contained
 recipe.yaml, split.json          what was asked, with every default; which classes are base and novel
+clips.jsonl                      every clip that was trained on or kept back (see lexivid.data.run_clips)
 train.json                       what came out: held-out accuracy, clips asked and failed, time, versions
 log.jsonl, tensorboard/          every step
-checkpoints/                     for `resume`; can be deleted afterwards
+checkpoints/                     for `resume`; can be deleted when train.json is there
+twins/                           other models that calibration trained (see lexivid.evaluation.twins)
+
+In order: recipe.yaml, clips.jsonl and checkpoints while it trains; then model.safetensors, train.json and config.json;
+then both JSON files once more, with what held-out clips say. `resume` goes on from whichever of these was reached.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import platform
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 
 from lexivid.backbones import Backbone, load_backbone
 from lexivid.data.batches import Samples
+from lexivid.data.dataset import Clip
+from lexivid.data.run_clips import CLIPS_FILE, SPLIT_FILE, RunClips
+from lexivid.data.splits import ClassSplit
 from lexivid.errors import LexividError
 from lexivid.labels import LabelBank, check_labels, load_templates
 from lexivid.labels.trained_encoders import WEIGHTS_FILE, TrainedLabelEncoder, has_label_encoder
-from lexivid.models.folder import read_config, save_backbone
+from lexivid.models.folder import is_trained_model, read_config, save_backbone
 from lexivid.models.mov import MOV, MOVConfig
 from lexivid.models.system import System, make_objective, make_teacher
 from lexivid.models.trained import TrainedModel
 from lexivid.storage import write_atomically
-from lexivid.training.clips import TrainingClips, open_clips
+from lexivid.training.clips import TrainingClips, draw_clips, identified, open_clips, open_held_out
 from lexivid.training.distributed import is_sharded, load_trained, make_accelerator, trained_state
 from lexivid.training.log import OnProgress, held_out
-from lexivid.training.loop import FitState, OnEpoch, fit
+from lexivid.training.loop import FitResult, OnEpoch, fit
 from lexivid.training.recipe import Recipe, load_recipe
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+SUMMARY_FILE = "train.json"
 
 
 class TrainingResult(NamedTuple):
-    """The run folder, held-out metrics after the last step, and path -> reason of clips that could not be read."""
+    """The run folder, held-out metrics after the last step, and path -> reason of clips that could not be read.
+
+    `had_ended`: the run was complete before this call, which did nothing.
+    """
 
     out: Path
     metrics: dict[str, float]
     failures: dict[str, str]
     summary: dict[str, Any]
     is_main_process: bool = True
+    had_ended: bool = False
 
     def describe(self) -> str:
         """A line for people."""
@@ -56,12 +72,25 @@ class TrainingResult(NamedTuple):
         words = [f"{self.out}: {s['clips']} clips of {s['base_classes']} base classes, {s['steps']} steps"]
         if self.metrics:
             words.append(f"held-out {held_out(self.metrics)} ({s['clips_held_out']} clips)")
+        if self.had_ended:
+            words.append("had ended before: nothing was done")
         return ", ".join(words)
+
+    def warnings(self) -> list[str]:
+        """What did not come out as the recipe asks, for people."""
+        s = self.summary
+        told = [f"{what} could not be fitted: {why}" for what, why in s.get("not_fitted", {}).items()]
+        if s["exported"] != s.get("export_asked", s["exported"]):
+            told.append(
+                f"training.export is {s['export_asked']!r}, but there are no such weights (no clips were held out, or "
+                f"no epoch was trained): the folder holds the {s['exported']} ones"
+            )
+        return told
 
 
 def train(
     recipe: str | Path | Recipe,
-    data: str | Path | TrainingClips,
+    data: str | Path | RunClips | TrainingClips,
     out: str | Path,
     *,
     resume: bool = False,
@@ -74,12 +103,15 @@ def train(
 ) -> TrainingResult:
     """Train a model.
 
+    Of several processes the first calibrates when training has ended; the others return before, and wait for nothing.
+
     Args:
         recipe: the name of one ("lite-mov"), a YAML file, or a `Recipe`.
-        data: a folder of clips (see `lexivid.data.dataset.read_dataset`), or clips that are open already.
+        data: a folder of clips (see `lexivid.data.dataset.read_dataset`), clips that were drawn, or that are open.
         out: the run folder: new or empty, unless `resume`.
         resume: go on where an earlier call of the same recipe stopped, however it was stopped; from the start where
-            it had not come to a checkpoint, and at once back where it had ended.
+            it had not come to a checkpoint, and at once back where it had ended. The clips are those that the run
+            began with, whatever `data` holds by now.
         set: settings on top of the recipe: "training.lr=3e-4" strings, or a mapping of dotted keys.
         self_contained: the run folder also holds the backbone.
         device: "auto", "cpu", "cuda".
@@ -91,11 +123,13 @@ def train(
         ModelError: the backbone cannot.
         MissingExtraError: packages of the extra `train` are missing.
     """
-    recipe = load_recipe(recipe, set)
-    out = Path(out)
-    _check_folder(out, recipe, resume=resume)
+    recipe, out = load_recipe(recipe, set).with_absolute_paths(), Path(out)
+    check_folder(out, recipe, resume=resume)
     started = time.monotonic()
     accelerator = make_accelerator(recipe.training, device=device)
+    if resume and is_trained_model(out):
+        return _complete(recipe, data, out, accelerator=accelerator, backbone=backbone)
+    begun = RunClips.load(out) if resume else None
     if backbone is None:
         backbone = load_backbone(recipe.model.backbone, device=accelerator.device, dtype="float32")
     config = MOVConfig.for_backbone(backbone, tau_v_ratio=recipe.model.tau_v_ratio, **recipe.model.mov_settings())
@@ -103,16 +137,19 @@ def train(
     mov = MOV.from_backbone(backbone, config)
     label_encoder = make_label_encoder(recipe, backbone)
     mov.to(accelerator.device)
+    if not isinstance(data, TrainingClips):
+        files = _files(recipe, data, begun, accelerator)
+        data = open_clips(recipe, files, mov, backbone.images, accelerator=accelerator, on_progress=on_progress)
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
         if self_contained:
             save_backbone(backbone, out / "backbone")
         write_atomically(out / "recipe.yaml", recipe.to_yaml())
+        if begun is None and data.files is not None:
+            data.files.save(out)
+        elif data.split is not None:
+            data.split.save(out / SPLIT_FILE)
     accelerator.wait_for_everyone()
-    if not isinstance(data, TrainingClips):
-        data = open_clips(recipe, data, mov, backbone.images, accelerator=accelerator, on_progress=on_progress)
-    if accelerator.is_main_process and data.split is not None:
-        data.split.save(out / "split.json")
     templates = recipe.model.templates or backbone.default_templates
     system = _system(recipe, data, backbone, mov, label_encoder, templates)
     if recipe.model.init_from:
@@ -124,21 +161,91 @@ def train(
         accelerator=accelerator, on_progress=on_progress, on_epoch=on_epoch,
     )  # fmt: skip
     result.state.failures.update(data.failures)
-    summary = _summary(recipe, result.state, data, time.monotonic() - started, accelerator.num_processes)
+    summary = _summary(recipe, result, data, time.monotonic() - started, accelerator.num_processes)
+    # From here on nobody waits for anybody: calibration may take longer than the processes' time limit.
     if accelerator.is_main_process:
         if whole is not system:
             load_trained(whole, result.weights)
             whole.to(accelerator.device)
         model = trained_model(recipe, backbone, whole, data.base_classes)
-        model.save_pretrained(out)  # whatever becomes of the rest, what was trained is there
-        if data.held_out is not None and len(data.held_out):
-            calibrate(model, data.held_out, num_workers=recipe.data.num_workers)
-            summary["calibration"] = model.calibration
-            summary["evidence"] = {path: found.to_dict() for path, found in model.evidence.items()}
-        write_atomically(out / "train.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+        # Whatever becomes of the rest, what was trained is there.
+        model.save_weights(out)
+        _write_summary(out, summary)
         model.save_config(out)
-    accelerator.wait_for_everyone()
+        own_clips = data.files.held_out if data.files else None
+        calibrate(model, data.held_out, num_workers=recipe.data.num_workers, clips=own_clips)
+        summary |= _fitted(model)
+        model.save_config(out)
+        _write_summary(out, summary)
     return TrainingResult(out, result.state.metrics, result.state.failures, summary, accelerator.is_main_process)
+
+
+def _files(recipe: Recipe, data: str | Path | RunClips, begun: RunClips | None, accelerator: Accelerator) -> RunClips:
+    """The clips as files: those that the run began with, or now drawn and identified.
+
+    Raises:
+        LexividError: none of those that the run began with is there any more, or as `draw_clips`.
+    """
+    if begun is None:
+        return data if isinstance(data, RunClips) else identified(draw_clips(recipe, data), accelerator)
+    if isinstance(data, RunClips):
+        if data.digest != begun.digest:
+            raise LexividError("--resume: the run was started with other clips")
+        return data
+    now, lost = begun.found_in(data, **recipe.data.layout())
+    if lost == len(now.clips):
+        raise LexividError(
+            f"--resume: none of the {lost} clips that the run was started with is in {str(data)!r} or where it lay "
+            "then: give the same data"
+        )
+    return now
+
+
+def _complete(
+    recipe: Recipe,
+    data: str | Path | RunClips | TrainingClips,
+    out: Path,
+    *,
+    accelerator: Accelerator,
+    backbone: Backbone | None,
+) -> TrainingResult:
+    """A run whose training has ended: nothing is left to do, but for a calibration that was interrupted."""
+    try:
+        summary = json.loads((out / SUMMARY_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise LexividError(
+            f"{str(out)!r} holds a trained model, and {SUMMARY_FILE} beside it is missing or damaged: there is nothing "
+            "to resume; name another folder to train anew"
+        ) from None
+    is_main = accelerator.is_main_process
+    had_ended = "evidence" in summary or not summary["clips_held_out"]
+    if is_main and not had_ended:
+        model = TrainedModel.from_pretrained(out, device=accelerator.device, backbone=backbone)
+        if isinstance(data, TrainingClips):
+            kept_back, clips = data.held_out, data.files.held_out if data.files else None
+        elif model.clips is None:
+            raise LexividError(f"{str(out / CLIPS_FILE)!r} is missing: calibrate the run with `lexivid evaluate`")
+        else:
+            there = data if isinstance(data, RunClips) else model.clips.found_in(data, **recipe.data.layout())[0]
+            kept_back, clips = open_held_out(recipe, there, model.mov, model.backbone.images), there.held_out
+        calibrate(model, kept_back, num_workers=recipe.data.num_workers, clips=clips)
+        summary |= _fitted(model)
+        model.save_config(out)
+        _write_summary(out, summary)
+    return TrainingResult(out, summary["held_out"], summary["failures"], summary, is_main, had_ended)
+
+
+def _fitted(model: TrainedModel) -> dict[str, Any]:
+    """What held-out clips said, for train.json."""
+    return {
+        "calibration": model.calibration,
+        "evidence": {path: found.to_dict() for path, found in model.evidence.items()},
+        "not_fitted": model.not_fitted,
+    }
+
+
+def _write_summary(out: Path, summary: Mapping[str, Any]) -> None:
+    write_atomically(out / SUMMARY_FILE, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
 
 
 def make_label_encoder(recipe: Recipe, backbone: Backbone) -> TrainedLabelEncoder | None:
@@ -158,10 +265,7 @@ def make_label_encoder(recipe: Recipe, backbone: Backbone) -> TrainedLabelEncode
     text = FrozenTextEncoder(backbone)
     if asked.encoder == "learned_context":
         return LearnedContextEncoder(text, num_context=asked.num_context)
-    name = asked.language_model
-    # A folder is found again from wherever the run will be read.
-    name = str(Path(name).resolve()) if Path(name).is_dir() else name
-    language_model = FrozenLanguageModel.load(name, device=backbone.device)
+    language_model = FrozenLanguageModel.load(asked.language_model, device=backbone.device)
     return SoftAttributeEncoder(language_model, text, asked.soft_attributes)
 
 
@@ -201,23 +305,41 @@ def trained_model(recipe: Recipe, backbone: Backbone, system: System, base_class
     )  # fmt: skip
 
 
-def calibrate(model: TrainedModel, held_out: Samples, *, num_workers: int) -> None:
+def calibrate(
+    model: TrainedModel, held_out: Samples | None, *, num_workers: int, clips: Sequence[Clip] | None = None
+) -> None:
     """Fit what held-out base clips can say: the offset between base and novel classes of a softmax, and what a label's
-    standing is worth. What they do not suffice for stays unset: none of the clips can be read, or is ever right."""
+    standing is worth. What they do not suffice for stays unset, and `model.not_fitted` says why.
+
+    clips: the same as files, whose recordings stay together in cross-validation; None: each is one of its own.
+    """
     from lexivid.evaluation.collected import collect
     from lexivid.evaluation.evidence import fit_model_evidence
     from lexivid.evaluation.protocols import calibrate as fit_offset
 
+    model.calibration, model.evidence = None, {}
     model.mov.eval()
-    held_out.set_epoch(0)
     try:
-        collected = collect(model, held_out, classes=model.base_classes, batch_size=16, num_workers=num_workers)
-    except LexividError:
+        if held_out is None or not len(held_out):
+            raise LexividError("no clips were held out of training (data.held_out)")
+        held_out.set_epoch(0)
+        collected = collect(
+            model, held_out, classes=model.base_classes, batch_size=16, num_workers=num_workers,
+            paths=[clip.path for clip in clips] if clips else None,
+            groups=[clip.group for clip in clips] if clips else None,
+        )  # fmt: skip
+    except LexividError as error:
+        whats = ("evidence",) if model.scales is not None else ("calibration", "evidence")
+        model.not_fitted = dict.fromkeys(whats, str(error))
         return
+    model.not_fitted = {}
     if model.scales is None:
-        with contextlib.suppress(LexividError):
+        try:
             model.calibration = fit_offset(collected, model.embed).to_dict()
-    model.evidence = fit_model_evidence(model, collected)
+        except LexividError as error:
+            model.not_fitted["calibration"] = str(error)
+    model.evidence, reasons = fit_model_evidence(model, collected)
+    model.not_fitted |= reasons
 
 
 SAMPLING = ("num_frames", "stride", "stride_rate", "flow", "flow_size", "flow_crop", "audio_s")
@@ -231,7 +353,7 @@ _FREE = (
 )  # fmt: skip
 
 
-def _check_folder(out: Path, recipe: Recipe, *, resume: bool) -> None:
+def check_folder(out: Path, recipe: Recipe, *, resume: bool) -> None:
     if out.is_file():
         raise LexividError(f"{str(out)!r} is a file; name a folder for the run")
     path = out / "recipe.yaml"
@@ -242,10 +364,18 @@ def _check_folder(out: Path, recipe: Recipe, *, resume: bool) -> None:
     if path.is_file():
         before, now = (_flat(r.to_dict()) for r in (load_recipe(path), recipe))
         for key in now:
-            if key not in _FREE and now[key] != before[key]:
+            if key not in _FREE and now[key] != before[key] and not _same_split(out, key, now[key]):
                 raise LexividError(
                     f"--resume: {key} is {now[key]!r}, but the run in {str(out)!r} was started with {before[key]!r}"
                 )
+
+
+def _same_split(out: Path, key: str, path: str | None) -> bool:
+    """Whether a file of base and novel classes in another place says what the run was started with."""
+    if key != "data.class_split" or path is None or not (out / SPLIT_FILE).is_file() or not Path(path).is_file():
+        return False
+    given, own = ClassSplit.load(path), ClassSplit.load(out / SPLIT_FILE)
+    return (given.base, given.novel) == (own.base, own.novel)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -277,15 +407,18 @@ def _start_from(system: System, folder: Path) -> None:
     system.load_state_dict(shared, strict=False)
 
 
-def _summary(recipe: Recipe, state: FitState, data: TrainingClips, seconds: float, world: int) -> dict[str, Any]:
+def _summary(recipe: Recipe, result: FitResult, data: TrainingClips, seconds: float, world: int) -> dict[str, Any]:
     from lexivid import __version__
+
+    state = result.state
 
     return {
         "recipe": recipe.name,
         "steps": state.step,
         "held_out": state.metrics,
         "best_held_out": state.best,
-        "exported": recipe.training.export,
+        "export_asked": recipe.training.export,
+        "exported": result.exported,
         "base_classes": len(data.base_classes),
         "synthetic_classes": len(data.synthetic_classes),
         "clips": len(data.train),
