@@ -210,8 +210,10 @@ def class_folds(classes: Sequence[str], *, num_folds: int = 2, seed: int = 0) ->
     Raises:
         LexividError: fewer classes than leave two to train on.
     """
-    if num_folds < 2 or len(classes) - -(-len(classes) // num_folds) < 2:
-        raise LexividError(f"{len(classes)} base classes cannot be left out in {num_folds} folds: two must stay")
+    if not 2 <= num_folds <= len(classes) or len(classes) - -(-len(classes) // num_folds) < 2:
+        raise LexividError(
+            f"{len(classes)} base classes cannot be left out in {num_folds} folds: two must stay, and one must go"
+        )
     order = np.random.default_rng(seed).permutation(len(classes))
     return [tuple(classes[i] for i in sorted(order[fold::num_folds])) for fold in range(num_folds)]
 
