@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 import lexivid
 from lexivid.backbones import load_backbone
 from lexivid.cli import app
+from lexivid.data.run_clips import RunClips
 from lexivid.errors import LexividError, MediaError, ModelError
 from lexivid.evaluation.calibration import Calibration, combine
 from lexivid.inference_trained import TrainedClassifier
@@ -142,11 +143,25 @@ def test_classify(classifier: TrainedClassifier, clips: Path) -> None:
     assert sum(_scores(prediction).values()) == pytest.approx(1, abs=1e-5)
     assert prediction.labels[0].label == "red"
     assert prediction.model == classifier.name
-    assert prediction.warnings == ()
     for name in ("red", "green", "blue"):
         for i in range(6):
             found = classifier.classify(clips / name / f"{i}.mp4", "red, green, blue", vocabulary_is="base")
             assert found.labels[0].label == name
+
+
+def test_who_classifies_a_training_clip_is_told(
+    run: Path, classifier: TrainedClassifier, clips: Path, tmp_path: Path
+) -> None:
+    """Whatever the clip is called and wherever it lies; with a timeline too. Others pass without a word."""
+    record = RunClips.load(run)
+    assert record is not None
+    told = ("the model was trained on this file, so its scores say little about other files",)
+    trained_on, kept_back = record.train[0].path, record.held_out[0].path
+    copy = shutil.copy(trained_on, tmp_path / "other name.mp4")
+    other = cases.make_clip(tmp_path / "0.mp4", cases.COLOURS["red"], step=3, tone_hz=310.0)
+    found = classifier.classify_many([trained_on, copy, kept_back, other], LABELS, vocabulary_is="base")
+    assert [prediction.warnings for prediction in found] == [told, told, (), ()]
+    assert classifier.classify(copy, "red, green", timeline_s=1, vocabulary_is="base").warnings == told
 
 
 def test_equations(classifier: TrainedClassifier, clips: Path) -> None:
@@ -292,7 +307,7 @@ def test_push_to_hub(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             return type("Repo", (), {"repo_id": f"me/{repo_id}"})
 
         def upload_folder(self, *, repo_id: str, folder_path: str, commit_message: str) -> str:
-            uploaded.update({path.name: path.read_bytes() for path in Path(folder_path).iterdir()}, repo=repo_id)
+            uploaded.update({path.name: path.read_bytes() for path in Path(folder_path).glob("*.*")}, repo=repo_id)
             return "https://hub/commit"
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
