@@ -19,7 +19,7 @@ LAYERS = (
     {"labels", "data"},
     {"backbones"},
     {"media"},
-    {"errors", "page", "prefetch", "storage", "workers"},
+    {"errors", "interrupts", "page", "prefetch", "storage", "workers"},
 )
 # Training and evaluation import each other inside functions. Each of these is a fault of the structure.
 CIRCLES = {

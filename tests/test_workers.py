@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
+
+from lexivid.workers import end_workers, start_worker
 
 PARENT = """
 import multiprocessing, os, time
@@ -47,3 +51,26 @@ def alive(pid: int) -> bool:
         return False
     state = subprocess.run(["ps", "-o", "state=", "-p", str(pid)], capture_output=True, text=True).stdout
     return not state.startswith("Z")
+
+
+def _sleep() -> None:
+    time.sleep(120)
+
+
+def test_only_the_pools_own_processes_are_ended() -> None:
+    context = multiprocessing.get_context("spawn")
+    callers = context.Process(target=_sleep)
+    callers.start()
+    pool = ProcessPoolExecutor(1, context, initializer=start_worker)
+    worker = pool.submit(os.getpid).result()
+    pool.submit(_sleep)
+    try:
+        end_workers(pool)
+        ends = time.monotonic() + 20
+        while alive(worker) and time.monotonic() < ends:
+            time.sleep(0.05)
+        assert not alive(worker)
+        assert callers.is_alive()
+    finally:
+        callers.terminate()
+        callers.join()

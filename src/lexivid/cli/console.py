@@ -1,16 +1,30 @@
-"""Data to standard output; messages, bars and waiting signs to standard error."""
+"""Data to standard output; messages, bars and waiting signs to standard error.
+
+Where standard error is no terminal, work that lasts says where it stands in a line a minute.
+"""
 
 from __future__ import annotations
 
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 _messages = Console(stderr=True, highlight=False)
+_LINE_EVERY_S = 60.0
 
 
 def say(message: str, style: str = "") -> None:
@@ -26,9 +40,49 @@ def emit(text: str) -> None:
     sys.stdout.flush()
 
 
+class Bar:
+    """How far a piece of work is: a bar on a terminal, a line a minute elsewhere."""
+
+    def __init__(self, what: str, bars: Progress | None, task: TaskID | None) -> None:
+        self.what, self.done = what, 0.0
+        self.total: float | None = None
+        self._bars, self._task = bars, task
+        self._began = self._since = time.monotonic()
+        self._before = 0.0  # done when the present total was set
+
+    def show(self, done: float | None = None, total: float | None = None, what: str | None = None) -> None:
+        """What has changed."""
+        if total is not None and total != self.total:
+            self.total, self._since, self._before = total, time.monotonic(), done or 0.0
+        self.done = self.done if done is None else done
+        self.what = what or self.what
+        if self._bars is not None and self._task is not None:
+            self._bars.update(
+                self._task, completed=self.done, total=self.total, description=self.what, visible=True
+            )  # fmt: skip
+
+    def line(self) -> str:
+        """What, how much of how much, for how long, and how long still."""
+        now = time.monotonic()
+        words = [self.what if self.total is None else f"{self.what}: {self.done:.0f} of {self.total:.0f}"]
+        words.append(f"{(now - self._began) / 60:.0f} min")
+        if self.total is not None and self.done > self._before:
+            left_s = (now - self._since) / (self.done - self._before) * (self.total - self.done)
+            words.append(f"about {max(left_s, 0) / 60:.0f} min left")
+        return ", ".join(words)
+
+
 @contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """A bar on standard error; nothing where that is no terminal."""
+def progress_bar(what: str, *, hidden: bool = False) -> Iterator[Bar]:
+    """A bar for work that can be counted.
+
+    Args:
+        hidden: no bar before the first count.
+    """
+    if not _messages.is_terminal:
+        with _lines(Bar(what, None, None)) as bar:
+            yield bar
+        return
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -36,15 +90,34 @@ def progress_bar() -> Iterator[Progress]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=_messages, transient=True, disable=not _messages.is_terminal) as progress:
-        yield progress
+    with Progress(*columns, console=_messages, transient=True) as bars:
+        yield Bar(what, bars, bars.add_task(what, total=None, visible=not hidden))
 
 
 @contextmanager
 def status(message: str) -> Iterator[None]:
-    """A waiting sign on standard error; nothing where that is no terminal."""
-    if not _messages.is_terminal:
-        yield
-        return
-    with _messages.status(message):
-        yield
+    """A waiting sign for work that cannot be counted."""
+    if _messages.is_terminal:
+        with _messages.status(Text(message)):
+            yield
+    else:
+        with _lines(Bar(message, None, None)):
+            yield
+
+
+@contextmanager
+def _lines(bar: Bar) -> Iterator[Bar]:
+    """Says the bar's line every minute, from a thread: the work may be silent for longer."""
+    ended = threading.Event()
+
+    def tell() -> None:
+        while not ended.wait(_LINE_EVERY_S):
+            say(bar.line())
+
+    thread = threading.Thread(target=tell, daemon=True, name="lexivid-progress")
+    thread.start()
+    try:
+        yield bar
+    finally:
+        ended.set()
+        thread.join()

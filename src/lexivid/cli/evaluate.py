@@ -46,13 +46,12 @@ def evaluate(
     from lexivid.labels import read_labels_file
 
     chosen = views_asked(views, frames, stride, stride_rate)
-    with progress_bar() as progress:
-        task = progress.add_task("evaluating", total=None)
+    with progress_bar("evaluating") as bar:
         result = runs.evaluate(
             model, data, protocol=protocol, out=out, views=chosen, split=split, part=part, list_number=list_number,
             lists=lists, distractors=read_labels_file(distractors) if distractors else (), templates=templates,
             threshold=threshold, kind=kind, num_workers=workers, device=device, twins=twins,
-            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+            on_progress=bar.show,
         )  # fmt: skip
     lines = runs.summary(result)
     widths = [max(len(line[i]) for line in lines if i < len(line)) for i in range(max(map(len, lines)))]

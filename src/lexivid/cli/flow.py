@@ -35,8 +35,7 @@ def flow(
     """
     from lexivid.media.flow import flow_file
 
-    with progress_bar() as progress:
-        task = progress.add_task("flow", total=None)
+    with progress_bar("flow") as bar:
         written = flow_file(
             video,
             out,
@@ -46,7 +45,7 @@ def flow(
             end_s=end,
             every=every,
             device=device,
-            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+            on_progress=bar.show,
         )
     for warning in written.warnings:
         say(f"warning: {video}: {warning}", "yellow")

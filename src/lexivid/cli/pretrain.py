@@ -37,11 +37,10 @@ def pretrain(
     from lexivid.training.settings import load_one_of
 
     chosen = load_one_of((PretrainRecipe, LanguageModelRecipe), recipe, set or ())
-    with progress_bar() as bar:
-        task = bar.add_task("starting", total=None)
+    with progress_bar("starting") as bar:
 
         def show(now: Progress) -> None:
-            bar.update(task, completed=now.step, total=now.total, description=now.describe())
+            bar.show(now.step, now.total, now.describe())
 
         if isinstance(chosen, LanguageModelRecipe):
             text = pretrain_language_model(chosen, out, seed=seed, on_progress=show).describe()

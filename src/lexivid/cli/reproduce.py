@@ -46,12 +46,11 @@ def reproduce(
     if not world:
         raise LexividError("say --world: tables are made on the synthetic world; for your own data there is `train`")
     command = shlex.join(["lexivid", *sys.argv[1:]])
-    with progress_bar() as bar:
-        task = bar.add_task("starting", total=100)
+    with progress_bar("starting") as bar:
 
         def show(now: RunProgress) -> None:
             left = "" if now.left_s is None else f", about {now.left_s / 60:.0f} min left"
-            bar.update(task, completed=round(100 * now.share), description=f"{now.what}{left}")
+            bar.show(round(100 * now.share), 100, f"{now.what}{left}")
 
         results = make(
             names, out, seeds=seeds, quick=quick, clips=clip or CLIPS, num_workers=workers, command=command,

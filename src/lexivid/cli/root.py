@@ -5,16 +5,32 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from lexivid import __version__
 from lexivid.cli.console import say
 from lexivid.errors import LexividError, MediaError
+from lexivid.interrupts import sigterm_interrupts, status_of
+
+
+class Program(TyperGroup):
+    """The verbs; Ctrl-C and SIGTERM end each with a sentence and status 130 or 143."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            with sigterm_interrupts():
+                return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            say(str(error) or "interrupted", "yellow")
+            raise typer.Exit(status_of(error)) from None
+
 
 app = typer.Typer(
     name="lexivid",
+    cls=Program,
     help="Classify any video in your own words, from pictures, motion and sound.",
     no_args_is_help=True,
     add_completion=False,
@@ -33,15 +49,12 @@ def _version(
 
 
 def main() -> None:
-    """Entry point: user errors become one sentence and status 2 (1: a file is at fault); Ctrl-C status 130."""
+    """Entry point: user errors become one sentence and status 2 (1: a file is at fault)."""
     try:
         app()
     except LexividError as error:
         say(f"error: {error}", "red")
         sys.exit(1 if isinstance(error, MediaError) else 2)
-    except KeyboardInterrupt:
-        say("interrupted", "yellow")
-        sys.exit(130)
     except BrokenPipeError:  # `lexivid ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)

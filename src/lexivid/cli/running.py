@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from lexivid.cli.console import emit, progress_bar, say
+from lexivid.interrupts import Interrupted, status_of
 
 if TYPE_CHECKING:
     from lexivid.inference import Classifier
@@ -27,13 +28,8 @@ def prepare(classifier: Classifier, words: Iterable[str], templates: str | None)
 
     words: or a `LabelDatabase`, whose vectors are taken as they are.
     """
-    with progress_bar() as progress:
-        task = progress.add_task("reading labels", total=None, visible=False)
-        vocabulary = classifier.prepare(
-            words,
-            templates=templates,
-            on_progress=lambda done, total: progress.update(task, completed=done, total=total, visible=True),
-        )
+    with progress_bar("reading labels", hidden=True) as bar:
+        vocabulary = classifier.prepare(words, templates=templates, on_progress=bar.show)
     for warning in vocabulary.warnings:
         say(f"warning: {warning}", "yellow")
     return vocabulary
@@ -62,18 +58,17 @@ def run(
         say(f"going on with an interrupted run: {len(known)} files are done already")
     done: list[Prediction] = []
     rows: list[dict[str, Any]] = []
-    interrupted, started = False, time.monotonic()
+    interrupted, started = 0, time.monotonic()
     streams = output is None and fmt in ("jsonl", "csv")
     if streams and fmt == "csv":
         emit(csv_header())
-    with progress_bar() as progress:
-        task = progress.add_task("classifying", total=None)
+    with progress_bar("classifying") as bar:
         predictions = classify_library(
             classifier,
             paths,
             vocabulary,
             known=known,
-            on_total=lambda total: progress.update(task, total=total),
+            on_total=lambda total: bar.show(total=total),
             on_left_out=say,
             num_thumbnails=_THUMBNAILS_PER_FILE if report else 0,
             **options,
@@ -89,9 +84,9 @@ def run(
                     journal.add(row)
                 elif streams:
                     emit(write_row(row, fmt))
-                progress.update(task, advance=1, description=Path(prediction.path).name[:40])
-        except KeyboardInterrupt:
-            interrupted = True
+                bar.show(len(done), what=Path(prediction.path).name[:40])
+        except KeyboardInterrupt as error:
+            interrupted = status_of(error)
     for prediction in done:
         for warning in prediction.warnings:
             say(f"warning: {prediction.path}: {warning}", "yellow")
@@ -116,8 +111,7 @@ def run(
         say(f"report: {report}")
     if interrupted:
         again = "; the same command goes on from there" if output else ""
-        say(f"interrupted: {len(done)} files are done and written{again}", "yellow")
-        raise typer.Exit(130)
+        raise Interrupted(f"interrupted: {len(done)} files are done and written{again}", status=interrupted)
     failed = sum(prediction.error is not None for prediction in done)
     if failed:
         if output or fmt != "table":

@@ -32,20 +32,20 @@ def train(
     lexivid train lite-mov --data clips/ --out run/
     """
     from lexivid import training
+    from lexivid.interrupts import Interrupted, status_of
+    from lexivid.training.checkpoint import where_it_stands
 
     settings = [*(set or [])]
     if cache_video_features is not None:
         settings.append(f"data.cache_video_features={cache_video_features}")
-    with progress_bar() as bar:
-        task = bar.add_task("starting", total=None)
-
-        def show(now: training.Progress) -> None:
-            bar.update(task, completed=now.step, total=now.total, description=now.describe())
-
-        result = training.train(
-            recipe, data, out, set=settings, resume=resume, self_contained=self_contained, device=device,
-            on_progress=show,
-        )  # fmt: skip
+    try:
+        with progress_bar("starting") as bar:
+            result = training.train(
+                recipe, data, out, set=settings, resume=resume, self_contained=self_contained, device=device,
+                on_progress=lambda now: bar.show(now.step, now.total, now.describe()),
+            )  # fmt: skip
+    except KeyboardInterrupt as error:
+        raise Interrupted(f"interrupted: {where_it_stands(out)}", status=status_of(error)) from None
     if not result.is_main_process:
         return
     for path, reason in result.failures.items():

@@ -12,6 +12,7 @@ import typer
 from lexivid.cli.console import progress_bar, say, status
 from lexivid.cli.root import app
 from lexivid.errors import LexividError
+from lexivid.interrupts import Interrupted, status_of
 
 if TYPE_CHECKING:
     from lexivid.synthetic.world.multilabel import LabelSets
@@ -68,11 +69,10 @@ def world(
     num_base = base or (40 if label_kinds is None else 60)
     num_novel = (30 if label_kinds is None else 40) if novel is None else novel
     try:
-        with progress_bar() as progress:
-            task = progress.add_task("drawing", total=None)
+        with progress_bar("drawing") as bar:
             options: dict[str, Any] = {
                 "seed": seed, "num_workers": workers,
-                "on_progress": lambda done, total: progress.update(task, completed=done, total=total),
+                "on_progress": bar.show,
             }  # fmt: skip
             sets: LabelSets | None = None
             if label_kinds is None:
@@ -89,9 +89,9 @@ def world(
                     num_val=val_clips_per_class * (num_base + num_novel),
                     num_test=test_clips_per_class * (num_base + num_novel), **options,
                 )  # fmt: skip
-    except KeyboardInterrupt:
-        say("interrupted: the same call goes on where this one stopped", "yellow")
-        raise typer.Exit(130) from None
+    except KeyboardInterrupt as error:
+        said = "interrupted: the same call goes on where this one stopped"
+        raise Interrupted(said, status=status_of(error)) from None
     new = len(made.clips) - made.num_kept
     kept = f" ({made.num_kept} were there already)" if made.num_kept else ""
     rate = f", {new / made.wall_s:.0f} clips a second" if new else ""

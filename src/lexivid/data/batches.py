@@ -9,12 +9,14 @@ Shapes: b clips in a batch, M modalities.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.context import BaseContext
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+from lexivid.interrupts import finish_first
+from lexivid.workers import forkserver_context, start_worker
 
 STREAMS = ("video", "flow", "audio")
 _PRELOADED = ["__main__", "numpy.random", "torch", "lexivid.data.loading"]  # once, by the server that forks workers
@@ -121,34 +123,48 @@ def load_batches(
 ) -> Iterator[Batch]:
     """The batches of the listed clips, in order, prepared by worker processes (one torch thread each).
 
-    With workers, a script that calls this needs `if __name__ == "__main__":` (see `worker_context`).
+    With workers, a script that calls this needs `if __name__ == "__main__":` (see `lexivid.workers`).
     """
     loader: torch.utils.data.DataLoader[Any] = torch.utils.data.DataLoader(
         samples,  # type: ignore[arg-type]
         batch_sampler=list(lists),  # type: ignore[arg-type]
         collate_fn=collate,
         num_workers=num_workers,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_start,
         pin_memory=pin_memory,
         prefetch_factor=2 if num_workers else None,
         multiprocessing_context=worker_context() if num_workers else None,
         generator=torch.Generator().manual_seed(0),  # the loader draws a seed for its workers: leave the global one be
     )
-    return iter(loader)
+    return _Batches(loader)
+
+
+class _Batches:
+    """The loader's batches. Its workers end at once with whoever stops asking: nobody wants what they work on."""
+
+    def __init__(self, loader: torch.utils.data.DataLoader[Any]) -> None:
+        self._inner: Any = iter(())
+        with finish_first():  # a worker that has half begun would look in vain for its parent's queues
+            self._inner = iter(loader)
+
+    def __iter__(self) -> _Batches:
+        return self
+
+    def __next__(self) -> Batch:
+        return next(self._inner)
+
+    def __del__(self) -> None:
+        for worker in getattr(self._inner, "_workers", ()):
+            worker.terminate()
 
 
 def worker_context() -> BaseContext:
-    """How workers start: forked, in hundredths of a second, from a server process that has imported this package, and
-    not from this process, whose threads they would inherit in an unknown state. The server imports the main script."""
-    if "forkserver" not in get_all_start_methods():  # Windows
-        return get_context("spawn")
-    context = get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
-    return context
+    """How processes that load clips start."""
+    return forkserver_context(_PRELOADED)
 
 
-def _one_thread(_: int) -> None:
-    torch.set_num_threads(1)
+def _start(_: int) -> None:
+    start_worker()
 
 
 class ClipLoader:

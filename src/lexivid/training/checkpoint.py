@@ -97,6 +97,16 @@ def list_checkpoints(folder: Path, kind: str) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
 
 
+def where_it_stands(run: Path) -> str:
+    """How far an interrupted run has come, and how it goes on, in a sentence for people."""
+    go_on = "the same command with --resume goes on from there"
+    if (run / "config.json").is_file():
+        return f"training has ended and the model is in {run}; what it says may not be calibrated yet: {go_on}"
+    if found := list_checkpoints(run / "checkpoints", "step"):
+        return f"{int(found[-1].name.rpartition('-')[2])} steps are done and kept in {run}; {go_on}"
+    return f"no step was finished, so there is no checkpoint in {run}; the same command with --resume begins anew"
+
+
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint folder.
 

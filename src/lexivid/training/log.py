@@ -15,7 +15,7 @@ class Progress:
     """Where a run is; handed to `on_progress` after every step.
 
     Attributes:
-        phase: "caching features", "training" or "evaluating".
+        phase: "caching features", "training", "evaluating" or "calibrating".
         step, total: of the phase; steps of the optimiser in training.
         epoch: counted from 1. loss: of the last step. lr: of the fusion blocks.
         clips_per_s: over the last steps, on all processes. eta_s: seconds left at that rate; None while unknown.

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from lexivid.backbones.preprocess import ImageProcessing
 from lexivid.data.batches import Batch, Samples, load_batches
 from lexivid.errors import LexividError
+from lexivid.interrupts import finish_first
 from lexivid.models.mov import MOVFeatures
 from lexivid.models.ovml import average_weights
 from lexivid.models.standing import base_standing
@@ -50,9 +51,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class FitState:
-    """What a checkpoint's state.json holds; `failures`: path -> reason of clips that could not be read."""
+    """What a checkpoint's state.json holds.
+
+    `epochs`: those that are over, with their look at held-out clips. `failures`: path -> reason of clips that could not
+    be read.
+    """
 
     step: int = 0
+    epochs: int = 0
     best: dict[str, float] | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
@@ -100,6 +106,8 @@ def fit(
         on_epoch: called with the model, in evaluation mode, and the epochs done, before the first and after each; on
             the first process alone, which a sharded model does not allow.
 
+    Interrupted (by KeyboardInterrupt, which Ctrl-C raises, outside a step), it writes a checkpoint of the last step.
+
     Raises:
         LexividError: no clip could be read in a whole epoch, the loss is not a number, or the folder cannot be written.
         ValueError: `on_epoch` with a sharded model.
@@ -128,13 +136,15 @@ def fit(
     if resume and (found := list_checkpoints(checkpoints, "step")):
         checkpoint = load_checkpoint(found[-1])
         restore_state(accelerator, wrapped, optimizer, checkpoint)
-        state = FitState(**checkpoint.state)
+        state = FitState(**({"epochs": checkpoint.state["step"] // max(1, plan.num_steps)} | checkpoint.state))
     total = settings.epochs * plan.num_steps
     step_of_batch = Step(wrapped, recipe, images, accelerator)
     log = RunLog(out, start_step=state.step, active=accelerator.is_main_process)
     rate = Rate(total)
 
-    def save(kind: str = "step") -> None:
+    in_step = False  # weights may be half those of one step and half those of the next
+
+    def save(kind: str = "step", *, wait: bool = True) -> None:
         weights, moments = gather_state(accelerator, wrapped, optimizer)
         if accelerator.is_main_process:
             keep = {"step": settings.keep_checkpoints, "average": settings.average_epochs}.get(kind, 1)
@@ -142,7 +152,12 @@ def fit(
                 checkpoints, kind, step=state.step, model=weights, state={**vars(state)},
                 optimizer=moments if kind == "step" else None, keep=keep,
             )  # fmt: skip
-        accelerator.wait_for_everyone()
+        if wait:
+            accelerator.wait_for_everyone()
+
+    def at_once() -> contextlib.AbstractContextManager[None]:
+        """What Ctrl-C may not cut in two. (Of several processes it ends some while others wait for them.)"""
+        return finish_first() if world == 1 else contextlib.nullcontext()
 
     def look(epochs_done: int) -> None:
         if on_epoch and accelerator.is_main_process:
@@ -153,7 +168,7 @@ def fit(
     try:
         if state.step == 0:
             look(0)
-        for epoch in range(state.step // max(1, plan.num_steps), settings.epochs):
+        for epoch in range(state.epochs, settings.epochs):
             samples.set_epoch(epoch)
             first = state.step - epoch * plan.num_steps
             lists = micro_batches(
@@ -167,14 +182,17 @@ def fit(
             for parts in _chunks(batches, plan.accumulate):
                 factor = half_cosine(state.step, total, warmup_steps=settings.warmup_steps)
                 set_lr(optimizer, factor)
-                torch.manual_seed((settings.seed * 1_000_003 + state.step) * 1_009 + rank)
-                loss, num_clips, norm = step_of_batch(parts, optimizer, clip_norm=settings.clip_norm)
-                state.step += 1
-                num_seen += num_clips
-                state.failures |= dict(itertools.chain.from_iterable(part.failures for part in parts))
-                speed, left_s = rate.update(state.step, num_clips)
-                lr = settings.lr * factor
-                log.write(state.step, loss=loss, lr=lr, grad_norm=norm, clips=num_clips, clips_per_s=speed)
+                with at_once():
+                    in_step = True
+                    torch.manual_seed((settings.seed * 1_000_003 + state.step) * 1_009 + rank)
+                    loss, num_clips, norm = step_of_batch(parts, optimizer, clip_norm=settings.clip_norm)
+                    state.step += 1
+                    state.failures |= dict(itertools.chain.from_iterable(part.failures for part in parts))
+                    in_step = False
+                    num_seen += num_clips
+                    speed, left_s = rate.update(state.step, num_clips)
+                    lr = settings.lr * factor
+                    log.write(state.step, loss=loss, lr=lr, grad_norm=norm, clips=num_clips, clips_per_s=speed)
                 if on_progress and accelerator.is_main_process:
                     on_progress(
                         Progress("training", state.step, total, epoch + 1, loss, lr, speed, left_s, state.metrics)
@@ -188,18 +206,27 @@ def fit(
                 path, reason = next(iter(state.failures.items()))
                 raise LexividError(f"none of the {len(samples)} clips can be read; the first: {path}: {reason}")
             if held_out is not None and len(held_out) and (is_last or (epoch + 1) % settings.evaluate_every == 0):
-                state.metrics = step_of_batch.evaluate(held_out, epoch=epoch)
-                log.write(state.step, **{f"held_out.{name}": value for name, value in state.metrics.items()})
-                if _is_better(state.metrics, state.best):
-                    state.best = {**state.metrics, "step": state.step}
-                    save("best")
+                metrics = step_of_batch.evaluate(held_out, epoch=epoch, on_progress=on_progress)
+                with at_once():
+                    state.metrics = metrics
+                    log.write(state.step, **{f"held_out.{name}": value for name, value in metrics.items()})
+                    if _is_better(metrics, state.best):
+                        state.best = {**metrics, "step": state.step}
+                        save("best")
             look(epoch + 1)
-            if settings.export == "average" and epoch + settings.average_epochs >= settings.epochs:
-                save("average")
-            if settings.checkpoint_every or is_last:
-                save()
+            with at_once():
+                if settings.export == "average" and epoch + settings.average_epochs >= settings.epochs:
+                    save("average")
+                state.epochs = epoch + 1
+                if settings.checkpoint_every or is_last:
+                    save()
         if settings.epochs == 0:
             save()
+    except KeyboardInterrupt:
+        # A sharded model would have to be gathered from processes that may be gone.
+        if state.step and not in_step and not is_sharded(accelerator):
+            save(wait=False)
+        raise
     finally:
         log.close()
     weights, exported = gather_state(accelerator, wrapped, optimizer)[0], "last"
@@ -314,7 +341,9 @@ class Step:
         return float(self.accelerator.reduce(tensor, reduction="sum"))
 
     @torch.no_grad()
-    def evaluate(self, samples: Samples, *, epoch: int, batch_size: int = 16) -> dict[str, float]:
+    def evaluate(
+        self, samples: Samples, *, epoch: int, batch_size: int = 16, on_progress: OnProgress | None = None
+    ) -> dict[str, float]:
         """Held-out base clips: loss, count, and accuracy among the base classes by eq. 10 (or the mean of all streams);
         of a sigmoid objective mean average precision."""
         samples.set_epoch(epoch)
@@ -327,7 +356,10 @@ class Step:
         # of a clip: seen, right, loss; or seen, loss, scores and truth of all labels. -inf: not seen by this process
         width = 3 if system.objective is None else 2 + 2 * len(labels)
         table = torch.full((len(samples), width), -torch.inf, dtype=torch.float64)
-        for batch in load_batches(samples, lists, num_workers=self.recipe.data.num_workers):
+        batches = load_batches(samples, lists, num_workers=self.recipe.data.num_workers)
+        for done, batch in enumerate(batches):
+            if on_progress and accelerator.is_main_process:
+                on_progress(Progress("evaluating", done, len(lists), epoch + 1))
             whole = self._never_empty(batch)
             streams, mask = self.inputs(whole)
             with accelerator.autocast():

@@ -26,6 +26,7 @@ from typing import Any
 
 from lexivid.backbones import Backbone, load_backbone
 from lexivid.errors import LexividError
+from lexivid.interrupts import children_without_sigint
 from lexivid.models.towers import make_frozen_tower
 from lexivid.models.trained import tower_fingerprint
 from lexivid.storage import write_atomically
@@ -33,7 +34,7 @@ from lexivid.synthetic.reproduce.clips import PackedClips, encode_world, names_o
 from lexivid.synthetic.reproduce.plan import CLIPS, QUICK, Row, Scale, kinds_of, parse_names, rows_of, systems
 from lexivid.synthetic.reproduce.rows import Workplace, is_done, run_row
 from lexivid.synthetic.world.words import Kind
-from lexivid.workers import start_worker
+from lexivid.workers import end_workers, start_worker
 
 _CLIP_COST = 0.06  # seconds of one process, to make, decode and follow a clip; only the time left depends on it
 
@@ -239,16 +240,16 @@ def _run_all(job: Reproduction, rows: Sequence[Row], num_workers: int, progress:
             while waiting or running:
                 while waiting and len(running) < num_workers:
                     row = waiting.pop(0)
-                    running[pool.submit(run_row, row, job.place, job.scale, clip=job.clip(row.seed))] = row
+                    with children_without_sigint():
+                        future = pool.submit(run_row, row, job.place, job.scale, clip=job.clip(row.seed))
+                    running[future] = row
                     progress.start(row)
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     row = running.pop(future)
                     future.result()
                     yield row
         except BaseException:  # a row of a minute is not worth waiting for: it is made again
-            for worker in multiprocessing.active_children():
-                worker.terminate()
-            pool.shutdown(wait=False, cancel_futures=True)
+            end_workers(pool)
             raise
 
 

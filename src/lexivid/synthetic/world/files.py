@@ -37,6 +37,7 @@ from torch import Tensor
 from lexivid import __version__
 from lexivid.data.splits import ClassSplit
 from lexivid.errors import LexividError
+from lexivid.interrupts import children_without_sigint
 from lexivid.media.spectrogram import SAMPLE_RATE_HZ
 from lexivid.storage import write_atomically
 from lexivid.synthetic.world.draw import NONE, VIDEO, Look, draw, sample_multi_scenes
@@ -301,7 +302,8 @@ def _write_all(out: Path, clips: Sequence[WorldClip], look: Look, num_workers: i
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(num_workers, len(chunks)), context, initializer=start_worker) as pool:
         try:
-            pending = {pool.submit(_write_some, out, chunk, look) for chunk in chunks}
+            with children_without_sigint():
+                pending = {pool.submit(_write_some, out, chunk, look) for chunk in chunks}
             while pending:
                 finished, pending = wait(pending, return_when=FIRST_COMPLETED)
                 for future in finished:
