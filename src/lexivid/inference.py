@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -85,7 +85,7 @@ class Classifier:
 
     def prepare(
         self,
-        labels: str | Iterable[str],
+        labels: str | Iterable[str] | Mapping[str, str],
         *,
         templates: str | Path | TemplateSet | None = None,
         on_progress: Callable[[int, int], None] | None = None,
@@ -93,7 +93,9 @@ class Classifier:
         """Embed labels (from the cache where they are known), or take a database's vectors as they are.
 
         Args:
-            labels: names, one comma-separated string, or a `LabelDatabase` (all of it, or what its `only` gives).
+            labels: names, one comma-separated string, a mapping of names to the phrases that the model shall read, or
+                a `LabelDatabase` (all of it, or what its `only` gives). Names that are identifiers ("PlayingViolin")
+                are read as words and shown as they are.
             templates: a set's name, a file or a `TemplateSet`; None: the one that suits the backbone. A database has
                 its own, and another set than that is an error.
             on_progress: called with labels done and labels to compute.
@@ -109,17 +111,22 @@ class Classifier:
                 )
             own = labels.sentences(templates)
             if own is None:
-                return Vocabulary(labels.labels, labels.vectors, None)
-            self.bank.remember(labels.labels, own, labels.vectors)
+                return Vocabulary(labels.labels, labels.vectors, None, phrases=labels.phrases)
+            self.bank.remember(labels.phrases, own, labels.vectors)
             if labels.short is not None:
-                self.bank.remember(labels.labels, short_templates(own), labels.short)
-            labels, templates = labels.labels, own
-        names, warnings = check_labels(labels, english_only=self.backbone.english_only)
+                self.bank.remember(labels.phrases, short_templates(own), labels.short)
+            labels, templates = labels.told, own
+        names, phrases, warnings = check_labels(labels, known=self.trained_on, english_only=self.backbone.english_only)
         chosen = load_templates(templates or self.backbone.default_templates)
-        warnings += doubts(self.backbone, names, chosen)
-        vectors = self.bank.embed(names, chosen, on_progress=on_progress)
-        judge = self._judge(names, chosen, on_progress)
-        return Vocabulary(tuple(names), vectors, chosen.name, tuple(warnings), judge)
+        warnings += doubts(self.backbone, phrases, chosen)
+        vectors = self.bank.embed(phrases, chosen, on_progress=on_progress)
+        judge = self._judge(phrases, chosen, on_progress)
+        return Vocabulary(tuple(names), vectors, chosen.name, tuple(warnings), judge, tuple(phrases))
+
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """The texts of classes that the model was trained on; a label that is one of them is read as that text."""
+        return ()
 
     def accepts(self, encoder: EncoderIdentity) -> bool:
         """Whether a label database of this encoder lies in the space that this model sees clips in.
@@ -131,15 +138,15 @@ class Classifier:
         return encoder.backbone_weights == weights_of(self.backbone)
 
     def _judge(
-        self, names: Sequence[str], templates: TemplateSet, on_progress: Callable[[int, int], None] | None
+        self, phrases: Sequence[str], templates: TemplateSet, on_progress: Callable[[int, int], None] | None
     ) -> Judge | TrainedJudge | None:
         """What says of each label by itself whether it holds; None for a model that cannot."""
-        return make_judge(self.backbone, self.bank, names, templates, on_progress=on_progress)
+        return make_judge(self.backbone, self.bank, phrases, templates, on_progress=on_progress)
 
     def classify(
         self,
         path: str | Path,
-        labels: str | Iterable[str] | Vocabulary,
+        labels: str | Iterable[str] | Mapping[str, str] | Vocabulary,
         *,
         views: Views | None = None,
         modalities: Sequence[str] | None = None,
@@ -184,7 +191,7 @@ class Classifier:
     def classify_many(
         self,
         paths: Iterable[str | Path],
-        labels: str | Iterable[str] | Vocabulary,
+        labels: str | Iterable[str] | Mapping[str, str] | Vocabulary,
         *,
         views: Views | None = None,
         modalities: Sequence[str] | None = None,

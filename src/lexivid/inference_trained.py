@@ -22,7 +22,7 @@ Shapes: N views or windows, T frames, D width, K labels, M modalities.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -42,6 +42,7 @@ from lexivid.labels import LabelBank, TemplateSet, check_labels
 from lexivid.labels.database import LabelDatabase
 from lexivid.labels.encoders import EncoderIdentity
 from lexivid.labels.evidence import DEFAULT_THRESHOLD, none_of_these
+from lexivid.labels.identifiers import class_key
 from lexivid.labels.templates import NAME_ONLY
 from lexivid.labels.trained_encoders import WEIGHTS_FILE
 from lexivid.media.decode import probe
@@ -130,7 +131,7 @@ class TrainedClassifier(Classifier):
 
     def prepare(
         self,
-        labels: str | Iterable[str],
+        labels: str | Iterable[str] | Mapping[str, str],
         *,
         templates: str | Path | TemplateSet | None = None,
         on_progress: Callable[[int, int], None] | None = None,
@@ -147,7 +148,7 @@ class TrainedClassifier(Classifier):
         if not isinstance(labels, LabelDatabase):
             templates = templates or self.model.templates
         made = super().prepare(labels, templates=templates, on_progress=on_progress)
-        is_base = self._is_base(made.labels)
+        is_base = self._is_base(made)
         some = is_base.any() and not is_base.all()
         if self.model.scales is None and self.vocabulary_is == "mixed" and self.model.calibration is None and some:
             why = self.model.not_fitted.get("calibration")
@@ -161,7 +162,7 @@ class TrainedClassifier(Classifier):
 
     def _prepare_encoded(
         self,
-        labels: str | Iterable[str],
+        labels: str | Iterable[str] | Mapping[str, str],
         templates: str | Path | TemplateSet | None,
         on_progress: Callable[[int, int], None] | None,
     ) -> Vocabulary:
@@ -172,12 +173,17 @@ class TrainedClassifier(Classifier):
             )
         if isinstance(labels, LabelDatabase):
             made = super().prepare(labels)
-            self.bank.remember(made.labels, NAME_ONLY, made.vectors)
+            self.bank.remember(made.phrases, NAME_ONLY, made.vectors)
         else:
-            names, warnings = check_labels(labels)
-            vectors = self.bank.embed(names, NAME_ONLY, on_progress=on_progress)
-            made = Vocabulary(tuple(names), vectors, None, tuple(warnings))
-        return replace(made, judge=self._judge(made.labels, NAME_ONLY, on_progress))
+            names, phrases, warnings = check_labels(labels, known=self.trained_on)
+            vectors = self.bank.embed(phrases, NAME_ONLY, on_progress=on_progress)
+            made = Vocabulary(tuple(names), vectors, None, tuple(warnings), phrases=tuple(phrases))
+        return replace(made, judge=self._judge(made.phrases, NAME_ONLY, on_progress))
+
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """The base classes of the model, as its text encoder read them."""
+        return self.model.base_classes
 
     def accepts(self, encoder: EncoderIdentity) -> bool:
         """Whether a label database of this encoder lies in the space that this model sees clips in.
@@ -190,16 +196,16 @@ class TrainedClassifier(Classifier):
         return encoder.kind == "prompts" and super().accepts(encoder)
 
     def _judge(
-        self, names: Sequence[str], templates: TemplateSet, on_progress: Callable[[int, int], None] | None
+        self, phrases: Sequence[str], templates: TemplateSet, on_progress: Callable[[int, int], None] | None
     ) -> TrainedJudge | None:
         """None for a model trained by softmax that has no evidence: all it can say is shares."""
         model = self.model
         if model.scales is None and not model.evidence:
             return None
         vectors, background = standing_vectors(
-            model, names, bank=self.bank, templates=templates, on_progress=on_progress
+            model, phrases, bank=self.bank, templates=templates, on_progress=on_progress
         )
-        return TrainedJudge(model, vectors, background, torch.from_numpy(self._is_base(names)))
+        return TrainedJudge(model, vectors, background, torch.from_numpy(self._are_base(phrases)))
 
     def check_multi_label(self, vocabulary: Vocabulary, *, vocabulary_is: VocabularyIs | None = None) -> None:
         """Whether labels can be judged one by one.
@@ -222,7 +228,7 @@ class TrainedClassifier(Classifier):
     def classify(
         self,
         path: str | Path,
-        labels: str | Iterable[str] | Vocabulary,
+        labels: str | Iterable[str] | Mapping[str, str] | Vocabulary,
         *,
         vocabulary_is: VocabularyIs | None = None,
         **options: Any,
@@ -236,7 +242,7 @@ class TrainedClassifier(Classifier):
     def classify_many(
         self,
         paths: Iterable[str | Path],
-        labels: str | Iterable[str] | Vocabulary,
+        labels: str | Iterable[str] | Mapping[str, str] | Vocabulary,
         *,
         views: Views | None = None,
         modalities: Sequence[str] | None = None,
@@ -375,7 +381,7 @@ class TrainedClassifier(Classifier):
             return p.mean(dim=0, keepdim=True).cpu() if mean else p.cpu()
 
         vectors = vocabulary.vectors.to(self.model.device)
-        is_base = self._is_base(vocabulary.labels)
+        is_base = self._is_base(vocabulary)
         if kind == "mixed" and (self.model.calibration is None or not is_base.any()):
             kind = "novel"
         elif kind == "mixed" and is_base.all():
@@ -397,10 +403,14 @@ class TrainedClassifier(Classifier):
         joined = both(fused["base"], fused["novel"])
         return joined, {name: both(p, single["novel"][name]) for name, p in single["base"].items()}
 
-    def _is_base(self, labels: Sequence[str]) -> np.ndarray:
-        """(K,) bool: which labels the model was trained on. Case and white space do not count."""
-        known = {" ".join(name.split()).casefold() for name in self.model.base_classes}
-        return np.array([" ".join(label.split()).casefold() in known for label in labels])
+    def _is_base(self, vocabulary: Vocabulary) -> np.ndarray:
+        """(K,) bool: which labels the model was trained on."""
+        return self._are_base(vocabulary.phrases)
+
+    def _are_base(self, phrases: Sequence[str]) -> np.ndarray:
+        """(K,) bool: which phrases are base classes; case, spacing and Unicode form do not count."""
+        known = set(map(class_key, self.model.base_classes))
+        return np.array([class_key(phrase) in known for phrase in phrases])
 
 
 def _lacking(wanted: Iterable[str], there: Sequence[str]) -> list[str]:

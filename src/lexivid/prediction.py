@@ -137,6 +137,7 @@ class Prediction:
 class Vocabulary:
     """Labels with their unit vectors (K, D): made once by `Classifier.prepare`, used for any number of files.
 
+    labels: as they are shown. phrases: as the model reads them; mostly the same (`lexivid.labels.names`).
     templates: name of the sentences around a label; None: a trained label encoder, which needs none.
     judge: says of each label by itself whether it holds; None: the model cannot.
     """
@@ -146,6 +147,11 @@ class Vocabulary:
     templates: str | None
     warnings: tuple[str, ...] = ()
     judge: Judge | TrainedJudge | None = None
+    phrases: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.phrases:
+            object.__setattr__(self, "phrases", self.labels)
 
 
 def ranked(scores: Tensor, vocabulary: Vocabulary) -> tuple[LabelScore, ...]:

@@ -19,6 +19,7 @@ from lexivid.cli.options import (
     Modalities,
     ModelOrDatabases,
     MultiLabel,
+    Names,
     Output,
     Paths,
     Report,
@@ -34,7 +35,7 @@ from lexivid.cli.options import (
     views_asked,
 )
 from lexivid.cli.root import app
-from lexivid.cli.running import prepare, run
+from lexivid.cli.running import prepare, run, told
 
 
 @app.command()
@@ -42,6 +43,7 @@ def classify(
     paths: Paths,
     labels: Labels = None,
     labels_file: LabelsFile = None,
+    names: Names = None,
     label_database: LabelDatabase = None,
     model: ModelOrDatabases = None,
     modalities: Modalities = None,
@@ -71,10 +73,11 @@ def classify(
     from lexivid.labels.evidence import DEFAULT_THRESHOLD
     from lexivid.media.decode import decoder_version
 
-    names = [*(labels or [])]
-    words = [word for text in names for word in split_words(text)]
+    words = [word for text in labels or [] for word in split_words(text)]
     if labels_file:
         words += read_labels_file(labels_file)
+    if names:
+        words = told(words, names)
     database = open_database(label_database) if label_database else None
     if database is not None and words:
         database = database.only(words)
@@ -97,7 +100,7 @@ def classify(
     }  # fmt: skip
     call = {
         "lexivid": __version__, "decoder": decoder_version(), "model": classifier.fingerprint,
-        "labels": list(vocabulary.labels),
+        "labels": list(vocabulary.labels), "phrases": list(vocabulary.phrases),
         "templates": vocabulary.templates, "views": str(chosen_views), "timeline_s": timeline, "modalities": asked,
         "vocabulary_is": vocabulary_is, "multi_label": multi_label, "top_k": top_k, "threshold": least,
         "label_database": None if database is None else database.digest,

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lexivid.cli.console import emit, say, status
-from lexivid.cli.options import DEFAULT_MODEL, Device, Labels, LabelsFile, split_words
+from lexivid.cli.options import DEFAULT_MODEL, Device, Labels, LabelsFile, Names, split_words
 from lexivid.cli.root import app
+from lexivid.cli.running import told
 
 if TYPE_CHECKING:
     from lexivid.labels import TemplateSet
@@ -25,6 +26,7 @@ def add(
     database: Database,
     labels: Labels = None,
     labels_file: LabelsFile = None,
+    names: Names = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -52,15 +54,17 @@ def add(
 
     given = [word for text in labels or [] for word in split_words(text)]
     given += read_labels_file(labels_file) if labels_file else []
-    names, warnings = check_labels(given)
+    given = told(given, names) if names else given
+    checked = check_labels(given)
+    warnings = checked.warnings
     there = open_database(database) if (database / INDEX_FILE).is_file() else None
     sentences: str | TemplateSet | None = templates
     if there is not None and model is None:
         model, sentences = there.encoder.model, templates or there.encoder.template_set
     with status("encoding"):
         encoder = open_encoder(model or DEFAULT_MODEL, templates=sentences, device=device)
-        added = (there or create_database(database, encoder)).add(names, encoder)
-        warnings += encoder.doubts(added.new) if encoder.doubts else []
+        added = (there or create_database(database, encoder)).add(given, encoder)
+        warnings += encoder.doubts(checked.phrases) if added.new and encoder.doubts else []
     for warning in warnings:
         say(f"warning: {warning}", "yellow")
     say(f"{len(added.new)} new, {len(added.known)} known already: {database}")
@@ -100,12 +104,11 @@ def search(
 ) -> None:
     """Find the labels nearest to a text."""
     from lexivid.labels.database import open_database
-    from lexivid.labels.names import check_labels
     from lexivid.models.label_encoders import open_encoder
 
     opened = open_database(database)
     encoder = None
-    if check_labels([text])[0][0] not in opened.labels:
+    if text not in opened:
         with status("encoding"):
             encoder = open_encoder(opened.encoder.model, templates=opened.encoder.template_set, device=device)
     for match in opened.search(text, top_k=top_k, encoder=encoder):

@@ -15,9 +15,27 @@ if TYPE_CHECKING:
 Paths = Annotated[list[str], typer.Argument(help="Video files, or folders to search for them.", show_default=False)]
 Labels = Annotated[
     list[str] | None,
-    typer.Option("--labels", "-l", help='Your words, with commas between: "playing drums, dog barking". Repeatable.'),
+    typer.Option(
+        "--labels",
+        "-l",
+        help='Your words, with commas between: "playing drums, dog barking". A label with a comma stands in double '
+        "quotes of its own. Repeatable.",
+    ),
 ]
-LabelsFile = Annotated[Path | None, typer.Option(help="A text file with one label a line (UTF-8).")]
+LabelsFile = Annotated[
+    Path | None,
+    typer.Option(
+        help='One label a line, or "label = phrase that the model reads"; or a table (CSV, TSV, JSON) with a column of '
+        "labels."
+    ),
+]
+Names = Annotated[
+    Path | None,
+    typer.Option(
+        help="A table of two columns, name and phrase: the model reads the phrase, the name is shown.",
+        show_default=False,
+    ),
+]
 DEFAULT_MODEL = "lite"
 _MODELS = '"lite" (works offline), "world" (for `lexivid world`), a CLIP or SigLIP model of the Hub, or a folder.'
 Model = Annotated[str, typer.Option("--model", "-m", help=_MODELS)]

@@ -23,6 +23,16 @@ _THUMBNAILS_PER_FILE = 6
 _FILES_WITH_THUMBNAILS = 200
 
 
+def told(words: Iterable[str], names: Path) -> list[str]:
+    """The words with the phrases of a table; what it says of no word is said."""
+    from lexivid.labels import read_names, with_phrases
+
+    labels, warnings = with_phrases(words, read_names(names))
+    for warning in warnings:
+        say(f"warning: {names}: {warning}", "yellow")
+    return labels
+
+
 def prepare(classifier: Classifier, words: Iterable[str], templates: str | None) -> Vocabulary:
     """The vocabulary of these words, with a bar while they are read; what is doubtful about them is said.
 

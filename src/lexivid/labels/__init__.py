@@ -1,7 +1,19 @@
 """Labels in the user's own words -> unit vectors (K, D): sentence templates, prompt ensemble, cache."""
 
 from lexivid.labels.bank import LabelBank
-from lexivid.labels.names import check_labels, read_labels_file, split_labels
+from lexivid.labels.lists import read_labels_file, read_names
+from lexivid.labels.names import CheckedLabels, Label, check_labels, split_labels, with_phrases
 from lexivid.labels.templates import TemplateSet, load_templates
 
-__all__ = ["LabelBank", "TemplateSet", "check_labels", "load_templates", "read_labels_file", "split_labels"]
+__all__ = [
+    "CheckedLabels",
+    "Label",
+    "LabelBank",
+    "TemplateSet",
+    "check_labels",
+    "load_templates",
+    "read_labels_file",
+    "read_names",
+    "split_labels",
+    "with_phrases",
+]

@@ -1,6 +1,7 @@
 """A label database: labels and their vectors in a folder, which grows without any training (OVML).
 
-    labels.json                    which encoder made the vectors, the labels in order, the name of the vectors' file
+    labels.json                    which encoder made the vectors, the labels in order, the phrases that were read where
+                                   labels are identifiers, the name of the vectors' file
     vectors-DIGEST.safetensors     (K, D) float32, unit length; of prompts also in the few sentences in which labels are
                                    compared with everyday words (`lexivid.labels.background`)
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +27,8 @@ from torch.nn import functional as F
 
 from lexivid.errors import LabelError
 from lexivid.labels.encoders import EncoderIdentity, LabelEncoder
-from lexivid.labels.names import check_labels
+from lexivid.labels.identifiers import class_key, words_of
+from lexivid.labels.names import Label, check_labels
 from lexivid.labels.templates import TemplateSet, load_templates
 from lexivid.storage import write_atomically
 
@@ -57,7 +59,8 @@ class LabelDatabase:
 
     Attributes:
         folder: where it lies. encoder: what made the vectors.
-        labels: K names, in the order in which they were added. vectors: (K, D) float32, unit length.
+        labels: K names, in the order in which they were added. phrases: of each, what the encoder read.
+        vectors: (K, D) float32, unit length.
         short: (K, D), the same in `short_templates`; None where there are no sentences.
     """
 
@@ -68,14 +71,22 @@ class LabelDatabase:
         labels: tuple[str, ...],
         vectors: Tensor,
         short: Tensor | None = None,
+        *,
+        phrases: tuple[str, ...] | None = None,
     ) -> None:
         self.folder, self.encoder, self.labels, self.vectors, self.short = folder, encoder, labels, vectors, short
+        self.phrases = labels if phrases is None else phrases
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.labels)
+
+    @property
+    def told(self) -> list[Label]:
+        """Each label with its phrase."""
+        return [Label(name, phrase) for name, phrase in zip(self.labels, self.phrases, strict=True)]
 
     def describe(self) -> str:
         """For people: where it lies and what made it."""
@@ -101,7 +112,7 @@ class LabelDatabase:
     @property
     def digest(self) -> str:
         """Identifies the content: the encoder, the labels in their order, the vectors."""
-        digest = hashlib.sha256("\x00".join((self.encoder.fingerprint, *self.labels)).encode())
+        digest = hashlib.sha256("\x00".join((self.encoder.fingerprint, *self.labels, *self.phrases)).encode())
         for tensor in (self.vectors, self.short):
             if tensor is not None:
                 digest.update(tensor.contiguous().numpy().tobytes())
@@ -120,18 +131,20 @@ class LabelDatabase:
         from filelock import FileLock, Timeout
 
         self._check(encoder.identity)
-        names, _ = check_labels(labels)
-        known = set(self.labels)
-        fresh = [name for name in names if name not in known]
+        names, phrases, _ = check_labels(labels)
+        known = self._finder()
+        new = [(name, phrase) for name, phrase in zip(names, phrases, strict=True) if known(name) is None]
+        shown, fresh = [name for name, _ in new], [phrase for _, phrase in new]
         vectors = encoder.encode(fresh).float().cpu() if fresh else self.vectors[:0]
         short = encoder.encode_short(fresh).float().cpu() if fresh and encoder.encode_short else None
         try:
             with FileLock(self.folder / ".lock", timeout=_LOCK_TIMEOUT_S):
                 newest = open_database(self.folder)  # with what others added since
                 newest._check(encoder.identity)
-                there = set(newest.labels)
-                places = [i for i, name in enumerate(fresh) if name not in there]
-                self.labels = (*newest.labels, *(fresh[i] for i in places))
+                there = newest._finder()
+                places = [i for i, name in enumerate(shown) if there(name) is None]
+                self.labels = (*newest.labels, *(shown[i] for i in places))
+                self.phrases = (*newest.phrases, *(fresh[i] for i in places))
                 self.vectors = torch.cat([newest.vectors.view(-1, vectors.shape[1]), vectors[places]])
                 self.short = newest.short
                 if short is not None:
@@ -143,8 +156,25 @@ class LabelDatabase:
                 f"label database {str(self.folder)!r} has been busy for {_LOCK_TIMEOUT_S:g} s: another process "
                 "adds to it"
             ) from None
-        new = [fresh[i] for i in places]
-        return Added(new, [name for name in names if name not in new])
+        added = [shown[i] for i in places]
+        return Added(added, [name for name in names if name not in added])
+
+    def __contains__(self, label: str) -> bool:
+        """Whether it is here, in whatever spelling (`class_key`), as a name or as its phrase."""
+        return self._finder()(label) is not None
+
+    def _finder(self) -> Callable[[str], int | None]:
+        """Name -> its place: as it is spelled, or else any name or phrase with which it shares its key, the first."""
+        own: dict[str, int] = {}
+        for spelled in (self.labels, map(class_key, self.labels), map(class_key, self.phrases)):
+            for place, text in enumerate(spelled):
+                own.setdefault(text, place)
+
+        def find(name: str) -> int | None:
+            keys = (name, class_key(name), class_key(words_of([name])[0]))
+            return next((own[key] for key in keys if key in own), None)
+
+        return find
 
     def select(self, labels: Sequence[str]) -> Tensor:
         """Vectors of some labels, in that order: (n, D).
@@ -155,7 +185,7 @@ class LabelDatabase:
         return self.vectors[self._places(labels)]
 
     def only(self, labels: str | Iterable[str]) -> LabelDatabase:
-        """Some of the labels, in that order, to classify with. Nothing is written.
+        """Some of the labels, in that order and under the names asked for, to classify with. Nothing is written.
 
         Args:
             labels: as `check_labels` takes them.
@@ -163,13 +193,16 @@ class LabelDatabase:
         Raises:
             LabelError: a label that is not here.
         """
-        names, _ = check_labels(labels)
+        names = check_labels(labels).names
         places = self._places(names)
         short = None if self.short is None else self.short[places]
-        return LabelDatabase(self.folder, self.encoder, tuple(names), self.vectors[places], short)
+        phrases = tuple(self.phrases[i] for i in places)
+        return LabelDatabase(self.folder, self.encoder, tuple(names), self.vectors[places], short, phrases=phrases)
 
     def _places(self, labels: Sequence[str]) -> list[int]:
-        places = {label: i for i, label in enumerate(self.labels)}
+        find = self._finder()
+        found = {label: find(label) for label in labels}
+        places = {label: place for label, place in found.items() if place is not None}
         missing = [label for label in labels if label not in places]
         if missing:
             listed = ", ".join(repr(label[:40]) for label in missing[:5]) + (", ..." if len(missing) > 5 else "")
@@ -192,9 +225,9 @@ class LabelDatabase:
         """
         own = None
         if isinstance(query, str):
-            (text,), _ = check_labels([query])
-            if text in self.labels:
-                own = self.labels.index(text)
+            (text,), (phrase,), _ = check_labels([query])
+            if text in self:
+                (own,) = self._places([text])
                 vector = self.vectors[own]
             elif encoder is None:
                 raise LabelError(
@@ -202,7 +235,7 @@ class LabelDatabase:
                 )
             else:
                 self._check(encoder.identity)
-                vector = encoder.encode([text])[0]
+                vector = encoder.encode([phrase])[0]
         else:
             vector = query
         if vector.shape != self.vectors.shape[1:]:
@@ -253,6 +286,8 @@ class LabelDatabase:
         about = {"format": _FORMAT, "encoder": self.encoder.to_dict(), "vectors": name, "labels": list(self.labels)}
         if Path(self.encoder.model).is_absolute():  # both may move together
             about["model_from_here"] = os.path.relpath(self.encoder.model, self.folder.resolve())
+        if self.phrases != self.labels:
+            about["phrases"] = list(self.phrases)
         write_atomically(self.folder / INDEX_FILE, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
         for old in self.folder.glob("vectors-*.safetensors"):
             if old.name != name:
@@ -307,6 +342,7 @@ def open_database(folder: str | Path) -> LabelDatabase:
             vectors, short = tensors["vectors"], tensors.get("short")
             labels, encoder = tuple(map(str, about["labels"])), EncoderIdentity.from_dict(about["encoder"])
             encoder = _found_beside(encoder, folder, about.get("model_from_here"))
+            phrases = tuple(map(str, about.get("phrases", labels)))
         except LabelError:
             raise
         except FileNotFoundError:  # somebody replaced both files between our two looks
@@ -316,8 +352,12 @@ def open_database(folder: str | Path) -> LabelDatabase:
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise LabelError(f"label database {str(folder)!r} is damaged ({type(error).__name__}: {error})") from None
         break
-    if vectors.ndim != 2 or len(vectors) != len(labels) or (short is not None and short.shape != vectors.shape):
+    if (
+        vectors.ndim != 2
+        or not len(vectors) == len(labels) == len(phrases)
+        or (short is not None and short.shape != vectors.shape)
+    ):
         raise LabelError(
             f"label database {str(folder)!r} is damaged: {len(labels)} labels and vectors of {tuple(vectors.shape)}"
         )
-    return LabelDatabase(folder, encoder, labels, vectors, short)
+    return LabelDatabase(folder, encoder, labels, vectors, short, phrases=phrases)

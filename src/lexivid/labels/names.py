@@ -1,88 +1,187 @@
-"""The label names that a user gives: from a string, a list or a file to a clean list, with warnings.
+"""The label names that a user gives: from strings and lists to names, the phrases that a model reads, and warnings.
 
+A label has a name, which is shown wherever it is, and a phrase, which the text encoder reads. They are the same but for
+identifiers (`lexivid.labels.identifiers`) and where the user says otherwise: "PlayingViolin = playing the violin".
 Labels may be in any language; what is refused is what no model could use, and what is changed is said.
 """
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from lexivid.errors import LabelError
+from lexivid.labels.identifiers import class_key, words_of
 
 MAX_LABEL_CHARACTERS = 1_000
 MAX_LABELS = 100_000
 _SHOWN = 40
+_QUOTED = re.compile(r'\s*(?:"((?:[^"]|"")+)"|“([^”]+)”)[^\S\n]*(?=[,\n=]|$)')
+
+
+class Label(str):
+    """A name with the phrase that the user gave for it."""
+
+    phrase: str
+
+    def __new__(cls, name: str, phrase: str) -> Label:
+        made = super().__new__(cls, name)
+        made.phrase = phrase
+        return made
+
+
+class CheckedLabels(NamedTuple):
+    """A clean list of labels.
+
+    Attributes:
+        names: to be shown. phrases: of each, to be read. warnings: what was changed or is doubtful.
+    """
+
+    names: list[str]
+    phrases: list[str]
+    warnings: list[str]
 
 
 def split_labels(text: str) -> list[str]:
-    """ "playing drums, dog barking" -> ["playing drums", "dog barking"]. A name with a comma needs a labels file."""
-    return [part.strip() for part in text.replace("\n", ",").split(",") if part.strip()]
+    """ "playing drums, dog barking" -> ["playing drums", "dog barking"], at commas and ends of lines.
 
-
-def read_labels_file(path: str | Path) -> list[str]:
-    """One label a line, UTF-8; empty lines are skipped.
-
-    Raises:
-        LabelError: the file is missing, unreadable or not UTF-8 text.
+    A name with a comma stands in double quotes: '"people eating, drinking", dancing'. "name = phrase" gives the name a
+    phrase (`Label`).
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise LabelError(f"labels file {str(path)!r} does not exist") from None
-    except UnicodeDecodeError:
-        raise LabelError(f"labels file {str(path)!r} is not UTF-8 text; save it as UTF-8, one label a line") from None
-    except OSError as error:
-        raise LabelError(f"labels file {str(path)!r} cannot be read: {error.strerror}") from None
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    found: list[str] = []
+    at = 0
+    while at <= len(text):
+        if m := _QUOTED.match(text, at):
+            name = (m[1] or m[2]).replace('""', '"')
+            at = m.end()
+            phrase = ""
+            if text[at : at + 1] == "=":
+                inner = _QUOTED.match(text, at + 1)
+                end = inner.end() if inner else _end_of_part(text, at)
+                phrase = (inner[1] or inner[2]).replace('""', '"') if inner else text[at + 1 : end]
+                at = end
+            found.append(Label(name.strip(), phrase.strip()) if phrase.strip() else name.strip())
+        else:
+            end = _end_of_part(text, at)
+            found.append(named(text[at:end]))
+            at = end
+        at += 1  # the comma
+    return [label for label in found if label]
 
 
-def check_labels(labels: str | Iterable[str], *, english_only: bool = False) -> tuple[list[str], list[str]]:
-    """Clean a list of labels.
+def _end_of_part(text: str, start: int) -> int:
+    places = [place for c in ",\n" if (place := text.find(c, start)) >= 0]
+    return min(places, default=len(text))
+
+
+def named(text: str) -> str:
+    """ "PlayingViolin = playing the violin" -> a `Label`; without " = " the text, stripped."""
+    name, sign, phrase = (part.strip() for part in text.partition(" = "))
+    return Label(name, phrase) if sign and name and phrase else text.strip()
+
+
+def clean(name: str) -> str:
+    """Composed letters (Unicode NFC), white space folded and stripped."""
+    return " ".join(unicodedata.normalize("NFC", name).split())
+
+
+def check_labels(
+    labels: str | Iterable[str] | Mapping[str, str],
+    *,
+    known: Iterable[str] = (),
+    english_only: bool = False,
+) -> CheckedLabels:
+    """Clean a list of labels, and find the phrases that a model reads.
 
     Args:
-        labels: names, or one comma-separated string.
+        labels: names, some with their phrases (`Label`), a mapping of names to phrases, or one comma-separated string
+            (`split_labels`). Names that differ in case, spacing or Unicode form alone are one label: the first.
+        known: texts that the model was trained on: a label that is one of them is read as it stands there.
         english_only: warn of names in other scripts, which an English text encoder cannot read.
 
     Returns:
-        The names (stripped, inner white space folded, duplicates left out, in the given order) and the warnings.
+        Names (white space folded, each once, in the given order), their phrases, and the warnings.
 
     Raises:
         LabelError: no labels, a label that is too long, too many labels, or not strings.
     """
-    names = split_labels(labels) if isinstance(labels, str) else list(labels)
-    warnings: list[str] = []
-    kept: dict[str, None] = {}
-    repeated: list[str] = []
-    for position, name in enumerate(names, 1):
+    if isinstance(labels, Mapping):
+        given: list[str] = [Label(name, phrase) for name, phrase in labels.items()]
+    else:
+        given = split_labels(labels) if isinstance(labels, str) else list(labels)
+    shown: list[str] = []
+    told: list[str | None] = []  # the phrase that the user gave
+    for position, name in enumerate(given, 1):
         if not isinstance(name, str):
             raise LabelError(f"label {position} is {name!r}, not a string")
-        clean = " ".join(unicodedata.normalize("NFC", name).split())
-        if not clean:
+        text, phrase = clean(name), clean(name.phrase) if isinstance(name, Label) else None
+        if not text:
             continue
-        if len(clean) > MAX_LABEL_CHARACTERS:
-            raise LabelError(
-                f"label {position} ({clean[:_SHOWN]!r}...) has {len(clean):,} characters; "
-                f"the limit is {MAX_LABEL_CHARACTERS:,}: describe the class in a short phrase"
-            )
-        if clean in kept:
-            repeated.append(clean)
-        kept[clean] = None
-    if not kept:
+        for part in (text, phrase or ""):
+            if len(part) > MAX_LABEL_CHARACTERS:
+                raise LabelError(
+                    f"label {position} ({part[:_SHOWN]!r}...) has {len(part):,} characters; "
+                    f"the limit is {MAX_LABEL_CHARACTERS:,}: describe the class in a short phrase"
+                )
+        shown.append(text)
+        told.append(phrase or None)
+    if not shown:
         raise LabelError('no labels: name at least one, for instance --labels "playing drums, dog barking"')
-    if len(kept) > MAX_LABELS:
-        raise LabelError(f"{len(kept):,} labels; the limit is {MAX_LABELS:,}")
+    if len(shown) > MAX_LABELS:
+        raise LabelError(f"{len(shown):,} labels; the limit is {MAX_LABELS:,}")
+    trained = {class_key(text): text for text in known}
+    kept: dict[str, tuple[str, str]] = {}
+    split: list[str] = []
+    repeated: list[str] = []
+    alike: list[str] = []
+    for name, phrase, words in zip(shown, told, words_of(shown), strict=True):
+        key = class_key(name if phrase else words)
+        read = phrase or trained.get(class_key(name)) or trained.get(key) or words
+        if key in kept:
+            first = kept[key][0]
+            (repeated if first == name else alike).append(name if first == name else f"{first!r} and {name!r}")
+            continue
+        kept[key] = (name, read)
+        if phrase is None and read == words != name:
+            split.append(f"{name!r} as {words!r}")
+    warnings: list[str] = []
     if repeated:
-        warnings.append(f"duplicate labels are counted once: {_listed(repeated)}")
-    if english_only and (foreign := [name for name in kept if _mostly_not_latin(name)]):
-        warnings.append(f"this model reads English only; expect little of: {_listed(foreign)}")
-    return list(kept), warnings
+        warnings.append(f"duplicate labels are counted once: {listed(repeated)}")
+    if alike:
+        warnings.append(f"labels that differ in spelling alone are one, called as the first: {_joined(alike)}")
+    if split:
+        warnings.append(
+            f"labels that are written as identifiers are read as words: {_joined(split, 3)}; to have them read "
+            'otherwise say "name = phrase", or --names FILE'
+        )
+    phrases = [phrase for _, phrase in kept.values()]
+    if english_only and (foreign := [phrase for phrase in phrases if _mostly_not_latin(phrase)]):
+        warnings.append(f"this model reads English only; expect little of: {listed(foreign)}")
+    return CheckedLabels([name for name, _ in kept.values()], phrases, warnings)
 
 
-def _listed(names: Sequence[str], limit: int = 5) -> str:
-    shown = ", ".join(repr(name[:_SHOWN]) for name in dict.fromkeys(names[:limit]))
-    return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
+def with_phrases(labels: Iterable[str], phrases: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Labels with the phrases that a table of names gives them (in any case and Unicode form of the name), and warnings
+    of names that are no labels. A label that has a phrase keeps it."""
+    told = {class_key(clean(name)): phrase for name, phrase in phrases.items()}
+    found = [
+        Label(name, told[key]) if not isinstance(name, Label) and (key := class_key(clean(name))) in told else name
+        for name in labels
+    ]
+    there = {class_key(clean(name)) for name in found}
+    unused = [name for name in phrases if class_key(clean(name)) not in there]
+    return found, [f"names that no label has: {listed(unused)}"] if unused else []
+
+
+def listed(names: Sequence[str], limit: int = 5) -> str:
+    """Some names in quotes, and how many more there are."""
+    return _joined([repr(name[:_SHOWN]) for name in dict.fromkeys(names)], limit)
+
+
+def _joined(texts: Sequence[str], limit: int = 5) -> str:
+    return ", ".join(texts[:limit]) + (f" and {len(texts) - limit} more" if len(texts) > limit else "")
 
 
 def _mostly_not_latin(name: str) -> bool:

@@ -34,7 +34,7 @@ from lexivid.data.dataset import Clip
 from lexivid.data.run_clips import CLIPS_FILE, SPLIT_FILE, RunClips
 from lexivid.data.splits import ClassSplit
 from lexivid.errors import LexividError
-from lexivid.labels import LabelBank, check_labels, load_templates
+from lexivid.labels import Label, LabelBank, check_labels, load_templates
 from lexivid.labels.trained_encoders import WEIGHTS_FILE, TrainedLabelEncoder, has_label_encoder
 from lexivid.models.folder import is_trained_model, read_config, save_backbone
 from lexivid.models.mov import MOV, MOVConfig
@@ -277,7 +277,8 @@ def _system(
     label_encoder: TrainedLabelEncoder | None,
     templates: str,
 ) -> System:
-    names, _ = check_labels([*data.base_classes, *data.synthetic_classes])
+    # Texts as they are: whoever read the data has made words of identifiers.
+    names = check_labels([Label(text, text) for text in (*data.base_classes, *data.synthetic_classes)]).names
     if tuple(names) != (*data.base_classes, *data.synthetic_classes):
         raise LexividError(f"the classes must be different, clean names; got {list(data.base_classes)[:10]} ...")
     with torch.no_grad():

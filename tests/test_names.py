@@ -1,0 +1,287 @@
+"""labels/identifiers.py, names.py, lists.py: what a model reads of a name, what is shown, what is one class."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lexivid.backbones import load_backbone
+from lexivid.errors import LabelError
+from lexivid.inference import Classifier
+from lexivid.labels import Label, check_labels, read_labels_file, read_names, split_labels, with_phrases
+from lexivid.labels.database import create_database, open_database
+from lexivid.models.label_encoders import open_encoder
+from lexivid.labels.identifiers import class_key, words_of
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("PlayingViolin", "playing violin"),
+        ("playingViolin", "playing violin"),
+        ("ApplyEyeMakeup", "apply eye makeup"),
+        ("WatchingTVShow", "watching TV show"),
+        ("PlayAGuitar", "play a guitar"),
+        ("3DPrinting", "3D printing"),
+        ("MP3Player", "MP3 player"),
+        ("Drinking2Cups", "drinking 2 cups"),
+        ("WatchingYouTube", "watching YouTube"),
+        ("McDonaldsRun", "McDonalds run"),
+        ("ИгратьНаГитаре", "играть на гитаре"),
+        ("brush_hair", "brush hair"),
+        ("BRUSH_HAIR", "brush hair"),
+        ("playing the_drums", "playing the drums"),
+        ("001.Black_footed_Albatross", "black footed albatross"),
+        ("2 ApplyLipstick", "apply lipstick"),
+        ("c000 Holding some clothes", "Holding some clothes"),
+        ("n01440764 tench", "tench"),
+        ("PlayingGuitar_01", "playing guitar"),
+        ("Formula_1", "formula 1"),
+    ],
+)
+def test_identifiers_are_read_as_words(name: str, words: str) -> None:
+    assert words_of([name]) == [words]
+
+
+@pytest.mark.parametrize(
+    "name",
+    "TV|NASA|iPhone|eBay|YouTube|TikTok|PlayStation|McDonald's|MacBook|DeLorean|O'Brien|DJ|DJing|DVDs|UFOs|PhD|WiFi|"
+    "3D printing|e-bike|well-dressed|hip-hop|T-shirt|K-pop|X-ray|COVID-19|AC/DC|rock'n'roll|merry-go-round|GTA5|mp3|"
+    "2 dogs|3 PlayStation|a380 landing|playing the violin|an iPhone on a table|jack-o'-lantern|跳舞|Straße|🥁|@|???|"
+    "3.5 mm jack|100 m sprint|S&P 500|C++|Surfing|surfing".split("|"),
+)
+def test_what_a_person_writes_stays(name: str) -> None:
+    assert words_of([name]) == [name]
+    assert check_labels([name]) == ([name], [name], [])
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        # one list of identifiers: its single words are too
+        (["PlayingViolin", "Archery", "TV", "YouTube"], ["playing violin", "archery", "TV", "YouTube"]),
+        # among phrases inner capitals are a name's own
+        (["FaceSwap", "riding a bike", "a dog"], ["FaceSwap", "riding a bike", "a dog"]),
+        (["playing-violin", "brush-hair", "horse-race"], ["playing violin", "brush hair", "horse race"]),
+        (["hip-hop", "e-bike", "T-shirt"], ["hip-hop", "e-bike", "T-shirt"]),
+        (["1 ApplyEyeMakeup", "2 Archery"], ["apply eye makeup", "archery"]),
+        (["1: bend/bow", "3: crouch/kneel"], ["bend/bow", "crouch/kneel"]),
+        (["01_walking", "02_running"], ["walking", "running"]),
+        ([f"{i} thing {c}" for i, c in enumerate("abcdef")], [f"thing {c}" for c in "abcdef"]),
+        (["1 dog", "2 cats"], ["1 dog", "2 cats"]),
+        (["1 person", "2 people", "3 people", "4 people", "5 people"],) * 2,  # two would become one
+        (["c009 Taking", "c152 Putting"], ["Taking", "Putting"]),
+        (["a380 landing", "a320 taking off"],) * 2,
+        (["walking1", "running2", "jumping3"], ["walking", "running", "jumping"]),
+        (["ps4", "ps5", "gta5"],) * 2,
+        (["jump_1", "jump_2"], ["jump 1", "jump 2"]),  # else they would be one
+        (["jump_01", "run_02", "sit_03"], ["jump", "run", "sit"]),
+    ],
+)
+def test_a_list_is_more_evidence_than_a_name(names: list[str], words: list[str]) -> None:
+    assert words_of(names) == words
+
+
+@given(st.lists(st.text("abXY12 _-'.", min_size=1, max_size=8), min_size=1, max_size=8))
+@settings(max_examples=300, deadline=None)
+def test_no_two_names_become_one(names: list[str]) -> None:
+    names = [" ".join(name.split()) for name in names if name.split()]
+    keys = {class_key(name) for name in names}
+    words = words_of(names)
+    assert len(words) == len(names)
+    assert len({class_key(text) for text in words}) == len(keys)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Surfing", "surfing"),
+        ("Café", unicodedata.normalize("NFD", "Café")),
+        ("Straße", "STRASSE"),
+        ("dog\u00a0barking", "dog barking"),
+        ("children's party", "children\u2019s party"),
+        ("hip-hop", "Hip\u2010Hop"),
+        ("HandStandPushups", "HandstandPushups"),
+        ("HandStandPushups", "hand stand pushups"),
+        ("ﬁre", "fire"),
+        ("Ａｒｃｈｅｒｙ", "archery"),
+    ],
+)
+def test_spellings_of_one_class(one: str, other: str) -> None:
+    assert class_key(one) == class_key(other)
+    names, _, warnings = check_labels([one, "something else", other])
+    assert len(names) == 2
+    assert names[0] == " ".join(unicodedata.normalize("NFC", one).split())
+    assert warnings
+    assert "one, called as the first" in warnings[0] or "duplicate" in warnings[0]
+
+
+@pytest.mark.parametrize(("one", "other"), [("C++", "C"), ("1 1", "11"), ("a dog", "dogs"), ("!", "?"), ("-", "_")])
+def test_different_classes(one: str, other: str) -> None:
+    assert check_labels([one, other]).names == [one, other]
+
+
+def test_the_user_is_told_once_and_what_he_says_counts() -> None:
+    names, phrases, warnings = check_labels(["PlayingViolin", "HorseRace", Label("BasketballDunk", "a slam dunk")])
+    assert names == ["PlayingViolin", "HorseRace", "BasketballDunk"]
+    assert phrases == ["playing violin", "horse race", "a slam dunk"]
+    (warning,) = warnings
+    assert "'PlayingViolin' as 'playing violin', 'HorseRace' as 'horse race'" in warning
+    assert "name = phrase" in warning
+    assert check_labels({"PlayingViolin": "PlayingViolin"}) == (["PlayingViolin"], ["PlayingViolin"], [])
+    labels, warnings = with_phrases(["playingviolin", "golf"], {"PlayingViolin": "on the violin", "HorseRace": "x"})
+    assert check_labels(labels).phrases == ["on the violin", "golf"]
+    assert warnings == ["names that no label has: 'HorseRace'"]
+
+
+def test_what_a_model_was_trained_on_is_read_as_it_was() -> None:
+    found = check_labels(
+        ["HorseRace", "SURFING", Label("golf", "golf swing")], known=["horse  race", "Surfing", "golf"]
+    )
+    assert found.names == ["HorseRace", "SURFING", "golf"]
+    assert found.phrases == ["horse  race", "Surfing", "golf swing"]
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ('"people eating, drinking", dancing', ["people eating, drinking", "dancing"]),
+        ("children's party, dog's bark", ["children's party", "dog's bark"]),
+        ('"unclosed, b', ['"unclosed', "b"]),
+        ('a 12" record, b', ['a 12" record', "b"]),
+        ('"say ""hi"", now", b', ['say "hi", now', "b"]),
+        ("“a, b”, c", ["a, b", "c"]),
+        (",,", []),
+    ],
+)
+def test_quotes_in_a_list(text: str, labels: list[str]) -> None:
+    assert split_labels(text) == labels
+
+
+def test_phrases_in_a_list() -> None:
+    found = split_labels('PlayingViolin = playing the violin, "a, b" = "c, d", x=y, e')
+    assert found == ["PlayingViolin", "a, b", "x=y", "e"]
+    assert [name.phrase for name in found if isinstance(name, Label)] == ["playing the violin", "c, d"]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "labels"),
+    [
+        ("classInd.txt", "1 ApplyEyeMakeup\n2 ApplyLipstick\n", ["ApplyEyeMakeup", "ApplyLipstick"]),
+        ("charades.txt", "c000 Holding some clothes\nc001 Putting\n", ["Holding some clothes", "Putting"]),
+        ("plain.txt", '"a, b"\nc, d\n\n', ["a, b", "c, d"]),
+        ("plain.txt", "action\ndrama, war\nlabel\n", ["action", "drama, war", "label"]),
+        ("one.csv", 'label\n"a, b"\nc\n', ["a, b", "c"]),
+        ("no_header.csv", "action\ndrama\n", ["action", "drama"]),
+        ("audioset.csv", 'index,mid,display_name\n0,/m/1,"Speech"\n1,/m/2,"Male, man"\n', ["Speech", "Male, man"]),
+        ("audioset.txt", 'index,mid,display_name\n0,/m/1,"Speech"\n1,/m/2,"Male, man"\n', ["Speech", "Male, man"]),
+        (
+            "kinetics.csv",
+            "label,youtube_id,time_start,time_end,split\nabseiling,0347ZoDXyP0,95,105,validate\n"
+            '"yoga, hot",-4-aIJzz4m8,1,11,validate\nabseiling,x7ZoDXyP0-_,95,105,validate\n',
+            ["abseiling", "yoga, hot"],
+        ),
+        (
+            "vggsound.csv",
+            '---g-f_I2yQ,1,"people marching, parading",test\n--0PQM4-hqg,30,waterfall burbling,train\n'
+            "--56QUhyDQM,185,playing tennis,train\n",
+            ["people marching, parading", "waterfall burbling", "playing tennis"],
+        ),
+        ("classes.csv", '"bird chirping, tweeting",1050,animals\ncar,1,vehicle\n', ["bird chirping, tweeting", "car"]),
+        ("objects.tsv", "1\tPerson\n2\tSneakers\n", ["Person", "Sneakers"]),
+        ("lvis.txt", "1\tacorn\tacorn.n.01\n2\taerosol_can\taerosol.n.02\n", ["acorn", "aerosol_can"]),
+        ("row.csv", "dog,cat,bird\n", ["dog", "cat", "bird"]),
+        ("commas.csv", "dog, brown\ncat\n", ["dog, brown", "cat"]),
+        ("map.json", json.dumps({"1": "air drumming", "0": "abseiling"}), ["abseiling", "air drumming"]),
+        ("ids.json", json.dumps({'"riding a bike"': 1, "zumba": 0}), ["zumba", "riding a bike"]),
+        ("list.json", json.dumps([{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]), ["cat", "dog"]),
+        ("plain.json", json.dumps({"labels": ["a", "b"]}), ["a", "b"]),
+    ],
+)
+def test_lists_in_files(tmp_path: Path, file: str, text: str, labels: list[str]) -> None:
+    (tmp_path / file).write_text(text, encoding="utf-8")
+    assert read_labels_file(tmp_path / file) == labels
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("a.csv", "id,label\n1,a\n2,b,c\n", "between 2 and 3 columns; put names with commas in double quotes"),
+        ("a.csv", "0347ZoDXyP0,95\n1347ZoDXyP0,96\n", "none of its 2 columns holds names"),
+        ("a.json", '{"a": [1]}', "no list of labels"),
+        ("a.json", "[", "no JSON"),
+    ],
+)
+def test_files_that_are_no_lists(tmp_path: Path, file: str, text: str, message: str) -> None:
+    (tmp_path / file).write_text(text, encoding="utf-8")
+    with pytest.raises(LabelError, match=message):
+        read_labels_file(tmp_path / file)
+
+
+def test_phrases_in_files(tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("PlayingViolin = playing the violin\nHorseRace\n")
+    violin, race = read_labels_file(tmp_path / "labels.txt")
+    assert isinstance(violin, Label)
+    assert (violin, violin.phrase, race) == ("PlayingViolin", "playing the violin", "HorseRace")
+    (tmp_path / "labels.csv").write_text("name,phrase\nPlayingViolin,playing the violin\n")
+    assert [x.phrase for x in read_labels_file(tmp_path / "labels.csv") if isinstance(x, Label)] == [violin.phrase]
+    for text in ('name,phrase\nA,"b, c"\n', "A\tb, c\n", "A = b, c\n"):
+        (tmp_path / "names.csv").write_text(text)
+        assert read_names(tmp_path / "names.csv") == {"A": "b, c"}
+    (tmp_path / "names.csv").write_text("A,b\nC\n")
+    with pytest.raises(LabelError, match="line 2: two columns, name and phrase"):
+        read_names(tmp_path / "names.csv")
+
+
+def test_what_is_read_and_what_is_shown(clip_folder: Path) -> None:
+    """The phrase decides the vector; order and spelling of names do not."""
+    classifier = Classifier(load_backbone(str(clip_folder), device="cpu", dtype="float32"))
+    written = classifier.prepare(["HorseRace", "brush_hair", "golf"])
+    words = classifier.prepare(["horse race", "brush hair", "golf"])
+    assert written.labels == ("HorseRace", "brush_hair", "golf")
+    assert written.phrases == words.phrases == words.labels
+    assert torch.equal(written.vectors, words.vectors)
+    assert sum("as words" in warning for warning in written.warnings) == 1
+    assert not any("as words" in warning for warning in words.warnings)
+    turned = classifier.prepare(["golf", "HorseRace", "brush_hair"])
+    torch.testing.assert_close(turned.vectors, written.vectors[[2, 0, 1]])
+    said = classifier.prepare({"HorseRace": "horses on a track"})
+    assert said.labels == ("HorseRace",)
+    assert torch.equal(said.vectors, classifier.prepare(["horses on a track"]).vectors)
+
+
+def test_a_label_database_keeps_name_and_phrase(clip_folder: Path, tmp_path: Path) -> None:
+    encoder = open_encoder(str(clip_folder), device="cpu")
+    made = create_database(tmp_path / "db", encoder)
+    added = made.add(["HorseRace", Label("golf", "a golf swing")], encoder)
+    assert added == (["HorseRace", "golf"], [])
+    assert made.add(["horse race", "HORSERACE", "GOLF", "surfing"], encoder).new == ["surfing"]
+    opened = open_database(tmp_path / "db")
+    assert opened.labels == ("HorseRace", "golf", "surfing")
+    assert opened.phrases == ("horse race", "a golf swing", "surfing")
+    assert torch.equal(opened.select(["horse_race"]), encoder.encode(["horse race"]))
+    asked = opened.only(["Surfing", "horse race"])
+    assert (asked.labels, asked.phrases) == (("Surfing", "horse race"), ("surfing", "horse race"))
+    assert "Horse Race" in opened
+    assert "tennis" not in opened
+    vocabulary = Classifier(load_backbone(str(clip_folder), device="cpu", dtype="float32")).prepare(opened)
+    assert (vocabulary.labels, vocabulary.phrases) == (opened.labels, opened.phrases)
+    torch.testing.assert_close(vocabulary.vectors, opened.vectors)
+
+
+def test_a_database_of_before_keeps_its_vectors(clip_folder: Path, tmp_path: Path) -> None:
+    """Its labels were read as they stand, identifiers or not."""
+    encoder = open_encoder(str(clip_folder), device="cpu")
+    create_database(tmp_path / "db", encoder).add({"HorseRace": "HorseRace"}, encoder)
+    assert "phrases" not in json.loads((tmp_path / "db" / "labels.json").read_text())
+    vocabulary = Classifier(load_backbone(str(clip_folder), device="cpu", dtype="float32")).prepare(
+        open_database(tmp_path / "db")
+    )
+    assert (vocabulary.labels, vocabulary.phrases) == (("HorseRace",), ("HorseRace",))
+    torch.testing.assert_close(vocabulary.vectors, encoder.encode(["HorseRace"]))
