@@ -16,8 +16,8 @@ from lexivid.errors import LabelError
 from lexivid.inference import Classifier
 from lexivid.labels import Label, check_labels, read_labels_file, read_names, split_labels, with_phrases
 from lexivid.labels.database import create_database, open_database
-from lexivid.models.label_encoders import open_encoder
 from lexivid.labels.identifiers import class_key, words_of
+from lexivid.models.label_encoders import open_encoder
 
 
 @pytest.mark.parametrize(
