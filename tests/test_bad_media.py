@@ -34,7 +34,7 @@ NOT_MEDIA = {
     "page.mp4": (b"<!DOCTYPE html><html><body>404</body></html>", "is a text file"),
     "zeros.mp4": (bytes(100_000), "is not a media file of a known kind"),
     "noise.mp4": (np.random.default_rng(0).bytes(100_000), "is not a media file of a known kind"),
-    "picture.mp4": (png(64, 64), "is not a media file of a known kind"),
+    "picture.mp4": (png(64, 64), "is a still picture (PNG); "),
     "one_byte.mkv": (b"\x1a", "is not a media file"),
 }
 

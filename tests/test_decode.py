@@ -57,7 +57,7 @@ EXACT = {
     "sorenson.flv": ["-c:v", "flv"],
     "raw.y4m": ["-pix_fmt", "yuv420p"],
     "vp8.ivf": ["-c:v", "libvpx", *VPX],
-    "h263.3gp": ["-c:v", "h263", "-s", "176x144"],
+    "h263.3gp": ["-vf", "scale=176:144,setsar=1", "-c:v", "h263"],
     "rv10.rm": ["-c:v", "rv10"],
 }
 # Smooth colours only: where colour is stored at half the lines, versions of FFmpeg place it differently.

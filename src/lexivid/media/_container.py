@@ -22,7 +22,9 @@ import av
 from av.container import InputContainer
 
 from lexivid.errors import MediaError
-from lexivid.media._refusal import shown, why_not
+from lexivid.media._refusal import is_still, shown, what_is, why_not
+from lexivid.media._signatures import HEAD_BYTES, is_text
+from lexivid.media._streams import still_kind
 
 MAX_PIXELS = 8192 * 8192  # per picture; 8K is half of it
 OPEN_TIMEOUT_S = 60.0
@@ -43,6 +45,9 @@ LATE_DEMUXERS = "mpegts mpeg flv live_flv ogg nut rm wtv pva nsv nuv swf vividas
 # No index and no clock of their own: their length is found by reading them through.
 RAW_FORMATS = frozenset("h264 hevc vvc m4v h263 mpegvideo mjpeg vc1 obu av1 cavsvideo dirac dv".split())
 
+# Streams without a mark of their own at their start: FFmpeg guesses, and finds them in other files.
+_WITHOUT_MARK = RAW_FORMATS | frozenset("mp3 aac ac3 eac3 dts truehd mlp mpeg mpegts".split())
+
 
 @dataclass(frozen=True)
 class MediaInfo:
@@ -50,8 +55,11 @@ class MediaInfo:
 
     `duration_s` is the length of the video stream as declared (found by reading on where nothing is declared), or of
     the audio where there is no video. `video_start_s` is when the first frame is shown, from the start of the file,
-    which audio times count from. `width` and `height` are pixels after rotation; pixels that are not square stay as
-    stored. `rotation_deg` is how far to turn the stored picture clockwise: 0, 90, 180 or 270.
+    which audio times count from. `width` and `height` are square pixels of the picture as it is shown: cropped as the
+    container says and turned. `rotation_deg` is how far to turn the stored picture clockwise: 0, 90, 180 or 270.
+    `video_stream` and `audio_stream` are the numbers of the streams that are used (None: there is none), of
+    `num_video_streams` and `num_audio_streams` (cover art is none); `stream_choice` says why these, where there were
+    several, and is empty otherwise.
     """
 
     path: str
@@ -69,6 +77,11 @@ class MediaInfo:
     num_channels: int
     audio_codec: str
     video_start_s: float = 0.0
+    video_stream: int | None = None
+    audio_stream: int | None = None
+    num_video_streams: int = 0
+    num_audio_streams: int = 0
+    stream_choice: str = ""
 
 
 class _PlainFile:
@@ -175,6 +188,7 @@ def open_container(path: str | os.PathLike[str]) -> Iterator[InputContainer]:
             except ValueError:  # none of those (FFmpeg: invalid argument, invalid data)
                 container = _av_open(file, LATE_DEMUXERS, decoders=False)
             _check_sizes(container, path)
+            _check_kind(container, path)
         except (av.error.FFmpegError, OSError, ValueError, RuntimeError) as error:
             if isinstance(error, MediaError):
                 raise
@@ -195,6 +209,36 @@ def _check_sizes(container: InputContainer, path: str | os.PathLike[str]) -> Non
                 f"{shown(path)} declares pictures of {width} x {height}, more than the limit of {MAX_PIXELS:,} pixels; "
                 "scale it down with ffmpeg first"
             )
+
+
+def _check_kind(container: InputContainer, path: str | os.PathLike[str]) -> None:
+    """Refuse what FFmpeg opens though it is no film: stills, and documents that it takes for raw streams."""
+    if kind := still_kind(container):
+        raise MediaError(is_still(path, kind))
+    if container.format.name not in _WITHOUT_MARK:
+        return
+    file = _PlainFile(os.fspath(path))
+    try:
+        head = file.read(HEAD_BYTES)
+        is_jpeg = container.format.name == "mjpeg" and head.startswith(b"\xff\xd8")
+        other = None if is_jpeg or is_text(head) else what_is(head)
+        if other:
+            raise MediaError(f"{shown(path)} is {other}")
+        if is_jpeg and (b"MPF\0" in head or not _holds_several(file)):
+            raise MediaError(is_still(path, "JPEG"))
+    finally:
+        file.close()
+
+
+def _holds_several(file: _PlainFile) -> bool:
+    """Whether JPEG pictures follow one another (Motion JPEG)."""
+    num_pictures = 0
+    with _av_open(file, ["mjpeg"], decoders=False) as container, suppress(av.error.FFmpegError):
+        for packet in container.demux():
+            num_pictures += packet.size > 0
+            if num_pictures > 1:
+                return True
+    return False
 
 
 def check_declared_sizes(path: str | os.PathLike[str]) -> None:

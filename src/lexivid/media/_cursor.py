@@ -18,8 +18,8 @@ from av.video.stream import VideoStream
 
 from lexivid.errors import MediaError
 from lexivid.media._container import LATE_DEMUXERS, MAX_PIXELS, RAW_FORMATS, check_declared_sizes, open_container
-from lexivid.media._refusal import shown
-from lexivid.media._streams import codec_name, frame_rate_of, pick_audio, pick_video
+from lexivid.media._refusal import has_no_frames, is_locked, shown
+from lexivid.media._streams import codec_name, frame_rate_of, is_encrypted, pick_audio, pick_video
 
 _SEEK_GAP_S = 5.0  # below this, reading on costs less than seeking
 _MAX_AHEAD_BYTES = 64 << 20  # of packets held before they are decoded
@@ -61,6 +61,8 @@ class Cursor:
             self._open()
             first = self.next()
             if first is None:
+                if self._read_to is None and self._no_more:
+                    raise MediaError(has_no_frames(path, codec_name(self.stream)))
                 check_declared_sizes(path)  # the likely reason, where it can be told
                 raise MediaError(
                     f"{shown(path)} declares video ({codec_name(self.stream)}) of which no frame can be decoded; "
@@ -84,6 +86,8 @@ class Cursor:
         if stream is None:
             what = "has sound but no pictures" if pick_audio(self.container) else "has no video stream"
             raise MediaError(f"{shown(self.path)} {what}; give a file with a video stream")
+        if is_encrypted(stream):
+            raise MediaError(is_locked(self.path))
         context = stream.codec_context
         if not context:
             raise MediaError(
@@ -98,6 +102,7 @@ class Cursor:
         codec = codec_name(stream)
         formats = set(self.container.format.name.split(","))
         context.options = {"max_pixels": str(MAX_PIXELS)}
+        context.flags |= av.codec.context.Flags.unaligned  # or what is cropped on the left would be so by halves
         if codec == "h264" and formats & set(LATE_DEMUXERS):
             context.options["strict"] = "strict"  # no guess of the reordering was made: take what the standard allows
         context.thread_count = self._num_threads or min(os.cpu_count() or 1, 4)
@@ -189,6 +194,8 @@ class Cursor:
                 continue
             if packet.size == 0:  # the end, in PyAV's way
                 continue
+            if self._last_dts is None and packet.has_sidedata("encryption_info"):
+                raise MediaError(is_locked(self.path))
             at = packet.dts if packet.dts is not None else packet.pts
             if at is not None:
                 if self._last_dts is not None:

@@ -1,4 +1,4 @@
-"""A video file -> the frames shown at given times, upright RGB.
+"""A video file -> the frames shown at given times, RGB as a viewer shows them.
 
 In: a path, and times in seconds from the first frame. Out: frames (3, H, W) uint8. Only what is needed is decoded,
 converted and kept. `_container.py` says what FFmpeg may open, `_cursor.py` how a time is reached, `_picture.py` how a
@@ -17,11 +17,20 @@ import numpy as np
 import torch
 
 from lexivid.errors import MediaError
+from lexivid.media._colour import approximation
 from lexivid.media._container import MediaInfo, declared_end_s, open_container, reaches, scan_end_s
 from lexivid.media._cursor import Cursor, pts_of
-from lexivid.media._picture import orientation, to_rgb
+from lexivid.media._picture import Presentation, orientation, to_rgb
 from lexivid.media._refusal import shown
-from lexivid.media._streams import codec_name, frame_rate_of, pick_audio, pick_video
+from lexivid.media._streams import (
+    choice_of,
+    codec_name,
+    films_differ,
+    frame_rate_of,
+    pick_audio,
+    pick_video,
+    presentation_of,
+)
 from lexivid.media.views import Views
 
 Transform = Callable[[torch.Tensor], torch.Tensor]
@@ -59,7 +68,9 @@ class VideoReader:
         self._cursor = Cursor(os.fspath(path), num_threads=num_threads)
         self._go_on: bool | None = None
         try:
-            self.info = _describe_video(self._cursor)
+            self._presentation = presentation_of(self._cursor.container, self._cursor.stream)
+            self.info = _describe_video(self._cursor, self._presentation)
+            self._about = _about_the_picture(self._cursor, self.info)
         except BaseException:
             self.close()
             raise
@@ -84,7 +95,7 @@ class VideoReader:
 
     @property
     def warnings(self) -> list[str]:
-        found = []
+        found = list(self._about)
         declared, decodable = self.info.duration_s, self.decodable_s
         if decodable < declared and not self._other_streams_go_on():
             found.append(
@@ -121,7 +132,7 @@ class VideoReader:
             frame = self._cursor.show(self._ticks(at_s))
             pts = pts_of(frame)
             if last is None or last[0] != pts:
-                picture = to_rgb(frame, max_short_side=self._max_short_side)
+                picture = self._rgb(frame)
                 last = pts, transform(picture) if transform else picture.contiguous()
             yield index, self._seconds(pts), last[1]
 
@@ -136,7 +147,7 @@ class VideoReader:
             at_s = self._seconds(pts_of(frame))
             if end_s is not None and at_s >= end_s - 1e-7:
                 return
-            yield at_s, to_rgb(frame, max_short_side=self._max_short_side).contiguous()
+            yield at_s, self._rgb(frame).contiguous()
             frame = self._cursor.next()
 
     def _other_streams_go_on(self) -> bool:
@@ -152,6 +163,12 @@ class VideoReader:
     @property
     def _tolerance_s(self) -> float:
         return max(0.3, 3 * self._cursor.step * self._cursor.base)
+
+    def _rgb(self, frame: av.VideoFrame) -> torch.Tensor:
+        try:
+            return to_rgb(frame, self._presentation, max_short_side=self._max_short_side)
+        except MediaError as error:
+            raise MediaError(f"{shown(self._cursor.path)} cannot be shown: {error}") from None
 
     def _ticks(self, at_s: float) -> int:
         # The small term: a time that was computed as pts * base must not fall just before that frame.
@@ -246,7 +263,16 @@ def read_views(
         return SampledFrames(frames, times_s, reader.info, tuple(reader.warnings))
 
 
-def _describe_video(cursor: Cursor) -> MediaInfo:
+def _about_the_picture(cursor: Cursor, info: MediaInfo) -> list[str]:
+    """What the user should know of a choice that was made, and of colours that are not exact."""
+    found = []
+    if info.num_video_streams > 1 and films_differ(cursor.container):
+        found.append(f"the file holds several films: {info.stream_choice}")
+    colours = approximation(cursor.first)
+    return [*found, colours] if colours else found
+
+
+def _describe_video(cursor: Cursor, presentation: Presentation) -> MediaInfo:
     stream, container, first = cursor.stream, cursor.container, cursor.first
     start_s = pts_of(first) * cursor.base
     end_s = declared_end_s(container, stream)
@@ -257,7 +283,8 @@ def _describe_video(cursor: Cursor) -> MediaInfo:
     elif cursor.by_dts and stream.duration and "avi" in container.format.name:
         end_s = start_s + stream.duration * cursor.base  # the first frame comes out late, and its time is not the start
     turns, _ = orientation(first)
-    width, height = (first.height, first.width) if turns % 2 else (first.width, first.height)
+    width, height = presentation.size(first)
+    width, height = (height, width) if turns % 2 else (width, height)
     file_start_s = container.start_time / av.time_base if container.start_time is not None else start_s
     return MediaInfo(
         path=cursor.path,
@@ -271,7 +298,7 @@ def _describe_video(cursor: Cursor) -> MediaInfo:
         video_codec=codec_name(stream),
         pixel_format=first.format.name,
         video_start_s=0.0 if cursor.counts else max(start_s - file_start_s, 0.0),
-        **_audio_facts(pick_audio(container)),
+        **_stream_facts(container),
     )
 
 
@@ -290,14 +317,20 @@ def _describe_audio(path: str, container: av.container.InputContainer, audio: av
         frame_rate=0.0,
         video_codec="",
         pixel_format="",
-        **_audio_facts(audio),
+        **_stream_facts(container),
     )
 
 
-def _audio_facts(audio: av.AudioStream | None) -> dict[str, Any]:
+def _stream_facts(container: av.container.InputContainer) -> dict[str, Any]:
+    audio, choice = pick_audio(container), choice_of(container)
     return {
         "has_audio": audio is not None,
         "sample_rate_hz": audio.rate if audio else 0,
         "num_channels": audio.channels if audio else 0,
         "audio_codec": codec_name(audio) if audio else "",
+        "video_stream": choice.video,
+        "audio_stream": choice.audio,
+        "num_video_streams": choice.num_video,
+        "num_audio_streams": choice.num_audio,
+        "stream_choice": choice.reason,
     }
