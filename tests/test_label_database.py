@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 from lexivid.backbones import load_backbone
 from lexivid.cli import app
 from lexivid.errors import LabelError
+from lexivid.inference import model_of
 from lexivid.labels.database import INDEX_FILE, create_database, open_database
 from lexivid.labels.encoders import EncoderIdentity, LabelEncoder
 from lexivid.labels.language_model import FrozenLanguageModel
@@ -216,10 +218,70 @@ def test_command_line(clip_folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
-def test_a_run_without_a_label_encoder_stands_for_its_backbone(clip_folder: Path, tmp_path: Path) -> None:
-    about = {"model_type": "lexivid-mov", "backbone": {"name": str(clip_folder)}, "templates": "name"}
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.json").write_text(json.dumps(about))
-    by_run, by_backbone = open_encoder(str(tmp_path / "run")), open_encoder(str(clip_folder), templates="name")
+def _run_folder(folder: Path, **backbone: str) -> Path:
+    """config.json of a run without a label encoder, as far as labels need it."""
+    folder.mkdir()
+    about = {"model_type": "lexivid-mov", "backbone": backbone, "templates": "name"}
+    (folder / "config.json").write_text(json.dumps(about))
+    return folder
+
+
+def test_a_run_without_a_label_encoder_reads_with_its_backbone(clip_folder: Path, tmp_path: Path) -> None:
+    run = _run_folder(tmp_path / "run", name=str(clip_folder))
+    by_run, by_backbone = open_encoder(str(run)), open_encoder(str(clip_folder), templates="name")
     assert by_run.identity.fingerprint == by_backbone.identity.fingerprint
     assert torch.equal(by_run.encode(["a dog"]), by_backbone.encode(["a dog"]))
+    assert by_run.identity.model == str(run)  # which sees clips better than its backbone
+
+
+def test_the_pinned_revision_of_a_runs_backbone_counts(
+    clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lexivid.models import label_encoders
+
+    run = _run_folder(tmp_path / "run", name="owner/clip", revision="abc123")
+    asked = []
+
+    def load(name: str, **options: Any) -> Any:
+        asked.append(name)
+        return load_backbone(str(clip_folder), **options)
+
+    monkeypatch.setattr(label_encoders, "load_backbone", load)
+    open_encoder(str(run), device="cpu")
+    soft = SoftAttributeEncoder(
+        FrozenLanguageModel.load(str(make_gpt2(tmp_path / "lm"))),
+        FrozenTextEncoder(load_backbone(str(clip_folder), device="cpu", dtype="float32")),
+        SoftAttributeConfig(num_prefixes=2, num_heads=2),
+    )
+    soft.save(run, backbone="owner/clip")
+    open_encoder(str(run), device="cpu")
+    assert asked == ["owner/clip@abc123", "owner/clip@abc123"]
+
+
+def test_the_model_of_a_database_is_found_from_anywhere(
+    clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run named by a relative path, and a database made with it: from elsewhere, moved together, and gone."""
+    home = tmp_path / "home"
+    home.mkdir()
+    for name in ("run", "soft"):
+        _run_folder(home / name, name=str(clip_folder))
+    language_model = FrozenLanguageModel.load(str(make_gpt2(tmp_path / "lm")))
+    backbone = load_backbone(str(clip_folder), device="cpu", dtype="float32")
+    soft = SoftAttributeEncoder(
+        language_model, FrozenTextEncoder(backbone), SoftAttributeConfig(num_prefixes=2, num_heads=2)
+    )
+    soft.save(home / "soft", backbone=str(clip_folder))
+    monkeypatch.chdir(home)
+    for name in ("run", "soft"):
+        encoder = open_encoder(name, device="cpu")
+        create_database(Path(f"labels-{name}"), encoder).add(["cat"], encoder)
+    monkeypatch.chdir(tmp_path)
+    for name in ("run", "soft"):
+        assert model_of(open_database(home / f"labels-{name}")) == str(home / name)
+    home.rename(tmp_path / "moved")
+    for name in ("run", "soft"):
+        assert model_of(open_database(Path("moved") / f"labels-{name}")) == str(tmp_path / "moved" / name)
+        (tmp_path / "moved" / name).rename(tmp_path / f"elsewhere-{name}")
+        with pytest.raises(LabelError, match=r"which is not there any more: name the model .* \(--model\)"):
+            model_of(open_database(Path("moved") / f"labels-{name}"))

@@ -106,10 +106,124 @@ def test_files_are_looked_at_as_in_training(run: Path) -> None:
     assert classifier.views_of(ViewsAsked(num_frames=4)) == Views(4, 4, 1, 2, "native")
 
 
-def test_resume_of_a_finished_run_and_free_settings(run: Path, clips: Path, tmp_path: Path) -> None:
+FILES = ("config.json", "train.json", "model.safetensors", "clips.jsonl", "split.json")
+
+
+def _contents(run: Path) -> dict[str, bytes]:
+    return {name: (run / name).read_bytes() for name in FILES}
+
+
+def test_resume_of_a_finished_run_does_nothing(
+    run: Path, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its calibration, and without its checkpoints, which may be deleted."""
     copy = shutil.copytree(run, tmp_path / "copy")
-    train(copy / "recipe.yaml", clips, copy, resume=True, set=["training.keep_checkpoints=1"], device="cpu")
-    assert (copy / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
+    shutil.rmtree(copy / "checkpoints")
+    before = _contents(copy)
+    assert json.loads(before["config.json"])["calibration"]
+    assert json.loads(before["config.json"])["not_fitted"].keys() <= {"evidence", "evidence base", "evidence novel"}
+    monkeypatch.setattr("lexivid.training.run.fit", None)
+    monkeypatch.setattr("lexivid.training.run.calibrate", None)
+    done = train(copy / "recipe.yaml", clips, copy, resume=True, set=["training.keep_checkpoints=1"], device="cpu")
+    assert done.had_ended
+    assert "had ended before: nothing was done" in done.describe()
+    assert done.metrics == json.loads(before["train.json"])["held_out"]
+    assert _contents(copy) == before
+    (copy / "train.json").unlink()
+    with pytest.raises(LexividError, match=r"holds a trained model, and train\.json beside it is missing"):
+        train(copy / "recipe.yaml", clips, copy, resume=True, device="cpu")
+
+
+def test_a_calibration_that_was_interrupted_is_made(
+    run: Path, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the clips that the run kept back, of data that have grown and moved; training is not repeated."""
+    copy = shutil.copytree(run, tmp_path / "copy")
+    expected = _contents(copy)
+    shutil.rmtree(copy / "checkpoints")
+    update_config(copy, calibration=None, evidence={}, not_fitted={})
+    summary = json.loads(expected["train.json"])
+    for key in ("calibration", "evidence", "not_fitted"):
+        summary.pop(key)
+    (copy / "train.json").write_text(json.dumps(summary))
+    moved = shutil.copytree(clips, tmp_path / "moved")
+    cases.make_clip(moved / "red" / "00.mp4", cases.COLOURS["red"], step=1, tone_hz=310.0)
+    monkeypatch.setattr("lexivid.training.run.fit", None)
+    done = train(copy / "recipe.yaml", moved, copy, resume=True, device="cpu")
+    assert not done.had_ended
+    config, before = json.loads((copy / "config.json").read_text()), json.loads(expected["config.json"])
+    assert config["calibration"]["num_clips"] == before["calibration"]["num_clips"] == 6
+    assert config["calibration"]["offset"] == pytest.approx(before["calibration"]["offset"], abs=1e-6)
+    assert json.loads((copy / "train.json").read_text())["calibration"] == config["calibration"]
+
+
+def test_a_resumed_run_keeps_its_clips(clips: Path, clip_folder: Path, tmp_path: Path) -> None:
+    """Clips that are added to the data between two calls are no clips of the run, and none changes sides."""
+    data = shutil.copytree(clips, tmp_path / "data")
+    settings = {**SETTINGS, "model.backbone": str(clip_folder), "training.epochs": 2, "data.inputs": ["video"]}
+    recipe = cases.Recipe.from_dict({"name": "tiny"}).with_settings(settings)
+
+    def stop(_: object, epochs_done: int) -> None:
+        if epochs_done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, data, tmp_path / "run", device="cpu", on_epoch=stop)
+    begun = RunClips.load(tmp_path / "run")
+    assert begun is not None
+    for i in range(4):
+        cases.make_clip(data / "red" / f"0{i}.mp4", cases.COLOURS["red"], step=1, tone_hz=310.0 + i)
+    data.rename(tmp_path / "renamed")
+    done = train(recipe, tmp_path / "renamed", tmp_path / "run", resume=True, device="cpu")
+    assert (done.summary["clips"], done.summary["clips_held_out"], done.failures) == (12, 6, {})
+    now = RunClips.load(tmp_path / "run")
+    assert now is not None
+    assert now.digest == begun.digest
+    shutil.rmtree(tmp_path / "renamed")
+    (tmp_path / "run" / "config.json").unlink()
+    (tmp_path / "other" / "red").mkdir(parents=True)
+    cases.make_clip(tmp_path / "other" / "red" / "0.mp4", cases.COLOURS["red"], step=1, tone_hz=777.0)
+    with pytest.raises(LexividError, match=r"--resume: none of the 18 clips that the run was started with is in"):
+        train(recipe, tmp_path / "other", tmp_path / "run", resume=True, device="cpu")
+
+
+def test_what_could_not_be_done_is_said(clips: Path, clip_folder: Path, tmp_path: Path) -> None:
+    """No clips kept back: nothing is the best on them, and nothing is calibrated; both stand in the folder."""
+    settings = {**SETTINGS, "model.backbone": str(clip_folder), "training.epochs": 1, "data.inputs": ["video"]}
+    settings |= {"data.held_out": 0, "training.export": "best"}
+    recipe = cases.Recipe.from_dict({"name": "tiny"}).with_settings(settings)
+    done = train(recipe, clips, tmp_path / "run", device="cpu")
+    assert (done.summary["exported"], done.summary["export_asked"]) == ("last", "best")
+    told = " ".join(done.warnings())
+    assert "training.export is 'best', but there are no such weights" in told
+    assert "calibration could not be fitted: no clips were held out of training" in told
+    classifier = lexivid.load(str(tmp_path / "run"), device="cpu")
+    assert "no calibration (no clips were held out of training" in classifier.prepare(LABELS).warnings[0]
+    with pytest.raises(ModelError, match="no clips were held out of training"):
+        classifier.check_multi_label(classifier.prepare(LABELS))
+
+
+def test_a_recipe_means_the_same_from_anywhere(
+    clips: Path, clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that it names by relative paths; folders called like models that come with the package are not meant."""
+    (tmp_path / "lite").mkdir()
+    (tmp_path / "world").mkdir()
+    monkeypatch.chdir(tmp_path)
+    recipe = cases.Recipe().with_settings(
+        {"model.init_from": "first", "data.class_split": "split.json", "data.names": "names.csv", "data.lists": "lists",
+         "model.templates": "sentences.txt", "model.backbone": "lite"}
+    ).with_absolute_paths()  # fmt: skip
+    assert recipe.model.init_from == str(tmp_path / "first")
+    assert recipe.model.templates == str(tmp_path / "sentences.txt")
+    assert (recipe.data.class_split, recipe.data.names, recipe.data.lists) == tuple(
+        str(tmp_path / name) for name in ("split.json", "names.csv", "lists")
+    )
+    assert (recipe.model.backbone, recipe.labels.language_model) == ("lite", "world")
+    assert recipe.with_absolute_paths() == recipe
+    shutil.copytree(clip_folder, tmp_path / "clip")
+    relative = recipe.with_settings({"model.backbone": "clip", "model.templates": "name"}).with_absolute_paths()
+    assert (relative.model.backbone, relative.model.templates) == (str(tmp_path / "clip"), "name")
 
 
 def test_features_from_the_cache_change_nothing(clips: Path, clip_folder: Path) -> None:

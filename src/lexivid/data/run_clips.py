@@ -162,7 +162,7 @@ class RunClips:
             for clips in (self.train, self.held_out)
         )
         return replace(
-            self, train=train, held_out=held_out, data="",
+            self, train=train, held_out=held_out, data="", split=replace(self.split, source=""),
             contents={names[path]: content for path, content in self.contents.items() if path in names},
         )  # fmt: skip
 

@@ -1,0 +1,121 @@
+"""A trained run on the Hub: published by its owner and used by name, with the real client and a Hub on this machine.
+
+Each user is a process of their own with a cache of their own: where the Hub lies is read when its client is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import training_cases as cases
+from hub_server import serve_hub
+
+import lexivid
+from lexivid.data.run_clips import RunClips
+from lexivid.training import train
+
+pytest.importorskip("accelerate")
+SETTINGS = {
+    "model.modalities": ["video", "flow"], "model.num_heads": 2, "model.mlp_ratio": 1, "data.num_workers": 0,
+    "data.num_frames": 2, "data.stride": None, "data.flow_size": 32, "data.held_out": 0.34, "training.epochs": 1,
+    "training.batch_size": 6, "data.inputs": ["video"],
+}  # fmt: skip
+
+OWNER = """
+import json, sys
+from lexivid.models.trained import TrainedModel
+model = TrainedModel.from_pretrained(sys.argv[1], device="cpu")
+print(json.dumps([model.push_to_hub("me/colours"), model.clips.num_trained_on(model.clips.clips)]))
+"""
+
+LABELS = ["red", "green", "purple"]
+USER = """
+import json, sys, lexivid
+from lexivid.evaluation import runs
+from lexivid.labels.database import create_database, open_database
+from lexivid.inference import model_of
+from lexivid.errors import LexividError
+from lexivid.models.label_encoders import open_encoder
+name, clip, data = sys.argv[1:4]
+LABELS = ["red", "green", "purple"]
+classifier = lexivid.load(name, device="cpu")
+said = classifier.classify(clip, LABELS)
+result = runs.evaluate(name, data, num_workers=0, device="cpu")
+encoder = open_encoder(name, device="cpu")
+create_database(__import__("pathlib").Path("labels"), encoder).add(["red"], encoder)
+try:
+    runs.evaluate(name, data, protocol="calibrate", device="cpu")
+    refused = ""
+except LexividError as error:
+    refused = str(error)
+print(json.dumps({
+    "kind": type(classifier).__name__, "scores": [[x.label, x.score] for x in said.labels], "warnings": said.warnings,
+    "fingerprint": classifier.fingerprint, "trained_on": result["clips_trained_on"], "asked": result["clips_asked"],
+    "base": result["split"]["base"], "model": model_of(open_database("labels")), "refused": refused,
+}))
+"""
+
+
+def _run(program: str, *words: object, home: Path, endpoint: str, offline: bool = False) -> str:
+    home.mkdir(exist_ok=True)
+    environment = os.environ | {
+        "HF_ENDPOINT": endpoint, "HF_HOME": str(home / "hf"), "HF_HUB_OFFLINE": "1" if offline else "0",
+        "HF_TOKEN": "hf_of_this_test", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "no_proxy": "*",
+        "LEXIVID_CACHE": str(home / "cache"), "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    command = [sys.executable, "-c", program, *map(str, words)]
+    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.splitlines()[-1]
+
+
+def test_a_published_run_is_used_by_the_name_that_its_card_prints(clip_folder: Path, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    data = cases.make_clips(tmp_path / "private folder", num=3)
+    templates = tmp_path / "sentences.txt"
+    templates.write_text("a {} thing\n")
+    settings = {**SETTINGS, "model.backbone": str(clip_folder), "model.templates": str(templates)}
+    train(cases.Recipe.from_dict({"name": "tiny"}).with_settings(settings), data, tmp_path / "run", device="cpu")
+    templates.unlink()  # its sentences are the model's own by now
+    with serve_hub() as (endpoint, hub):
+        _, own = json.loads(_run(OWNER, tmp_path / "run", home=tmp_path / "owner", endpoint=endpoint))
+        commit, files = hub.commits["me/colours"][-1]
+        card = files["README.md"].decode()
+        assert "lexivid.load('me/colours')" in card
+        for name, content in files.items():  # nothing of the owner's machine
+            assert str(tmp_path).encode() not in content, name
+            assert str(clip_folder.parent).encode() not in content, name
+            assert b"private folder" not in content, name
+        trained_on = next(c.path for c in _record(tmp_path / "run").train)
+        user = tmp_path / "user"
+        found = json.loads(_run(USER, "me/colours", trained_on, data, home=user, endpoint=endpoint))
+        local = lexivid.load(str(tmp_path / "run"), device="cpu").classify(trained_on, LABELS)
+        assert found["kind"] == "TrainedClassifier"
+        assert found["scores"] == [[x.label, pytest.approx(x.score, abs=1e-5)] for x in local.labels]
+        assert tuple(found["warnings"]) == local.warnings
+        assert any("was trained on this file" in text for text in found["warnings"])
+        assert found["trained_on"] == own == 6
+        assert found["base"] == ["blue", "green", "red"]
+        assert found["model"] == f"me/colours@{commit}"
+        assert "hf download me/colours" in found["refused"]
+        assert found["fingerprint"].strip() not in ("", "auto")
+        # another state of the same name
+        config = json.loads(files["config.json"])
+        hub.publish("me/colours", {"config.json": json.dumps(config | {"base_classes": ["x", "y", "z"]}).encode()})
+    # the Hub is gone, and the pinned state is in the cache
+    (user / "labels" / "labels.json").unlink()
+    again = json.loads(_run(USER, f"me/colours@{commit}", trained_on, data, home=user, endpoint=endpoint, offline=True))
+    assert again["scores"] == found["scores"]
+    assert again["base"] == found["base"]
+
+
+def _record(run: Path) -> RunClips:
+    found = RunClips.load(run)
+    assert found is not None
+    return found
