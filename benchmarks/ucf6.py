@@ -39,7 +39,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from ucf6_generalized import NUM_TWINS, clips_of, generalized, train_twins, twin_file
 
-from lexivid.data.dataset import class_name
+from lexivid.data.naming import class_name
 from lexivid.data.splits import ClassSplit, complementary_splits, hold_out
 from lexivid.evaluation import metrics
 from lexivid.evaluation.collected import Collected, score

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
 
-from lexivid.data.dataset import Clip, class_name, read_dataset
+from lexivid.data.dataset import Clip, read_dataset
+from lexivid.data.naming import class_name, split_name
 from lexivid.errors import LexividError
 
 
@@ -202,6 +204,118 @@ def test_ucf101_lists_are_found_beside_the_videos(tmp_path: Path) -> None:
     assert read_dataset(tmp_path / "videos") == read_dataset(tmp_path / "videos", kind="ucf101", list_number=1)
     with pytest.raises(LexividError, match=r"no testlist03\.txt"):
         read_dataset(tmp_path / "videos", list_number=3)
+
+
+def test_ucf101_lists_that_spell_a_class_in_another_way(tmp_path: Path) -> None:
+    """The data set's own: the lists' HandstandPushups is the folder and the files HandStandPushups."""
+    for c in ("HandStandPushups", "Archery"):
+        _touch(tmp_path, *(f"{c}/v_{c}_g0{g}_c01.avi" for g in (1, 3)))
+    test = "HandstandPushups/v_HandStandPushups_g01_c01.avi\nArchery/v_Archery_g01_c01.avi\nYoYo/v_YoYo_g01_c01.avi\n"
+    (tmp_path / "testlist01.txt").write_text(test)
+    found = read_dataset(tmp_path)
+    assert [(c.labels[0], c.group and c.group[-3:], c.split) for c in found.clips] == [
+        ("archery", "g01", "test"), ("archery", "g03", "train"),
+        ("hand stand pushups", "g01", "test"), ("hand stand pushups", "g03", "train"),
+    ]  # fmt: skip
+    assert found.missing == ("YoYo/v_YoYo_g01_c01",)  # a part of the data set is no fault
+    assert found.warnings == ()
+
+
+def test_test_clips_never_become_training_clips(tmp_path: Path) -> None:
+    """A list that does not match stops the run, and names both sides."""
+    for c in ("Archery", "HandStand"):
+        _touch(tmp_path, f"{c}/v_{c}_g01_c01.avi", f"{c}/v_{c}_g09_c01.avi")
+    archery = "Archery/v_Archery_g01_c01.avi\n"
+    (tmp_path / "testlist01.txt").write_text(f"{archery}HandstandPushups/v_HandstandPushups_g01_c01.avi\n")
+    with pytest.raises(LexividError, match=r"folder 'HandStand' .* its class 'HandstandPushups' has no folder"):
+        read_dataset(tmp_path)
+    (tmp_path / "testlist01.txt").write_text(f"{archery}HandStand/HandStand_01_01.avi\n")
+    with pytest.raises(
+        LexividError, match=r"class 'HandStand', such as .* is called like the files of folder 'HandStand'"
+    ):
+        read_dataset(tmp_path)
+    (tmp_path / "testlist01.txt").write_text(f"{archery}HandStand/v_HandStand_g02_c01.avi\n")
+    assert sum(c.split == "test" for c in read_dataset(tmp_path).clips) == 1  # its test clips are not at hand
+    (tmp_path / "testlist01.txt").write_text(archery)
+    (warning,) = read_dataset(tmp_path).warnings
+    assert "names no clip of 1 folders, for instance 'HandStand'" in warning
+    (tmp_path / "trainlist01.txt").write_text("Archery/v_Archery_g09_c01.avi 1\n")
+    assert read_dataset(tmp_path).classes == ("archery",)  # of neither list
+
+
+def test_names_in_either_unicode_form(tmp_path: Path) -> None:
+    """macOS writes the letter é as two characters."""
+    composed, decomposed = (unicodedata.normalize(form, "Café") for form in ("NFC", "NFD"))
+    assert composed != decomposed
+    _touch(tmp_path / "mac", f"{decomposed}/a.mp4")
+    assert read_dataset(tmp_path / "mac").classes == (composed.lower(),)
+    (tmp_path / "names.csv").write_text(f"{composed},coffee house\n", encoding="utf-8")
+    assert read_dataset(tmp_path / "mac", names=tmp_path / "names.csv").classes == ("coffee house",)
+    manifest = tmp_path / "mac" / "list.csv"
+    manifest.write_text(f"path,label\n{composed}/a.mp4,{composed}\n{decomposed}/a.mp4,{decomposed}\n", encoding="utf-8")
+    found = read_dataset(manifest)
+    assert found.classes == (composed,)
+    assert [Path(c.path).exists() for c in found.clips] == [True, True]
+    assert found.warnings == ()
+    assert read_dataset(manifest, names={decomposed: "coffee"}).classes == ("coffee",)
+    manifest.write_text(f"path,label\n{composed}/none.mp4,x\n", encoding="utf-8")
+    assert not Path(read_dataset(manifest).clips[0].path).exists()  # what is not there stays in the data set
+
+
+def test_spellings_of_one_class_are_one(tmp_path: Path) -> None:
+    _manifest(
+        tmp_path,
+        "path,label\n1.mp4,surfing\n2.mp4,Surfing\n3.mp4,Surfing\n4.mp4,PlayingViolin\n5.mp4,playing violin\n"
+        "6.mp4,Straße\n",
+    )
+    found = read_dataset(tmp_path)
+    assert found.classes == ("Straße", "Surfing", "playing violin")
+    assert [c.labels[0] for c in found.clips][:2] == ["Surfing"] * 2
+    spelled, split = found.warnings
+    assert "1 classes are spelled in several ways, and are one each: 'Surfing' and 'surfing'" in spelled
+    assert "'PlayingViolin' as 'playing violin'" in split
+    assert [c.labels[0] for c in found.select(classes=["SURFING"]).clips] == ["Surfing"] * 3
+    assert found.spelled_as(["STRASSE", "surfing"]).classes == ("STRASSE", "playing violin", "surfing")
+    assert read_dataset(tmp_path, names={"PLAYINGVIOLIN": "the violin"}).classes == ("Straße", "Surfing", "the violin")
+    _touch(tmp_path / "folders", "Surfing/1.mp4", "surf-ing/2.mp4")
+    assert len(read_dataset(tmp_path / "folders").classes) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("Training", "train"), ("trn", "train"), ("train_set", "train"), ("unbalanced_train_segments", "train"),
+        ("validate", "val"), ("Validation", "val"), ("val_1", "val"), ("dev", "val"), ("testing", "test"),
+        ("Test Split", "test"), ("eval", "test"), ("tst", "test"), (" TEST ", "test"), ("mine", None), ("1", None),
+        ("", None), ("constraint", None), ("trainer", None), ("contest", None),
+    ],
+)  # fmt: skip
+def test_parts_in_every_spelling(text: str, part: str | None) -> None:
+    assert split_name(text) == part
+
+
+def test_parts_of_no_known_name_are_kept_and_told(tmp_path: Path) -> None:
+    _manifest(tmp_path, "path,label,split\na.mp4,x,Validate\nb.mp4,x,fold1\nc.mp4,y,tst\n")
+    found = read_dataset(tmp_path)
+    assert [c.split for c in found.clips] == ["val", "fold1", "test"]
+    assert found.warnings == (
+        "parts of no known name are neither trained on nor tested unless they are named: 'fold1' (1 clips)",
+    )
+    _touch(tmp_path / "data", "training/a/1.mp4", "testing/a/2.mp4", "holdback/a/3.mp4")
+    assert [c.split for c in read_dataset(tmp_path / "data").clips] == ["holdback", "test", "train"]
+    _touch(tmp_path / "trains", "train/1.mp4", "bus/2.mp4")
+    assert read_dataset(tmp_path / "trains").classes == ("bus", "train")  # a class
+
+
+def test_recordings_on_both_sides_are_told(tmp_path: Path) -> None:
+    _manifest(
+        tmp_path,
+        "path,label,split,group,start_s,end_s\na.mp4,x,train,g1,,\nb.mp4,y,test,g1,,\nc.mp4,x,train,,0,1\n"
+        "c.mp4,y,test,,1,2\nc.mp4,y,test,,2,3\nd.mp4,y,test,g2,,\n",
+    )
+    (warning,) = read_dataset(tmp_path).warnings
+    assert "2 recordings" in warning
+    assert "in train and in test, for instance 'g1': 3 clips of test" in warning
 
 
 def test_select(tmp_path: Path) -> None:

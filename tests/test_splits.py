@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lexivid.data.dataset import Clip
+from lexivid.data.recordings import recordings
 from lexivid.data.splits import ClassSplit, complementary_splits, hold_out, split_classes, split_in_order
 from lexivid.errors import LexividError
 
@@ -137,6 +139,50 @@ def test_hold_out_group_of_two_classes() -> None:
     kept, out = hold_out(clips, fraction=0.3)
     assert out
     assert not {c.group for c in kept} & {c.group for c in out}
+
+
+def test_parts_of_one_file_are_on_one_side() -> None:
+    parts = [Clip("m.mp4", ("a",), start_s=k, end_s=k + 1) for k in range(4)]
+    assert hold_out(parts, fraction=0.25) == (parts, [])  # nothing else would be left
+    several = [replace(clip, path=f"{name}.mp4") for name in "mno" for clip in parts]
+    for by in ("group", "clip"):
+        for seed in range(5):
+            kept, out = hold_out(several, fraction=0.25, seed=seed, by=by)  # type: ignore[arg-type]
+            assert len(out) == 4
+            assert not {c.path for c in kept} & {c.path for c in out}
+    linked = [*several, Clip("./m.mp4", ("b",), group="g"), Clip("z.mp4", ("b",), group="g")]
+    assert len(set(recordings(linked))) == 3  # a file, and the group of one of its parts
+    done = split_in_order(several, test_fraction=0.25)
+    assert {c.path for c in done if c.split == "test"} == {"o.mp4"}
+    assert {c.path for c in done if c.split == "train"} == {"m.mp4", "n.mp4"}
+    assert all(c.split == "train" for c in split_in_order(parts))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 6), st.integers(0, 3)), min_size=1, max_size=40),
+    st.floats(0.01, 0.9),
+    st.integers(0, 3),
+)
+@settings(max_examples=100, deadline=None)
+def test_no_class_loses_all_its_clips_to_groups_of_several(
+    told: list[tuple[int, int]], fraction: float, seed: int
+) -> None:
+    clips = [Clip(f"{i}.mp4", (f"class {c}",), group=f"group {g}") for i, (g, c) in enumerate(told)]
+    kept, out = hold_out(clips, fraction=fraction, seed=seed)
+    assert {c.labels[0] for c in kept} == {c.labels[0] for c in clips}
+    assert not {c.group for c in kept} & {c.group for c in out}
+    assert hold_out(clips[::-1], fraction=fraction, seed=seed)[1] == out[::-1]
+    ordered = split_in_order(clips, test_fraction=fraction)
+    sides = {side: [c for c in ordered if c.split == side] for side in ("train", "test")}
+    assert {c.labels[0] for c in sides["train"]} == {c.labels[0] for c in clips}
+    assert not {c.group for c in sides["train"]} & {c.group for c in sides["test"]}
+
+
+def test_class_splits_in_another_spelling() -> None:
+    split = ClassSplit(("HorseRace", "surfing"), ("CAFE\u0301",))
+    assert split.spelled_as(["horse race", "Café", "golf"]) == ClassSplit(("horse race", "surfing"), ("Café",))
+    with pytest.raises(LexividError, match="'Surfing' and 'surfing' stands twice"):
+        ClassSplit(("Surfing",), ("surfing",))
 
 
 def test_split_in_order() -> None:

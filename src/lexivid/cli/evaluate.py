@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lexivid.cli.console import emit, progress_bar, say
-from lexivid.cli.options import Device, Frames, Layout, Stride, StrideRate, Templates, views_asked
+from lexivid.cli.options import Device, Frames, Layout, Names, Stride, StrideRate, Templates, views_asked
 from lexivid.cli.root import app
 
 
@@ -28,7 +28,9 @@ def evaluate(
     part: Annotated[str, typer.Option(help="Which clips of the data.")] = "test",
     list_number: Annotated[int | None, typer.Option(help="Which of UCF101's lists, 1 to 3.")] = None,
     lists: Annotated[Path | None, typer.Option(help="Folder of UCF101's lists.")] = None,
-    distractors: Annotated[Path | None, typer.Option(help="A text file with more names for every vocabulary.")] = None,
+    distractors: Annotated[
+        Path | None, typer.Option(help="A list of more names for every vocabulary, as --labels-file of `classify`.")
+    ] = None,
     templates: Templates = None,
     threshold: Annotated[
         float, typer.Option(min=0, max=1, help="multi-label: from which probability on a label is said to hold.")
@@ -37,6 +39,7 @@ def evaluate(
         str,
         typer.Option(help="Layout: csv, folders, ucf101, activitynet, charades, youtube8m or vggsounder."),
     ] = "auto",
+    names: Names = None,
     twins: Annotated[int, typer.Option(min=0, help="calibrate: train so many twins of the run for it.")] = 0,
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode.")] = 2,
     device: Device = "auto",
@@ -50,13 +53,15 @@ def evaluate(
         result = runs.evaluate(
             model, data, protocol=protocol, out=out, views=chosen, split=split, part=part, list_number=list_number,
             lists=lists, distractors=read_labels_file(distractors) if distractors else (), templates=templates,
-            threshold=threshold, kind=kind, num_workers=workers, device=device, twins=twins,
+            threshold=threshold, kind=kind, names=names, num_workers=workers, device=device, twins=twins,
             on_progress=bar.show,
         )  # fmt: skip
     lines = runs.summary(result)
     widths = [max(len(line[i]) for line in lines if i < len(line)) for i in range(max(map(len, lines)))]
     for line in lines:
         emit("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=False)).rstrip() + "\n")
+    for warning in result["warnings"]:
+        say(f"warning: {warning}", "yellow")
     if trained_on := result["clips_trained_on"]:
         say(
             f"warning: {trained_on} of the {result['clips_asked']} clips were trained on, so these numbers flatter the "

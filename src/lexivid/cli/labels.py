@@ -56,7 +56,7 @@ def add(
     given += read_labels_file(labels_file) if labels_file else []
     given = told(given, names) if names else given
     checked = check_labels(given)
-    warnings = checked.warnings
+    warnings, read = checked.warnings, dict(zip(checked.names, checked.phrases, strict=True))
     there = open_database(database) if (database / INDEX_FILE).is_file() else None
     sentences: str | TemplateSet | None = templates
     if there is not None and model is None:
@@ -64,7 +64,7 @@ def add(
     with status("encoding"):
         encoder = open_encoder(model or DEFAULT_MODEL, templates=sentences, device=device)
         added = (there or create_database(database, encoder)).add(given, encoder)
-        warnings += encoder.doubts(checked.phrases) if added.new and encoder.doubts else []
+        warnings += encoder.doubts([read[name] for name in added.new]) if encoder.doubts else []
     for warning in warnings:
         say(f"warning: {warning}", "yellow")
     say(f"{len(added.new)} new, {len(added.known)} known already: {database}")

@@ -16,10 +16,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from lexivid.data.naming import PathsOnDisk, named, spelled_as, split_name, unknown_parts
+from lexivid.data.recordings import on_both_sides
 from lexivid.errors import LexividError
+from lexivid.labels.lists import read_names
 from lexivid.media.files import LeftOut, is_set_aside, media_below
 
-SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 Kind = Literal["auto", "csv", "folders", "ucf101", "activitynet", "charades", "youtube8m", "vggsounder"]
 
 _COLUMNS = ("path", "label", "labels", "split", "start_s", "end_s", "group", "synthetic")
@@ -58,6 +60,7 @@ class Dataset:
         classes: sorted, every label of the data set; synthetic ones are none.
         missing: entries of an official list that are not on disk (they are no clips here).
         left_out: one line on files in its folders that are no clips; empty where there are none.
+        warnings: what to know of it: names that were changed, parts of no known name, recordings on two sides.
     """
 
     name: str
@@ -65,6 +68,7 @@ class Dataset:
     classes: tuple[str, ...]
     missing: tuple[str, ...] = ()
     left_out: str = ""
+    warnings: tuple[str, ...] = ()
 
     @property
     def synthetic(self) -> tuple[str, ...]:
@@ -93,8 +97,18 @@ class Dataset:
         told = (replace(c, labels=tuple(label for label in c.labels if label in kept)) for c in self.clips)
         return self._with((c for c in told if c.labels), split, chosen)
 
+    def spelled_as(self, names: Iterable[str]) -> Dataset:
+        """The same with classes spelled as in `names`, where case, spacing or Unicode form differ."""
+        one = spelled_as((*self.classes, *self.synthetic), names)
+
+        def several(own: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(dict.fromkeys(one[name] for name in own))
+
+        clips = tuple(replace(c, labels=several(c.labels), synthetic=several(c.synthetic)) for c in self.clips)
+        return replace(self, clips=clips, classes=tuple(sorted(several(self.classes))))
+
     def _known(self, classes: Iterable[str] | None) -> tuple[str, ...]:
-        chosen = self.classes if classes is None else tuple(classes)
+        chosen = self.classes if classes is None else tuple(spelled_as(classes, self.classes).values())
         if unknown := [name for name in chosen if name not in self.classes]:
             raise LexividError(f"{self.name} has no class {unknown[0]!r}; it has {_some(self.classes)}")
         return chosen
@@ -122,11 +136,11 @@ def read_dataset(
         kind: "csv": columns path (relative to the manifest), label or labels (with ";" between them), and optionally
             split (default "train"), start_s, end_s, group, synthetic (labels that a captioner made, with ";" between
             them, or nothing); a folder holds it as manifest.csv.
-            "folders": CLASS/FILE, or SPLIT/CLASS/FILE with splits named train, val and test; without them every
-            clip is "train" (`lexivid.data.splits` makes a test part).
+            "folders": CLASS/FILE, or SPLIT/CLASS/FILE with splits named train, val and test in any usual spelling;
+            without them every clip is "train" (`lexivid.data.splits` makes a test part).
             "ucf101": CLASS/v_CLASS_gNN_cNN.* and the data set's trainlistNN.txt and testlistNN.txt. Without a train
             list, what is not in the test list is "train", which is the same. Files may have another ending than
-            the lists say. HMDB51 and others: write a manifest.
+            the lists say, and names another case. HMDB51 and others: write a manifest.
             "activitynet", "charades", "youtube8m", "vggsounder": several labels a clip, see
             `lexivid.data.multilabel_lists`; `lists` is then the annotation file, or the folder that holds it.
             "auto": by what is there (of those of several labels, none).
@@ -134,17 +148,20 @@ def read_dataset(
         lists: the folder of UCF101's lists (or see kind); None: `root`, its ucfTrainTestlist, or that beside it.
             A name may have something before it (ucf101_testlist02.txt).
         names: what classes are called, where folder names or labels are not words: a mapping, or a CSV file of two
-            columns. None: as `class_name` makes them of folder names; a manifest's labels stay as they are.
+            columns. Others are read as words where they are identifiers ("HorseRace"), as folder names are.
+
+    Names of one class that differ in case, spacing or Unicode form are one class, and said in `Dataset.warnings`.
 
     Raises:
-        LexividError: the folder or a list is missing, holds nothing, or a line of it cannot be read.
+        LexividError: the folder or a list is missing, holds nothing, a line of it cannot be read, or lists and folders
+            do not fit.
     """
     root = Path(root)
     if not root.exists():
         raise LexividError(f"data {str(root)!r} does not exist; check the path")
     if kind == "auto":
         kind = _kind_of(root, list_number, lists)
-    called = _read_names(names)
+    called = names if isinstance(names, Mapping) else {} if names is None else read_names(Path(names))
     if kind == "csv":
         return _read_manifest(root / "manifest.csv" if root.is_dir() else root, called)
     if not root.is_dir():
@@ -152,7 +169,15 @@ def read_dataset(
     if kind == "folders":
         return _read_folders(root, called)
     if kind == "ucf101":
-        return _read_ucf101(root, 1 if list_number is None else list_number, lists, called)
+        from lexivid.data.ucf101_lists import read_ucf101
+
+        number = 1 if list_number is None else list_number
+        left_out = LeftOut()
+        clips, missing, warnings, source = read_ucf101(root, number, lists, left_out)
+        return make_dataset(
+            f"{root.name} list {number}", clips, called, f"none of {source}'s files in {root}", are_folders=True,
+            missing=missing, left_out=left_out, warnings=warnings,
+        )  # fmt: skip
     if kind in ("activitynet", "charades", "youtube8m", "vggsounder"):
         from lexivid.data.multilabel_lists import read_multilabel
 
@@ -160,41 +185,39 @@ def read_dataset(
     raise LexividError(f"unknown kind of data {kind!r}: choose {', '.join(get_args(Kind))}")
 
 
-def class_name(folder: str) -> str:
-    """A folder's name as words: "HorseRace" -> "horse race", "playing_drums" -> "playing drums", "TV" stays."""
-    text = folder.replace("_", " ").strip()
-    if not any(c.isspace() for c in text):
-        text = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", text)
-    return " ".join(w if len(w) > 1 and w.isupper() else w.lower() for w in text.split())
-
-
 def _kind_of(root: Path, list_number: int | None, lists: str | os.PathLike[str] | None) -> Kind:
     if root.is_file() or (root / "manifest.csv").is_file():
         return "csv"
-    if list_number is not None or lists is not None or any(_list_files(root, None, "test", 1)):
+    from lexivid.data.ucf101_lists import list_files
+
+    if list_number is not None or lists is not None or any(list_files(root, None, "test", 1)):
         return "ucf101"
     return "folders"
 
 
-def _dataset(
-    name: str, clips: list[Clip], looked_for: str, missing: Iterable[str] = (), left_out: LeftOut | None = None
+def make_dataset(
+    name: str,
+    clips: Iterable[Clip],
+    called: Mapping[str, str],
+    looked_for: str,
+    *,
+    are_folders: bool = False,
+    missing: Iterable[str] = (),
+    left_out: LeftOut | None = None,
+    warnings: Iterable[str] = (),
 ) -> Dataset:
+    """Clips as the data set labels them -> the data set, with classes named (`lexivid.data.naming`) and checked.
+
+    Raises:
+        LexividError: no clips; `looked_for` says what was.
+    """
     passed_by = str(left_out or "")
-    if not clips:
+    own, said = named(clips, called, are_folders=are_folders)
+    if not own:
         raise LexividError(f"{name}: no clips there ({looked_for}{'; ' if passed_by else ''}{passed_by})")
-    classes = tuple(sorted({label for c in clips for label in c.labels}))
-    return Dataset(name, tuple(clips), classes, tuple(missing), passed_by)
-
-
-def _read_names(names: Mapping[str, str] | str | os.PathLike[str] | None) -> Mapping[str, str]:
-    if names is None or isinstance(names, Mapping):
-        return names or {}
-    called = {}
-    for number, row in csv_rows(Path(names)):
-        if len(row) != 2 or not row[1].strip():
-            raise LexividError(f"{os.fspath(names)}, line {number}: two columns, folder and name, but got {row}")
-        called[row[0].strip()] = " ".join(row[1].split())
-    return called
+    classes = tuple(sorted({label for c in own for label in c.labels}))
+    told = (*warnings, *said, *unknown_parts(own), *on_both_sides(own))
+    return Dataset(name, tuple(own), classes, tuple(missing), passed_by, told)
 
 
 def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -231,13 +254,14 @@ def _read_manifest(path: Path, called: Mapping[str, str]) -> Dataset:
             f"end_s, group, synthetic; it reads {', '.join(header) or 'nothing'}"
         )
     clips = []
+    disk = PathsOnDisk()
     for number, row in rows:
         where = f"{path}, line {number}"
         if len(row) != len(columns):
             raise LexividError(f"{where}: {len(row)} fields for {len(columns)} columns")
         field = dict(zip(columns, (text.strip() for text in row), strict=True))
         texts = field["labels"].split(";") if "labels" in field else [field["label"]]
-        labels = _several(texts, called)
+        labels = _several(texts)
         if not field["path"] or not labels:
             raise LexividError(f"{where}: no {'label' if field['path'] else 'path'}")
         start_s = _seconds(field.get("start_s"), 0.0, where)
@@ -248,21 +272,22 @@ def _read_manifest(path: Path, called: Mapping[str, str]) -> Dataset:
         split = field.get("split") or "train"
         clips.append(
             Clip(
-                str(path.parent / field["path"]),
+                str(disk.find(path.parent / field["path"])),
                 labels,
-                SPLIT_NAMES.get(split.lower(), split),
+                split_name(split) or split,
                 start_s,
                 end_s,
                 field.get("group") or None,
-                _several(field.get("synthetic", "").split(";"), called),
+                _several(field.get("synthetic", "").split(";")),
             )
         )
-    return _dataset(path.stem if path.stem != "manifest" else path.parent.name, clips, f"{path} lists none")
+    name = path.stem if path.stem != "manifest" else path.parent.name
+    return make_dataset(name, clips, called, f"{path} lists none")
 
 
-def _several(texts: Iterable[str], called: Mapping[str, str]) -> tuple[str, ...]:
-    """Labels as they are called, each once; empty ones are left out."""
-    return tuple(dict.fromkeys(called.get(t, t) for t in (" ".join(t.split()) for t in texts) if t))
+def _several(texts: Iterable[str]) -> tuple[str, ...]:
+    """Labels, each once; empty ones are left out."""
+    return tuple(dict.fromkeys(t for t in (" ".join(t.split()) for t in texts) if t))
 
 
 def _seconds(text: str | None, default: float | None, where: str) -> float | None:
@@ -278,78 +303,44 @@ def _seconds(text: str | None, default: float | None, where: str) -> float | Non
 
 
 def _read_folders(root: Path, called: Mapping[str, str]) -> Dataset:
-    folders = _folders(root)
+    folders = folders_of(root)
     left_out = LeftOut()
-    clips = []
-    if folders and all(folder.name.lower() in SPLIT_NAMES for folder in folders):
+    clips: list[Clip] = []
+    if _are_parts(folders):
         for folder in folders:
-            clips += [
-                clip
-                for inner in _folders(folder)
-                for clip in _clips_of(inner, SPLIT_NAMES[folder.name.lower()], called, left_out)
-            ]
+            part = split_name(folder.name) or folder.name
+            clips += [clip for inner in folders_of(folder) for clip in _clips_of(inner, part, left_out)]
     else:
-        clips = [clip for folder in folders for clip in _clips_of(folder, "train", called, left_out)]
+        clips = [clip for folder in folders for clip in _clips_of(folder, "train", left_out)]
     looked_for = f"looked for {root}/CLASS/FILE and {root}/train/CLASS/FILE, video or sound"
-    return _dataset(root.name, clips, looked_for, left_out=left_out)
+    return make_dataset(root.name, clips, called, looked_for, are_folders=True, left_out=left_out)
 
 
-def _clips_of(folder: Path, split: str, called: Mapping[str, str], left_out: LeftOut) -> list[Clip]:
-    label = called.get(folder.name) or class_name(folder.name)
-    return [Clip(str(file), (label,), split, group=_group_of(file)) for file in media_below(folder, left_out)]
+def _are_parts(folders: list[Path]) -> bool:
+    """Whether folders are train, val and test, and no classes: all of them are, or train is and none holds a file."""
+    parts = {split_name(folder.name) for folder in folders}
+    if None not in parts:
+        return bool(parts)
+    return "train" in parts and not any(entry.is_file() for folder in folders for entry in _entries(folder))
 
 
-def _group_of(file: Path) -> str | None:
+def _clips_of(folder: Path, split: str, left_out: LeftOut) -> list[Clip]:
+    return [Clip(str(file), (folder.name,), split, group=group_of(file)) for file in media_below(folder, left_out)]
+
+
+def group_of(file: Path) -> str | None:
     """v_HorseRace_g08_c01 -> "v_HorseRace_g08": a group is of one class."""
     found = _UCF_GROUP.match(file.stem)
     return found[1] if found else None
 
 
-def _folders(root: Path) -> list[Path]:
-    return sorted(entry for entry in root.iterdir() if entry.is_dir() and not is_set_aside(entry.name))
+def folders_of(root: Path) -> list[Path]:
+    """The folders in a folder, without those of systems, by name."""
+    return [entry for entry in _entries(root) if entry.is_dir()]
 
 
-def _list_files(root: Path, lists: str | os.PathLike[str] | None, part: str, number: int) -> list[Path]:
-    places = [root, root / "ucfTrainTestlist", root.parent / "ucfTrainTestlist"] if lists is None else [Path(lists)]
-    return [file for place in places for file in sorted(place.glob(f"*{part}list{number:02d}.txt"))]
-
-
-def _read_ucf101(root: Path, number: int, lists: str | os.PathLike[str] | None, called: Mapping[str, str]) -> Dataset:
-    test_lists = _list_files(root, lists, "test", number)
-    if not test_lists:
-        where = str(root / "ucfTrainTestlist") if lists is None else os.fspath(lists)
-        raise LexividError(f"no testlist{number:02d}.txt in {where}: say where UCF101's lists are (lists)")
-    listed = {"test": _read_list(test_lists[0])}
-    if train_lists := _list_files(root, lists, "train", number):
-        listed["train"] = _read_list(train_lists[0])
-    split_of = {entry: split for split, entries in listed.items() for entry in entries}
-    clips, seen = [], set()
-    left_out = LeftOut()
-    for folder in _folders(root):
-        for file in media_below(folder, left_out):
-            entry = f"{folder.name}/{file.stem}"
-            split = split_of.get(entry, "train" if "train" not in listed else None)
-            if split is None:
-                continue  # of neither list, such as part of another split
-            seen.add(entry)
-            label = called.get(folder.name) or class_name(folder.name)
-            clips.append(Clip(str(file), (label,), split, group=_group_of(file)))
-    missing = [entry for entry in split_of if entry not in seen]
-    return _dataset(
-        f"{root.name} list {number}", clips, f"none of {test_lists[0].name}'s files in {root}", missing, left_out
-    )
-
-
-def _read_list(path: Path) -> list[str]:
-    """ "Archery/v_Archery_g08_c01.avi 3" -> "Archery/v_Archery_g08_c01"."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise LexividError(f"list {str(path)!r} cannot be read: {error}") from None
-    entries = [re.sub(r"\s+\d+$", "", line.strip()) for line in lines if line.strip()]
-    if bad := [entry for entry in entries if entry.count("/") != 1]:
-        raise LexividError(f"list {str(path)!r} has lines CLASS/FILE, but also {bad[0][:80]!r}")
-    return [str(Path(entry).with_suffix("")) for entry in entries]
+def _entries(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if not is_set_aside(entry.name))
 
 
 def _some(names: Iterable[str]) -> str:

@@ -17,11 +17,13 @@ from __future__ import annotations
 import csv
 import json
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from lexivid.data.dataset import SPLIT_NAMES, Clip, Dataset, csv_rows
+from lexivid.data.dataset import Clip, Dataset, csv_rows, make_dataset
+from lexivid.data.naming import split_name
 from lexivid.errors import LexividError
 from lexivid.media.files import LeftOut, media_below
 
@@ -67,19 +69,18 @@ def read_multilabel(
     files: dict[str, Path] = {}
     left_out = LeftOut()
     for path in media_below(root, left_out):
-        files.setdefault(path.stem, path)
+        files.setdefault(unicodedata.normalize("NFC", path.stem), path)
     clips, missing = [], []
     for entry in entries:
-        found = files.get(entry.name) or files.get(f"v_{entry.name}")
+        name = unicodedata.normalize("NFC", entry.name)
+        found = files.get(name) or files.get(f"v_{name}")
         if found is None:
             missing.append(entry.name)
             continue
-        labels = tuple(dict.fromkeys((names or {}).get(label, label) for label in entry.labels))
-        clips.append(Clip(str(found), labels, entry.split, group=entry.name))
+        clips.append(Clip(str(found), entry.labels, entry.split, group=entry.name))
     if not clips:
         raise LexividError(f"none of the {len(entries)} files that {place} lists is below {root}")
-    classes = tuple(sorted({label for clip in clips for label in clip.labels}))
-    return Dataset(root.name, tuple(clips), classes, tuple(missing), str(left_out))
+    return make_dataset(root.name, clips, names or {}, f"looked in {place}", missing=missing, left_out=left_out)
 
 
 def _activitynet(place: Path) -> Iterator[Entry]:
@@ -101,7 +102,7 @@ def _activitynet(place: Path) -> Iterator[Entry]:
                 f"{path}, video {name!r}: no subset, or an annotation without a label ({error})"
             ) from None
         if labels:
-            yield Entry(name, labels, SPLIT_NAMES.get(subset.lower(), subset))
+            yield Entry(name, labels, split_name(subset) or subset)
 
 
 def _charades(place: Path) -> Iterator[Entry]:
@@ -131,7 +132,8 @@ def _youtube8m(place: Path) -> Iterator[Entry]:
     for path in _all(place, "*.csv"):
         if path == vocabulary:
             continue
-        split = next((said for word, said in SPLIT_NAMES.items() if word in path.stem.lower()), "train")
+        words = map(split_name, re.findall(r"[a-z]+", path.stem.lower()))
+        split = next((said for said in words if said), "train")
         for line, row in csv_rows(path):
             if len(row) != 2:
                 raise LexividError(f"{path}, line {line}: two columns, id and labels, but got {row}")

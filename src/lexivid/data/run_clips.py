@@ -41,6 +41,7 @@ class RunClips:
         split: its base and novel classes.
         data: the data folder (or the folder of the manifest), absolute. Empty: not told, as on the Hub.
         contents: path -> what identifies the file's content; a file that could not be read has none.
+        warnings: what to know of the data set they were drawn from; not kept.
     """
 
     train: tuple[Clip, ...]
@@ -48,6 +49,7 @@ class RunClips:
     split: ClassSplit
     data: str
     contents: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
 
     @property
     def clips(self) -> tuple[Clip, ...]:

@@ -11,14 +11,17 @@ import json
 import math
 import os
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from lexivid.data.dataset import Clip
+from lexivid.data.naming import spelled_as
+from lexivid.data.recordings import recordings
 from lexivid.errors import LexividError
+from lexivid.labels.identifiers import class_key
 from lexivid.storage import write_atomically
 
 
@@ -45,14 +48,20 @@ class ClassSplit:
             raise LexividError("a class split has no base classes")
         if any(not isinstance(name, str) for name in names):
             raise LexividError("a class split's classes must be strings")
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise LexividError(f"class {twice!r} stands twice in a class split")
+        counts = Counter(map(class_key, names))
+        if twice := [name for name in names if counts[class_key(name)] > 1]:
+            spellings = " and ".join(map(repr, dict.fromkeys(n for n in twice if class_key(n) == class_key(twice[0]))))
+            raise LexividError(f"class {spellings} stands twice in a class split")
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Base, then novel."""
         return self.base + self.novel
+
+    def spelled_as(self, classes: Iterable[str]) -> ClassSplit:
+        """The same with classes spelled as a data set spells them, where case, spacing or Unicode form differ."""
+        one = spelled_as(self.classes, classes)
+        return replace(self, base=tuple(one[n] for n in self.base), novel=tuple(one[n] for n in self.novel))
 
     def swapped(self) -> ClassSplit:
         """Base and novel exchanged: with both of a complementary pair every class counts once on each side."""
@@ -151,11 +160,12 @@ def hold_out(
 ) -> tuple[list[Clip], list[Clip]]:
     """Divide clips into (kept, held out), for choosing and calibrating without the test clips.
 
-    Drawn within each class (first label), so that no class loses all its clips and every class with two groups or more
-    gives at least one. With `by="group"` whole groups are drawn, until about `fraction` of the class's clips
-    are out; a clip without a group is a group of its own. A group is on one side even where its clips have
-    several labels. With `each_class` false they are drawn from all clips alike: for clips of several labels, whose
-    first one says little.
+    Drawn within each class (first label), in whole recordings (`lexivid.data.recordings`: groups, and the parts of one
+    file), until about `fraction` of the class's clips are out. Every class with two recordings or more gives at least
+    one, and no label loses all its clips, also where recordings show several classes. With `by="clip"` groups do not
+    count, and the parts of one file are still together. With `each_class` false they are drawn from all clips alike:
+    for clips of several labels, whose first one says little; a label then loses its last clip only where the fraction
+    cannot be reached otherwise.
 
     Raises:
         LexividError: a fraction outside 0..1.
@@ -164,49 +174,68 @@ def hold_out(
         raise LexividError(f"the share of held-out clips is {fraction}, and must be 0 or more and below 1")
     if fraction == 0:
         return list(clips), []
-
-    def unit_of(clip: Clip) -> tuple[str, ...]:
+    of_clip = recordings(clips, by_group=by == "group")
+    # A recording is drawn by the first of its names, so that the order of clips plays no part.
+    unit: dict[int, tuple[str, ...]] = {}
+    for number, clip in zip(of_clip, clips, strict=True):
+        own: tuple[str, ...] = ("clip", clip.path, repr(clip.start_s), repr(clip.end_s))
         if by == "group" and clip.group is not None:
-            return ("group", clip.group)
-        return ("clip", clip.path, repr(clip.start_s), repr(clip.end_s))
-
-    units: dict[tuple[str, ...], int] = defaultdict(int)  # clips in each
-    members: dict[str, list[tuple[str, ...]]] = defaultdict(list)  # class -> its units; a unit counts where it began
-    for clip in clips:
-        unit = unit_of(clip)
-        if unit not in units:
-            members[clip.labels[0] if each_class else ""].append(unit)
-        units[unit] += 1
-    out: set[tuple[str, ...]] = set()
-    for label in sorted(members):
-        own = sorted(members[label])
-        random.Random(f"hold out {seed} {label}").shuffle(own)
-        wanted = fraction * sum(units[unit] for unit in own)
-        gone = 0
-        for unit in own[:-1]:  # one stays
+            own = ("group", clip.group)
+        unit[number] = min(own, unit.get(number, own))
+    sizes: dict[str, Counter[int]] = defaultdict(Counter)  # class -> recording -> clips
+    shown: dict[int, set[str]] = defaultdict(set)  # recording -> labels
+    left: dict[str, set[int]] = defaultdict(set)  # label -> recordings that are kept
+    for number, clip in zip(of_clip, clips, strict=True):
+        sizes[clip.labels[0] if each_class else ""][number] += 1
+        shown[number].update(clip.labels)
+        for label in clip.labels:
+            left[label].add(number)
+    out: set[int] = set()
+    for label in sorted(sizes):
+        drawn = sorted(sizes[label], key=unit.__getitem__)
+        random.Random(f"hold out {seed} {label}").shuffle(drawn)
+        wanted = fraction * sizes[label].total()
+        gone = sum(sizes[label][number] for number in out)
+        # With rare labels on every clip there may be no others than last ones; but one recording stays.
+        for number, may_be_last in [(n, False) for n in drawn] + [(n, True) for n in drawn[:-1] if not each_class]:
+            if number in out or (not may_be_last and any(left[name] == {number} for name in shown[number])):
+                continue  # the last one of a label stays
             # Nearest to the wanted number, but at least one.
-            if gone and abs(gone + units[unit] - wanted) > abs(gone - wanted):
+            if gone and abs(gone + sizes[label][number] - wanted) > abs(gone - wanted):
                 break
-            out.add(unit)
-            gone += units[unit]
-    return [c for c in clips if unit_of(c) not in out], [c for c in clips if unit_of(c) in out]
+            out.add(number)
+            gone += sizes[label][number]
+            for name in shown[number]:
+                left[name].discard(number)
+    pairs = list(zip(of_clip, clips, strict=True))
+    return [clip for number, clip in pairs if number not in out], [clip for number, clip in pairs if number in out]
 
 
 def split_in_order(clips: Sequence[Clip], *, test_fraction: float = 0.25) -> list[Clip]:
     """Clips with "train" and "test" set anew: in each class the last ones by path are for testing.
 
-    For data whose neighbouring numbers may come from one recording (ESC-50), which a random split would divide.
+    For data whose neighbouring numbers may come from one recording (ESC-50), which a random split would divide. What is
+    known to be one recording (a group, the parts of one file) is on one side, and every class keeps training clips.
 
     Raises:
         LexividError: a fraction outside 0..1.
     """
     if not 0 < test_fraction < 1:
         raise LexividError(f"the share of test clips is {test_fraction}, and must be between 0 and 1")
+    own = recordings(clips)
+    members: dict[int, list[int]] = defaultdict(list)
+    for index, number in enumerate(own):
+        members[number].append(index)
     by_class: dict[str, list[int]] = defaultdict(list)
     for index in sorted(range(len(clips)), key=lambda i: (clips[i].path, clips[i].start_s)):
         by_class[clips[index].labels[0]].append(index)
     test: set[int] = set()
-    for own in by_class.values():
-        count = min(max(1, round(len(own) * test_fraction)), len(own) - 1)  # a single clip stays for training
-        test.update(own[len(own) - count :])
+    for label, indices in by_class.items():
+        count = min(max(1, round(len(indices) * test_fraction)), len(indices) - 1)  # a single clip stays for training
+        for index in reversed(indices):
+            if sum(i in test for i in indices) >= count:
+                break
+            others = {clips[i].labels[0] for i in members[own[index]]} | {label}
+            if all(any(i not in test and own[i] != own[index] for i in by_class[name]) for name in others):
+                test.update(members[own[index]])
     return [replace(clip, split="test" if i in test else "train") for i, clip in enumerate(clips)]

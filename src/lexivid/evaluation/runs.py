@@ -23,8 +23,9 @@ from lexivid.evaluation import protocols
 from lexivid.evaluation.collected import collect
 from lexivid.evaluation.evidence import fit_model_evidence
 from lexivid.evaluation.twins import calibrate_with_twins
-from lexivid.labels import LabelBank, load_templates
+from lexivid.labels import LabelBank, check_labels, load_templates
 from lexivid.labels.evidence import DEFAULT_THRESHOLD
+from lexivid.labels.identifiers import class_key
 from lexivid.media.decode import decoder_version
 from lexivid.media.views import PAPER_STRIDE, Views, ViewsAsked
 from lexivid.models.trained import TrainedModel
@@ -88,7 +89,10 @@ def evaluate(
         raise LexividError(f"only a run of `lexivid train` in a folder can be calibrated{hint}")
     backbone = trained.backbone if trained else load_backbone(str(model), device=device)
     record = trained.clips if trained else None
-    chosen = _class_split(split, dataset.classes, trained)
+    if trained:
+        dataset = dataset.spelled_as(trained.base_classes)
+    chosen = _class_split(split, dataset.classes, trained).spelled_as(dataset.classes)
+    distractors = _others(distractors, chosen.classes)
     several = protocol == "multi-label" or (trained is not None and trained.scales is not None)
     if several and protocol not in ("multi-label", "calibrate"):
         raise LexividError(f"protocol {protocol!r} is of one label a clip; this run has several: use multi-label")
@@ -153,6 +157,7 @@ def evaluate(
         "clips_asked": len(clips),
         "clips_failed": len(collected.failures),
         "clips_trained_on": _num_trained_on(trained, clips),
+        "warnings": list(dataset.warnings),
         "failures": [list(pair) for pair in collected.failures],
         "entries_missing": len(dataset.missing),
         "settings": collected.settings,
@@ -251,6 +256,14 @@ def _class_split(
         return ClassSplit.load(trained.folder / SPLIT_FILE)
     rest = tuple(name for name in classes if name not in trained.base_classes)
     return ClassSplit(trained.base_classes, rest, None, "base classes of the model, the data's others")
+
+
+def _others(distractors: Sequence[str], classes: Sequence[str]) -> list[str]:
+    """Distractors as a model reads them, without those that are classes in another spelling."""
+    if not distractors:
+        return []
+    own = set(map(class_key, classes))
+    return [phrase for phrase in check_labels(distractors).phrases if class_key(phrase) not in own]
 
 
 def _clips(clips: Sequence[Clip], part: str | None, classes: set[str]) -> tuple[list[Clip], str]:

@@ -62,7 +62,7 @@ def draw_clips(recipe: Recipe, data: str | Path) -> RunClips:
     settings = recipe.data
     dataset = read_dataset(data, **settings.layout())
     if settings.class_split is not None:
-        split = ClassSplit.load(settings.class_split)
+        split = ClassSplit.load(settings.class_split).spelled_as(dataset.classes)
     elif settings.base_fraction is not None:
         split = split_classes(
             dataset.classes, fraction=settings.base_fraction, seed=settings.split_seed, source=dataset.name
@@ -77,7 +77,7 @@ def draw_clips(recipe: Recipe, data: str | Path) -> RunClips:
         raise LexividError(f"base class {min(empty)!r} has no training clips in {str(data)!r}")
     one = recipe.objective.kind == "softmax"
     kept, out = hold_out(base.clips, fraction=settings.held_out, seed=settings.split_seed, each_class=one)
-    return RunClips(tuple(kept), tuple(out), split, str(data_folder(data)), {})
+    return RunClips(tuple(kept), tuple(out), split, str(data_folder(data)), {}, dataset.warnings)
 
 
 def identified(clips: RunClips, accelerator: Accelerator | None = None) -> RunClips:

@@ -77,9 +77,10 @@ class TrainingResult(NamedTuple):
         return ", ".join(words)
 
     def warnings(self) -> list[str]:
-        """What did not come out as the recipe asks, for people."""
+        """What is doubtful about the data, and what did not come out as the recipe asks, for people."""
         s = self.summary
-        told = [f"{what} could not be fitted: {why}" for what, why in s.get("not_fitted", {}).items()]
+        told = list(s.get("data_warnings", ()))
+        told += [f"{what} could not be fitted: {why}" for what, why in s.get("not_fitted", {}).items()]
         if s["exported"] != s.get("export_asked", s["exported"]):
             told.append(
                 f"training.export is {s['export_asked']!r}, but there are no such weights (no clips were held out, or "
@@ -426,6 +427,7 @@ def _summary(recipe: Recipe, result: FitResult, data: TrainingClips, seconds: fl
         "clips_held_out": len(data.held_out) if data.held_out is not None else 0,
         "clips_failed": len(state.failures),
         "failures": state.failures,
+        "data_warnings": list(data.files.warnings) if data.files is not None else [],
         "seconds_of_last_call": round(seconds, 1),
         "processes": world,
         "lexivid": __version__,
