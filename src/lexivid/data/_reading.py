@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from lexivid.backbones.preprocess import ImageProcessing
 from lexivid.errors import MediaError
-from lexivid.media.audio import read_waveform
+from lexivid.media.audio import read_sound
 from lexivid.media.decode import MediaInfo, VideoReader, open_video
 from lexivid.media.flow import Algorithm, flow, flow_to_image
 from lexivid.media.spectrogram import SAMPLE_RATE_HZ, log_mel
@@ -219,9 +219,11 @@ def _stack(pictures: list[Tensor], path: str) -> Tensor:
     return torch.stack(pictures)
 
 
-def read_log_mel(info: MediaInfo, *, start_s: float, end_s: float | None) -> Tensor | None:
-    """The log-mel spectrogram (F, S) float32, not normalised; None where there are less than 25 ms of sound, or nothing
-    but zeros: files without sound often carry a silent stream, and a model would be asked what silence shows.
+def read_log_mel(info: MediaInfo, *, start_s: float, end_s: float | None) -> tuple[Tensor | None, list[str]]:
+    """The log-mel spectrogram (F, S) float32, not normalised, and warnings.
+
+    None in its place where there are less than 25 ms of sound, or nothing but zeros: files without sound often carry a
+    silent stream, and a model would be asked what silence shows.
 
     Of more than ten minutes: as many seconds in parts of 10 s that are spread evenly.
 
@@ -237,12 +239,14 @@ def read_log_mel(info: MediaInfo, *, start_s: float, end_s: float | None) -> Ten
         starts = np.linspace(start_s, stop_s - _PART_S, int(MAX_SOUND_S / _PART_S))
         parts = [(float(at_s), _PART_S) for at_s in starts]
     if parts[0][1] <= 0:
-        return None
-    waves = [read_waveform(info.path, start_s=at_s, duration_s=s, sample_rate_hz=SAMPLE_RATE_HZ) for at_s, s in parts]
+        return None, []
+    sounds = [read_sound(info.path, start_s=at_s, duration_s=s, sample_rate_hz=SAMPLE_RATE_HZ) for at_s, s in parts]
+    warnings = list(dict.fromkeys(text for sound in sounds for text in sound.warnings))
+    waves = [sound.waveform for sound in sounds]
     if all(not len(wave) or float(wave.abs().max()) < _SILENT for wave in waves):
-        return None
+        return None, warnings
     spectrograms = [log_mel(wave) for wave in waves if len(wave) >= _MIN_SAMPLES]
-    return torch.cat(spectrograms, dim=1) if spectrograms else None
+    return torch.cat(spectrograms, dim=1) if spectrograms else None, warnings
 
 
 def windows_key(windows: Windows) -> dict[str, Any]:

@@ -435,8 +435,8 @@ def _make(
                 own = {name: x for name, x in pictures[window].items() if name in (what, "picture_size")}
                 made[what, window] = Entry(own if what in own else {}, facts)
     if ("log_mel", 0) in lacking and info.has_audio:
-        sound = _reading.read_log_mel(info, start_s=clip.start_s, end_s=clip.end_s)
-        made["log_mel", 0] = Entry({} if sound is None else {"log_mel": sound}, {"warnings": "[]"})
+        sound, told = _reading.read_log_mel(info, start_s=clip.start_s, end_s=clip.end_s)
+        made["log_mel", 0] = Entry({} if sound is None else {"log_mel": sound}, {"warnings": json.dumps(told)})
     for name in lacking:
         made.setdefault(name, Entry({}, {"absent": "the file has no such stream"}))
     return made

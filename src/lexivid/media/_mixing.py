@@ -1,0 +1,298 @@
+"""Several channels -> one: what each of them counts for, decided once for a whole file.
+
+In: a path. Out: a `Mix`: which streams are heard, and the weight of each channel. A file that is read in parts is mixed
+alike in every part.
+
+- Channels with a place (front left, centre, ...) count as in `ffmpeg -ac 1`: centre 1.41, front 1, side and back 0.71,
+  low frequencies 0, divided by their sum. Places that FFmpeg leaves out of its mix without a word (back and side
+  ones at the ceiling, those of 22.2) count as side and back.
+- Channels without a place (several microphones, no channel mask) are averaged over those that carry sound.
+- Ambisonics: the first component, which hears all directions.
+- Where the mix would be lost because channels are in opposite phase, the loudest channel alone is heard.
+- Several mono streams of MXF, QuickTime, MP4 and GXF are the channels of one programme, as cameras and broadcasters
+  write them, unless their language or kind tells them apart.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import av
+import numpy as np
+
+from lexivid.errors import MediaError
+from lexivid.media._container import open_container
+from lexivid.media._refusal import shown
+from lexivid.media._streams import pick_audio
+
+Layout = tuple[str, ...]  # names of channels, in order
+
+_LOW = frozenset({"LFE", "LFE2"})
+_CENTRE = frozenset({"FC", "BFC", "TFC"})
+_FRONT = frozenset({"FL", "FR", "FLC", "FRC", "TFL", "TFR", "BFL", "BFR", "DL", "DR", "BIL", "BIR"})
+_UNPLACED = frozenset({"NONE", "UNK"})
+_CHANNELS_APART = frozenset({"mov", "mxf", "gxf"})  # containers whose mono streams are channels of one programme
+_MAX_TRACKS = 16
+
+# What is listened to before the decision: all of a short file, as many seconds in places of a longer one.
+_LISTEN_S = 30.0
+_NUM_PLACES = 24
+_BLOCK_S = 0.5
+_MAX_PACKETS = 4000  # of a place
+_MAX_VALUES = 1 << 25  # channels x samples of a place: 30 s of 16 channels at 48 kHz, 128 MiB
+_MOST_PLANES = 8
+_AUDIBLE = (2 / 32768) ** 2  # mean square of two steps of a 16-bit sample
+_SOUNDS = 1e-4  # of the loudest channel's energy: 40 dB below it, a channel is an open input
+_LOST = 0.1  # of the energy that the channels would have together if they were not alike
+_LOST_SHARE = 0.25  # of the blocks that can be heard
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How a file's sound becomes one channel.
+
+    Attributes:
+        streams: indices of the streams that are heard; several are mono.
+        tracks: what each of several streams counts for, (N,).
+        channels: what the channels of the one stream count for, (C,), by layout; a stream may change it on the way.
+    """
+
+    streams: tuple[int, ...]
+    tracks: np.ndarray
+    channels: dict[Layout, np.ndarray] = field(default_factory=dict)
+
+    def weights(self, layout: Layout) -> np.ndarray | None:
+        """(C,); None: mono or stereo as FFmpeg mixes it."""
+        if layout in self.channels:
+            return self.channels[layout]
+        return None if is_plain(layout) else placed_weights(layout)
+
+
+def mix_of(path: str | os.PathLike[str]) -> Mix:
+    """The mix of a file, kept for the next call while the file does not change.
+
+    Raises:
+        MediaError: the file cannot be read, or has no sound that can be decoded.
+    """
+    name = os.fspath(path)
+    try:
+        status = Path(name).stat()
+        identity = (status.st_size, status.st_mtime_ns, status.st_ino)
+    except (OSError, ValueError):
+        identity = (0, 0, 0)  # opening it says why
+    return _mix_of(name, identity)
+
+
+@functools.lru_cache(maxsize=1024)
+def _mix_of(path: str, identity: tuple[int, int, int]) -> Mix:
+    with open_container(path) as container:
+        chosen = pick_audio(container)
+        if chosen is None:
+            raise MediaError(f"{shown(path)} has no sound that can be decoded; give another file, or leave sound out")
+        streams = _tracks_beside(container, chosen)
+        indices = tuple(stream.index for stream in streams)
+        even = np.full(len(streams), 1 / len(streams), np.float32)
+        if len(streams) == 1 and chosen.channels == 1:
+            return Mix(indices, even)
+        places = _listen(container, streams)
+    if len(streams) > 1:
+        together = [heard for place in places if (heard := _aligned(place)) is not None]
+        return Mix(indices, choose_weights(("NONE",) * len(streams), [b for heard in together for b in _blocks(heard)]))
+    by_layout: dict[Layout, list[np.ndarray]] = {}
+    for place in places:
+        for heard in place[0]:
+            by_layout.setdefault(heard.layout, []).extend(_blocks(heard))
+    channels = {}
+    for layout, blocks in by_layout.items():
+        weights = choose_weights(("FL", "FR") if is_plain(layout) and len(layout) == 2 else layout, blocks)
+        if not (is_plain(layout) and np.array_equal(weights, placed_weights(layout))):
+            channels[layout] = weights
+    return Mix(indices, even, channels)
+
+
+def is_plain(layout: Layout) -> bool:
+    """Whether FFmpeg's own mix is what it should be: mono, and stereo with or without a mask."""
+    return len(layout) == 1 or (len(layout) == 2 and set(layout) in ({"FL", "FR"}, {"NONE"}, {"DL", "DR"}))
+
+
+def placed_weights(layout: Layout) -> np.ndarray:
+    """What the channels of a layout count for by their places, (C,) float32 with the sum 1."""
+    if layout[0].startswith("AMBI"):  # W, the pressure; stereo that does not turn with the head may follow
+        beside = [0.5 * (not name.startswith("AMBI")) for name in layout[1:]]
+        weights = np.array([1.0, *beside])
+    else:
+        weights = np.array([_weight(name) for name in layout])
+    if not weights.any():
+        weights = np.ones(len(layout))  # nothing but low frequencies
+    return (weights / weights.sum()).astype(np.float32)
+
+
+def _weight(name: str) -> float:
+    if name in _LOW:
+        return 0.0
+    if name in _CENTRE:
+        return 2**0.5
+    return 1.0 if name in _FRONT or name in _UNPLACED or name.startswith("USR") else 0.5**0.5
+
+
+def choose_weights(layout: Layout, blocks: Sequence[np.ndarray]) -> np.ndarray:
+    """What the channels of a layout count for, given what they sound like.
+
+    Args:
+        blocks: each (C, S) float32, stretches of half a second at most, none empty.
+    """
+    weights = placed_weights(layout)
+    energy = np.array([np.square(block, dtype=np.float64).mean(1) for block in blocks])  # (B, C)
+    audible = energy.max(1) > _AUDIBLE if len(energy) else np.zeros(0, bool)
+    if not audible.any():
+        return weights
+    energy = energy[audible]
+    total = energy.sum(0)
+    if set(layout) <= _UNPLACED:
+        # An open input does not make the others quieter; should it sound elsewhere, it is heard too.
+        weights = np.full(len(layout), 1 / (total > _SOUNDS * total.max()).sum(), np.float32)
+    counts = weights > 0
+    if total[counts].sum() < 1e-6 * total.sum():
+        return _only(layout, int(total.argmax()))  # all the sound is where none is listened for: low frequencies
+    mixed = np.array([np.square(weights @ block, dtype=np.float64).mean() for block in blocks])[audible]  # (B,)
+    apart = energy @ np.square(weights, dtype=np.float64)
+    heard = apart > 1e-12
+    if heard.any() and (mixed[heard] < _LOST * apart[heard]).mean() >= _LOST_SHARE:
+        return _only(layout, int(np.where(counts, total, -1).argmax()))
+    return weights
+
+
+def _only(layout: Layout, channel: int) -> np.ndarray:
+    weights = np.zeros(len(layout), np.float32)
+    weights[channel] = 1
+    return weights
+
+
+def _tracks_beside(container: av.container.InputContainer, chosen: av.AudioStream) -> list[av.AudioStream]:
+    """The chosen stream, or it among the mono streams that are channels of the same programme."""
+    if chosen.channels != 1 or not set(container.format.name.split(",")) & _CHANNELS_APART:
+        return [chosen]
+
+    def kind(stream: av.AudioStream) -> tuple[object, ...]:
+        apart = av.stream.Disposition
+        said = stream.disposition & (
+            apart.comment | apart.lyrics | apart.karaoke | apart.hearing_impaired | apart.visual_impaired | apart.dub
+        )
+        return (
+            stream.channels,
+            stream.rate,
+            stream.codec_context.name,
+            stream.metadata.get("language", "und"),
+            int(said),
+        )
+
+    alike = [s for s in container.streams.audio if s.codec_context and kind(s) == kind(chosen)]
+    return alike if len(alike) <= _MAX_TRACKS else [chosen]
+
+
+# ---- listening
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """A stretch of one stream: when it begins, in seconds; samples (C, S) float32."""
+
+    at_s: float
+    rate: int
+    layout: Layout
+    samples: np.ndarray
+
+
+def _listen(container: av.container.InputContainer, streams: Sequence[av.AudioStream]) -> list[list[list[_Heard]]]:
+    """What the streams sound like: for each place in the file, for each stream, stretches of one layout."""
+    for other in container.streams:
+        if other.index not in {stream.index for stream in streams}:
+            other.discard = av.stream.Discard.all
+    length_s = max(container.duration or 0, 0) / av.time_base
+    if length_s <= _LISTEN_S:
+        return [_hear(container, streams, _LISTEN_S)]
+    start_s = (container.start_time or 0) / av.time_base
+    places = []
+    for at_s in np.linspace(0, length_s - _BLOCK_S, _NUM_PLACES):
+        if at_s > 0:
+            with suppress(av.error.FFmpegError):
+                container.seek(int((start_s + at_s) * av.time_base))
+        places.append(_hear(container, streams, _BLOCK_S))
+    return places
+
+
+def _hear(
+    container: av.container.InputContainer, streams: Sequence[av.AudioStream], seconds: float
+) -> list[list[_Heard]]:
+    """The next seconds, for each stream."""
+    by_index = {stream.index: stream for stream in streams}
+    found: dict[int, list[_Heard]] = {index: [] for index in by_index}
+    length_s = dict.fromkeys(found, 0.0)
+    num_values = 0
+    with suppress(av.error.FFmpegError, OSError):
+        for count, packet in enumerate(container.demux(list(streams))):
+            index = packet.stream.index  # (of the packet that marks the end, `stream_index` says 0)
+            with suppress(av.error.FFmpegError):
+                for frame in by_index[index].codec_context.decode(packet if packet.size else None):
+                    if frame.sample_rate <= 0:
+                        continue
+                    at_s, samples = frame.time or 0.0, samples_of(frame)
+                    found[index].append(_Heard(at_s, frame.sample_rate, layout_of(frame), samples))
+                    length_s[index] += frame.samples / frame.sample_rate
+                    num_values += samples.size
+            if min(length_s.values()) >= seconds or count > _MAX_PACKETS or num_values > _MAX_VALUES:
+                break
+    return [_joined(found[index]) for index in by_index]
+
+
+def _joined(frames: Sequence[_Heard]) -> list[_Heard]:
+    """Frames of one stream, those of one layout and rate together."""
+    joined = []
+    for (layout, rate), run in itertools.groupby(frames, key=lambda heard: (heard.layout, heard.rate)):
+        together = list(run)
+        joined.append(_Heard(together[0].at_s, rate, layout, np.concatenate([h.samples for h in together], axis=1)))
+    return joined
+
+
+def _blocks(heard: _Heard) -> Iterator[np.ndarray]:
+    """Its samples, half a second at a time."""
+    num = max(int(_BLOCK_S * heard.rate), 1)
+    for start in range(0, heard.samples.shape[1], num):
+        yield heard.samples[:, start : start + num]
+
+
+def _aligned(place: list[list[_Heard]]) -> _Heard | None:
+    """What N mono streams have in common at a place, as N channels; None where one of them has nothing."""
+    first = [stretches[0] for stretches in place if stretches]
+    if len(first) < len(place) or any(len(heard.layout) != 1 or heard.rate != first[0].rate for heard in first):
+        return None
+    start_s, rate = max(heard.at_s for heard in first), first[0].rate
+    rows = [heard.samples[0, round((start_s - heard.at_s) * rate) :] for heard in first]
+    num = min(map(len, rows))
+    return _Heard(start_s, rate, ("NONE",) * len(rows), np.stack([row[:num] for row in rows])) if num else None
+
+
+def layout_of(frame: av.AudioFrame) -> Layout:
+    return tuple(channel.name for channel in frame.layout.channels)
+
+
+def samples_of(frame: av.AudioFrame) -> np.ndarray:
+    """(C, S) float32 in -1..1."""
+    num_channels = frame.layout.nb_channels
+    # PyAV looks for the end of more planes than a frame has pointers for, and knows no 64-bit integers.
+    if (frame.format.is_planar and num_channels >= _MOST_PLANES) or frame.format.name.startswith("s64"):
+        (frame,) = av.AudioResampler(format="flt", rate=frame.sample_rate).resample(frame)
+    samples = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, num_channels).T
+    if samples.dtype == np.uint8:
+        return (samples.astype(np.float32) - 128) / 128
+    if samples.dtype.kind == "i":
+        return samples.astype(np.float32) / 2.0 ** (8 * samples.dtype.itemsize - 1)
+    return np.nan_to_num(samples.astype(np.float32), posinf=1.0, neginf=-1.0)
