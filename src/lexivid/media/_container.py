@@ -84,10 +84,10 @@ class MediaInfo:
     stream_choice: str = ""
 
 
-class _PlainFile:
-    """An ordinary local file as a source of bytes for FFmpeg. `name` carries its ending only."""
+class PlainFile:
+    """An ordinary local file, from byte `begin` on, as a source of bytes for FFmpeg. `name` is its ending only."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, begin: int = 0) -> None:
         # O_NONBLOCK: a pipe without a writer must not keep us here.
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
         try:
@@ -116,6 +116,8 @@ class _PlainFile:
         ending = Path(path).suffix.lower()
         self.name = "file" + (ending if re.fullmatch(r"\.[a-z0-9]{1,8}", ending) else "")
         self.deadline: float | None = None
+        self._begin = begin
+        self.seek(0)
 
     def readable(self) -> bool:
         return True
@@ -132,10 +134,10 @@ class _PlainFile:
         return self._file.read(size) or b""
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
+        return self._file.seek(offset + self._begin if whence == os.SEEK_SET else offset, whence) - self._begin
 
     def tell(self) -> int:
-        return self._file.tell()
+        return self._file.tell() - self._begin
 
     def close(self) -> None:
         self._file.close()
@@ -145,7 +147,7 @@ def _refuse(url: str, flags: int, options: dict[str, str]) -> None:
     raise PermissionError("a media file may not open another file or address")
 
 
-def _av_open(file: _PlainFile, demuxers: Sequence[str], *, decoders: bool) -> InputContainer:
+def _av_open(file: PlainFile, demuxers: Sequence[str], *, decoders: bool) -> InputContainer:
     """Open with some of the demuxers; `decoders`: whether FFmpeg may decode to see what the streams are like."""
     file.seek(0)
     file.deadline = time.monotonic() + OPEN_TIMEOUT_S
@@ -173,13 +175,13 @@ def _av_open(file: _PlainFile, demuxers: Sequence[str], *, decoders: bool) -> In
 
 
 @contextmanager
-def open_container(path: str | os.PathLike[str]) -> Iterator[InputContainer]:
-    """Open a file for reading.
+def open_container(path: str | os.PathLike[str], *, begin: int = 0) -> Iterator[InputContainer]:
+    """Open a file for reading, or what follows in it from the byte `begin` on.
 
     Raises:
         MediaError: no such file, not an ordinary file, no media of a kind on the list, or pictures above the limit.
     """
-    file = _PlainFile(os.fspath(path))
+    file = PlainFile(os.fspath(path), begin=begin)
     container: InputContainer | None = None
     try:
         try:
@@ -217,7 +219,7 @@ def _check_kind(container: InputContainer, path: str | os.PathLike[str]) -> None
         raise MediaError(is_still(path, kind))
     if container.format.name not in _WITHOUT_MARK:
         return
-    file = _PlainFile(os.fspath(path))
+    file = PlainFile(os.fspath(path))
     try:
         head = file.read(HEAD_BYTES)
         is_jpeg = container.format.name == "mjpeg" and head.startswith(b"\xff\xd8")
@@ -230,7 +232,7 @@ def _check_kind(container: InputContainer, path: str | os.PathLike[str]) -> None
         file.close()
 
 
-def _holds_several(file: _PlainFile) -> bool:
+def _holds_several(file: PlainFile) -> bool:
     """Whether JPEG pictures follow one another (Motion JPEG)."""
     num_pictures = 0
     with _av_open(file, ["mjpeg"], decoders=False) as container, suppress(av.error.FFmpegError):
@@ -247,7 +249,7 @@ def check_declared_sizes(path: str | os.PathLike[str]) -> None:
     Raises:
         MediaError: there are some.
     """
-    file = _PlainFile(os.fspath(path))
+    file = PlainFile(os.fspath(path))
     try:
         with _av_open(file, [*DEMUXERS, *LATE_DEMUXERS], decoders=False) as container:
             _check_sizes(container, path)
@@ -255,52 +257,3 @@ def check_declared_sizes(path: str | os.PathLike[str]) -> None:
         pass  # it is told elsewhere why the file does not open
     finally:
         file.close()
-
-
-def declared_end_s(container: InputContainer, stream: av.stream.Stream) -> float | None:
-    """When the stream ends in its own clock, in seconds, as declared; None where it is not, or only guessed."""
-    assert stream.time_base is not None
-    if set(container.format.name.split(",")) & RAW_FORMATS:
-        return None
-    if stream.duration and stream.duration > 0:
-        return float((stream.duration + (stream.start_time or 0)) * stream.time_base)
-    start_s = (container.start_time or 0) / av.time_base
-    file_end = start_s + container.duration / av.time_base if container.duration and container.duration > 0 else None
-    # Matroska keeps the length of each track in a tag, 00:00:10.040000000.
-    for key, value in stream.metadata.items():
-        found = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", value) if key.upper().startswith("DURATION") else None
-        if found and file_end is not None:
-            tagged = int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])
-            return min(tagged, file_end) if tagged > 0 else file_end
-    return file_end
-
-
-def scan_end_s(path: str, stream_index: int) -> tuple[float, int]:
-    """Read all packets of a stream without decoding: (when the last ends, in seconds; how many there are).
-
-    Raises:
-        MediaError: the file cannot be opened.
-    """
-    end_s, count = 0.0, 0
-    with open_container(path) as container:
-        stream = container.streams[stream_index]
-        base = float(stream.time_base or 0)
-        with suppress(av.error.FFmpegError):  # what came before counts
-            for packet in container.demux(stream):
-                if packet.size:
-                    count += 1
-                    at = packet.pts if packet.pts is not None else packet.dts
-                    end_s = max(end_s, ((at or 0) + (packet.duration or 0)) * base)
-    return end_s, count
-
-
-def reaches(path: str, end_s: float, *, skip: int) -> bool:
-    """Whether a stream other than number `skip` has packets at this time of the container's clock, or after it."""
-    with open_container(path) as container, suppress(av.error.FFmpegError):
-        container.seek(int((end_s - 2.0) * av.time_base))
-        for packet in container.demux():
-            if packet.size and packet.stream_index != skip and packet.pts is not None:
-                base = float(packet.time_base or 0)
-                if (packet.pts + (packet.duration or 0)) * base >= end_s:
-                    return True
-    return False

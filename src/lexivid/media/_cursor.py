@@ -18,6 +18,8 @@ from av.video.stream import VideoStream
 
 from lexivid.errors import MediaError
 from lexivid.media._container import LATE_DEMUXERS, MAX_PIXELS, RAW_FORMATS, check_declared_sizes, open_container
+from lexivid.media._extent import MAX_TIME_S, Extent, PartClock, Point, Reach, extent_of
+from lexivid.media._gaps import Gaps
 from lexivid.media._refusal import has_no_frames, is_locked, shown
 from lexivid.media._streams import codec_name, frame_rate_of, is_encrypted, pick_audio, pick_video
 
@@ -25,6 +27,7 @@ _SEEK_GAP_S = 5.0  # below this, reading on costs less than seeking
 _MAX_AHEAD_BYTES = 64 << 20  # of packets held before they are decoded
 _LARGE = 4096 * 2304  # pixels
 _JUMP_S = 10.0  # a clock that goes back by more than this was set anew
+_NUM_FIRST = 64  # packets in which fields are looked for
 _MAX_READ_ERRORS = 50  # in a row, after which the file counts as ended
 # Codecs whose key frames stand alone wherever the container marks them. Others (GIF, ...) are decoded in order.
 _KEYED = frozenset(
@@ -45,6 +48,9 @@ class Cursor:
         first: the first frame that decodes.
         last: the last one, once the end of the stream was reached; None before.
         lost: pts of packets and frames that did not decode, or not cleanly.
+        frame_rate: frames per second, 0 where unknown; step: ticks of one frame, roughly.
+        extent, reach: how far the file and its stream reach.
+        has_fields: whether packets carry half a picture each.
     """
 
     def __init__(self, path: str, *, num_threads: int | None = None) -> None:
@@ -52,9 +58,12 @@ class Cursor:
         self.last: VideoFrame | None = None
         self.lost: set[int] = set()
         self._num_threads = num_threads
-        self._holes: dict[int, int] = {}
-        self._num_gaps = 0
-        self._num_steady = 0
+        self.frame_rate = 0.0
+        self.step = 1
+        self._extent: Extent | None = None
+        self.has_fields = False
+        self._first_times: list[int] = []  # of the first packets
+        self._gaps = Gaps()
         self._seek_gap_s = _SEEK_GAP_S
         self._stack = ExitStack()
         try:
@@ -69,12 +78,27 @@ class Cursor:
                     "it seems cut off or damaged, so copy or download it again"
                 )
             self.first: VideoFrame = first
+            self._look_for_fields()
         except BaseException:
             self._stack.close()
             raise
 
     def close(self) -> None:
         self._stack.close()
+
+    def _look_for_fields(self) -> None:
+        """See whether a picture comes in two packets, its fields: decode one more, and keep it for later."""
+        if self.counts or codec_name(self.stream) != "h264" or not self.first.interlaced_frame:
+            return
+        second = self.next()
+        if second is not None:
+            lasts = pts_of(second) - pts_of(self.first)
+            times = [at for at in self._first_times if pts_of(self.first) <= at < pts_of(second)]
+            self.has_fields = len(times) == 2
+            if self.has_fields and abs(self.frame_rate * lasts * self.base / 2 - 1) < 0.1:
+                self.frame_rate, self.step = self.frame_rate / 2, lasts  # packets were counted for frames
+            self._ready.insert(0, second)
+        self._on_show: VideoFrame | None = self.first
 
     # ---- opening, moving
 
@@ -106,8 +130,10 @@ class Cursor:
         if codec == "h264" and formats & set(LATE_DEMUXERS):
             context.options["strict"] = "strict"  # no guess of the reordering was made: take what the standard allows
         context.thread_count = self._num_threads or min(os.cpu_count() or 1, 4)
-        self.step = max(round(1 / (frame_rate_of(stream) or 25.0) / self.base), 1)  # ticks of one frame, roughly
-        self.counts = bool(formats & RAW_FORMATS)  # no clock in the file: frames are counted instead
+        if not self.has_fields:
+            self.frame_rate = frame_rate_of(stream, is_raw=bool(formats & RAW_FORMATS))
+            self.step = max(round(1 / (self.frame_rate or 25.0) / self.base), 1)
+        self.counts: bool = bool(formats & RAW_FORMATS)  # no clock in the file: frames are counted instead
         # Where presentation times are missing or guessed, the order of decoding is the clock. With frame threads it is
         # not: then a frame would carry another's time.
         self.by_dts = ("avi" in formats and codec in _REORDERED) or (
@@ -115,7 +141,15 @@ class Cursor:
         )
         large = stream.width * stream.height > _LARGE  # each thread of its own keeps a few pictures
         context.thread_type = "SLICE" if self.by_dts or large else "AUTO"
-        self._keyed = codec in _KEYED and not self.counts
+        if self._extent is None:
+            self._extent = extent_of(self.container, self.path, stream)
+        self.extent = self._extent
+        self.reach = self.extent.streams.get(stream.index, Reach(0.0))
+        self._clock = PartClock(self.container, stream, self.reach)
+        self._gaps.formats, self._gaps.has_parts = formats, not self._clock.is_one
+        self._keyed = codec in _KEYED and not self.counts and self.extent.structure.num_edits.get(stream.id, 0) < 2
+        if not self._clock.is_one and not self.reach.points:
+            self._keyed = False  # no way to a later part but through those before it
         self._indexed = bool(formats & {"mov", "avi"})  # the index of all key frames is at hand
         self._can_skip = codec in _SKIPPABLE and not self.by_dts
         self._newest: int | None = None  # pts of the last frame that came out
@@ -129,36 +163,54 @@ class Cursor:
         self._coming: list[int] = []  # sorted pts that packets announce, of frames not yet out
         self._untimed = self.counts or self.by_dts  # a packet came without pts: what is coming is not known
         self._ready: list[VideoFrame] = []  # out of the decoder, after the one on show
-        self._on_show: VideoFrame | None = None
+        self._on_show = None
         self._floor: int | None = None  # frames before it miss what they refer to
         self._read_to: int | None = None  # how far the file was read
         self._must_flush = False
         self._no_more = False  # the file has no further packet
-        self._last_dts: int | None = None
+        self._gaps.start_anew()
         self._drained = False  # and the decoder no further frame
         self._at_start = at_start
 
     def _go_to(self, target: int) -> int | None:
         """Stand at a key frame at or before the target and give its time, or at the start of the file: None."""
-        back = 0
+        # After a seek the first packet may hold the second half of a picture: what comes of it does not count.
+        margin = 2 * self.step if self.has_fields else 0
+        back = margin
         second = max(round(1 / self.base), 1)
         while self._keyed and target - back > pts_of(self.first):
-            try:
-                self.container.seek(target - back, stream=self.stream, backward=True)
-            except av.error.FFmpegError:
+            if not self._seek(target - back):
                 break
-            self._restart(at_start=False)
-            self._newest = None
             while (packet := self._read()) is not None and not self._is_key(packet):
                 pass
             at = self._time_of(packet) if packet is not None else None
-            if packet is not None and at is not None and at <= target:
+            if packet is not None and at is not None and at + margin <= target:
                 self._enqueue(packet)
-                self._floor = None if self.by_dts else at
+                self._floor = None if self.by_dts else at + margin // 2
                 return at
             back = max(2 * back, second)
         self._open()
         return None
+
+    def _seek(self, target: int) -> bool:
+        """Stand at a place where decoding may begin, at or before the target if the container knows one."""
+        point: Point | None = None
+        try:
+            if not self._clock.is_one:
+                at = bisect_right(self.reach.points, target * self.base + 1e-6, key=lambda point: point.at_s) - 1
+                if at < 0:
+                    return False
+                point = self.reach.points[at]
+                self.container.seek(point.position, unsupported_byte_offset=True)
+            else:
+                self.container.seek(target, stream=self.stream, backward=True)
+        except av.error.FFmpegError:
+            return False
+        self._restart(at_start=False)
+        if point is not None:
+            self._clock.begin_at(point)
+        self._newest = None
+        return True
 
     def _gap_pays(self, target: int) -> bool:
         """Whether to seek forward to the target rather than read on."""
@@ -194,36 +246,28 @@ class Cursor:
                 continue
             if packet.size == 0:  # the end, in PyAV's way
                 continue
-            if self._last_dts is None and packet.has_sidedata("encryption_info"):
+            if self._read_to is None and packet.has_sidedata("encryption_info"):
                 raise MediaError(is_locked(self.path))
+            self._clock.shifted(packet)
             at = packet.dts if packet.dts is not None else packet.pts
-            if at is not None:
-                if self._last_dts is not None:
-                    self._watch(at - self._last_dts, at)
-                self._last_dts = at
+            if at is not None and not packet.is_discard and abs(at * self.base) < MAX_TIME_S:
+                self._gaps.watch(packet, at, step=self.step, base=self.base)
                 self._read_to = at if self._read_to is None else max(at, self._read_to)
             return packet
         self._no_more = True
         return None
 
-    def _watch(self, gap: int, at: int) -> None:
-        """Note packets that are missing from a file that otherwise has them at a steady pace."""
-        if gap <= 3 * self.step or gap * self.base < 0.25:
-            self._num_steady += 0.5 * self.step <= gap <= 1.5 * self.step
-        else:
-            self._holes[at] = gap
-        self._num_gaps += 1
-
     @property
     def holes(self) -> dict[int, int]:
-        """Where packets are missing: {tick at which they go on: ticks without}. Empty where the pace is not steady."""
-        if self.counts or self._num_steady < max(20, 0.98 * (self._num_gaps - len(self._holes))):
-            return {}
-        return self._holes
+        """Where packets are missing: {tick at which they go on: ticks without}."""
+        return {} if self.counts else self._gaps.holes(self.path, self.stream.index, self.base)
 
     def _enqueue(self, packet: av.Packet) -> None:
         self._queue.append(packet)
         self._queue_bytes += packet.size
+        at = packet.pts if packet.pts is not None else packet.dts
+        if at is not None and len(self._first_times) < _NUM_FIRST:
+            self._first_times.append(at)
         if packet.pts is None:
             self._untimed = True
         elif not packet.is_discard:
@@ -234,7 +278,7 @@ class Cursor:
         while self._read_to is None or self._read_to <= target:
             if self._queue_bytes > _MAX_AHEAD_BYTES or (packet := self._read()) is None:
                 return
-            at = self._time_of(packet) if self._is_key(packet) else None
+            at = self._time_of(packet) if self._is_key(packet) and not packet.is_discard else None
             if drop and self._keyed and self._queue and at is not None and at <= target:
                 self._queue.clear()
                 self._queue_bytes = 0

@@ -161,9 +161,12 @@ def codec_name(stream: Stream) -> str:
     return found[1] if found and found[1] and found[1].isprintable() else "unknown"
 
 
-def frame_rate_of(stream: VideoStream) -> float:
-    """Frames per second on average, 0 where unknown or absurd."""
-    for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate):
+def frame_rate_of(stream: VideoStream, *, is_raw: bool = False) -> float:
+    """Frames per second on average, 0 where unknown or absurd; of a raw stream what its own headers state."""
+    rates = [stream.average_rate, stream.guessed_rate, stream.base_rate]
+    if is_raw:
+        rates.insert(0, stream.guessed_rate)  # the average is FFmpeg's default there
+    for rate in rates:
         if rate and 0 < rate <= 1000:
             return float(rate)
     return 0.0

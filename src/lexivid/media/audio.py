@@ -21,6 +21,7 @@ import torch
 
 from lexivid.errors import LexividError, MediaError
 from lexivid.media._container import LATE_DEMUXERS, open_container
+from lexivid.media._extent import PartClock, reach_in_parts
 from lexivid.media._mixing import Mix, layout_of, mix_of, samples_of
 from lexivid.media._refusal import shown
 from lexivid.media._streams import pick_video
@@ -118,12 +119,17 @@ def _read(path: str | os.PathLike[str], mix: Mix, part: _Part, *, seek: bool) ->
         for other in container.streams:
             if other.index not in lines:
                 other.discard = av.stream.Discard.all
-        if seek:
+        clocks = {
+            index: PartClock(container, line.stream, reach_in_parts(container, os.fspath(path), index))
+            for index, line in lines.items()
+        }
+        if seek and all(clock.is_one for clock in clocks.values()):  # joined files are read in order
             first = lines[mix.streams[0]]
             with suppress(av.error.FFmpegError):
                 container.seek(first.ticks(part.start_s - _PREROLL_S), stream=first.stream)
         at_end = True
-        for packet in _without_outliers(_packets(container, [line.stream for line in lines.values()])):
+        packets = (clocks[packet.stream.index].shifted(packet) for packet in _packets(container, lines.values()))
+        for packet in _without_outliers(packets):
             line = lines[packet.stream.index]
             if line.is_full:
                 if all(other.is_full for other in lines.values()):
@@ -360,11 +366,11 @@ class _Line:
 # ---- packets
 
 
-def _packets(container: av.container.InputContainer, streams: list[av.AudioStream]) -> Iterator[av.Packet]:
+def _packets(container: av.container.InputContainer, lines: Iterable[_Line]) -> Iterator[av.Packet]:
     """All packets of the streams from here on, as far as the file can be read."""
     for _ in range(_MAX_READ_ERRORS):
         try:
-            yield from container.demux(streams)
+            yield from container.demux([line.stream for line in lines])
             return
         except (av.error.FFmpegError, OSError):
             continue

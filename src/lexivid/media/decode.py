@@ -18,15 +18,15 @@ import torch
 
 from lexivid.errors import MediaError
 from lexivid.media._colour import approximation
-from lexivid.media._container import MediaInfo, declared_end_s, open_container, reaches, scan_end_s
+from lexivid.media._container import MediaInfo, open_container
 from lexivid.media._cursor import Cursor, pts_of
+from lexivid.media._extent import Reach, declared_end_s, extent_of
 from lexivid.media._picture import Presentation, orientation, to_rgb
 from lexivid.media._refusal import shown
 from lexivid.media._streams import (
     choice_of,
     codec_name,
     films_differ,
-    frame_rate_of,
     pick_audio,
     pick_video,
     presentation_of,
@@ -66,11 +66,12 @@ class VideoReader:
     def __init__(self, path: str | os.PathLike[str], *, max_short_side: int | None, num_threads: int | None) -> None:
         self._max_short_side = max_short_side
         self._cursor = Cursor(os.fspath(path), num_threads=num_threads)
-        self._go_on: bool | None = None
         try:
             self._presentation = presentation_of(self._cursor.container, self._cursor.stream)
             self.info = _describe_video(self._cursor, self._presentation)
             self._about = _about_the_picture(self._cursor, self.info)
+            declared = declared_end_s(self._cursor.container, self._cursor.stream)
+            self._declared_s = 0.0 if declared is None else declared - pts_of(self._cursor.first) * self._cursor.base
         except BaseException:
             self.close()
             raise
@@ -95,18 +96,24 @@ class VideoReader:
 
     @property
     def warnings(self) -> list[str]:
-        found = list(self._about)
-        declared, decodable = self.info.duration_s, self.decodable_s
-        if decodable < declared and not self._other_streams_go_on():
+        cursor, found = self._cursor, list(self._about)
+        # Less than the index and the end of the file tell is damage; less than the header declares may be.
+        declared = self.info.duration_s
+        if self._seems_cut():
+            declared = max(declared, self._declared_s)
+        decodable = self.decodable_s
+        if decodable < declared - self._tolerance_s:
             found.append(
                 f"only {decodable:.1f} of {declared:.1f} s could be decoded (the file seems cut off or damaged)"
             )
-        last = self._cursor.last
-        lost = {pts for pts in self._cursor.lost if last is None or pts < pts_of(last)}  # the cut itself is told above
-        holes = self._cursor.holes
+        if cursor.extent.left_out:
+            found.append(cursor.extent.left_out)
+        last = cursor.last
+        lost = {pts for pts in cursor.lost if last is None or pts < pts_of(last)}  # the cut itself is told above
+        holes = cursor.holes
         if lost or holes:
-            step = self._cursor.step
-            about_s = (len(lost) * step + sum(holes.values()) - len(holes) * step) * self._cursor.base
+            step = cursor.step
+            about_s = (len(lost) * step + sum(holes.values()) - len(holes) * step) * cursor.base
             first_s = max(self._seconds(min([*lost, *(at - gap for at, gap in holes.items())])), 0.0)
             last_s = max(self._seconds(max([*lost, *holes])), 0.0)
             found.append(
@@ -150,15 +157,20 @@ class VideoReader:
             yield at_s, self._rgb(frame).contiguous()
             frame = self._cursor.next()
 
-    def _other_streams_go_on(self) -> bool:
-        """Whether the file is whole, and its pictures just end before its sound (some declare one length only)."""
-        if self._go_on is None:
-            cursor = self._cursor
-            declares = bool(cursor.stream.duration)
-            start_s = pts_of(cursor.first) * cursor.base
-            end_s = start_s + self.info.duration_s
-            self._go_on = not declares and reaches(cursor.path, end_s - 1.0, skip=cursor.stream.index)
-        return self._go_on
+    def _seems_cut(self) -> bool:
+        """Whether what the file declares and does not hold was there once.
+
+        Not where its boxes are whole, and not where its pictures just end before its sound (some declare one length
+        only).
+        """
+        cursor = self._cursor
+        if cursor.extent.structure.is_cut is False:
+            return False
+        if cursor.stream.duration:
+            return True
+        declared_end_s = pts_of(cursor.first) * cursor.base + self._declared_s
+        others = (reach for number, reach in cursor.extent.streams.items() if number != cursor.stream.index)
+        return all(reach.end_s < declared_end_s - 1.0 for reach in others)
 
     @property
     def _tolerance_s(self) -> float:
@@ -273,15 +285,14 @@ def _about_the_picture(cursor: Cursor, info: MediaInfo) -> list[str]:
 
 
 def _describe_video(cursor: Cursor, presentation: Presentation) -> MediaInfo:
-    stream, container, first = cursor.stream, cursor.container, cursor.first
-    start_s = pts_of(first) * cursor.base
-    end_s = declared_end_s(container, stream)
+    stream, container, first, reach = cursor.stream, cursor.container, cursor.first, cursor.reach
+    start_s, step_s = pts_of(first) * cursor.base, cursor.step * cursor.base
+    # In decoding order the first frame comes out late, and its time is not the start.
+    duration_s = reach.length_s if cursor.by_dts else reach.end_s - start_s
     if cursor.counts:
-        end_s = scan_end_s(cursor.path, stream.index)[1] * cursor.step * cursor.base
-    elif end_s is None or end_s <= start_s:
-        end_s = scan_end_s(cursor.path, stream.index)[0]
-    elif cursor.by_dts and stream.duration and "avi" in container.format.name:
-        end_s = start_s + stream.duration * cursor.base  # the first frame comes out late, and its time is not the start
+        # Packets that hold one field last half as long.
+        num_frames = min(reach.num_packets, round(reach.length_s / step_s)) if reach.length_s else reach.num_packets
+        duration_s = num_frames * step_s
     turns, _ = orientation(first)
     width, height = presentation.size(first)
     width, height = (height, width) if turns % 2 else (width, height)
@@ -289,12 +300,12 @@ def _describe_video(cursor: Cursor, presentation: Presentation) -> MediaInfo:
     return MediaInfo(
         path=cursor.path,
         container=container.format.name,
-        duration_s=max(end_s - start_s, (first.duration or cursor.step) * cursor.base),
+        duration_s=max(duration_s, (first.duration or cursor.step) * cursor.base),
         has_video=True,
         width=width,
         height=height,
         rotation_deg=turns * 90,
-        frame_rate=frame_rate_of(stream),
+        frame_rate=cursor.frame_rate,
         video_codec=codec_name(stream),
         pixel_format=first.format.name,
         video_start_s=0.0 if cursor.counts else max(start_s - file_start_s, 0.0),
@@ -303,9 +314,7 @@ def _describe_video(cursor: Cursor, presentation: Presentation) -> MediaInfo:
 
 
 def _describe_audio(path: str, container: av.container.InputContainer, audio: av.AudioStream) -> MediaInfo:
-    end_s = declared_end_s(container, audio)
-    if end_s is None:
-        end_s = scan_end_s(path, audio.index)[0]
+    end_s = extent_of(container, path, audio).streams.get(audio.index, Reach(0.0)).end_s
     return MediaInfo(
         path=path,
         container=container.format.name,
