@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -295,6 +296,11 @@ def test_a_twin_is_tested_on_no_clip_that_it_was_trained_on():
     kept, held_out = [c for c in clips if c.path[1] in "012"], [c for c in clips if c.path[1] == "3"]
     chosen = [c.path for c in pseudo_novel_clips(kept, held_out, ("a", "b"))]
     assert sorted(chosen) == ["a0", "a1", "a2", "a3", "b0", "b1", "b2", "b3", "c3", "d3"]
+    # Of a recording that shows a class left out and another, the twin trained on the other.
+    kept[0], kept[6] = replace(kept[0], group="g"), replace(kept[6], group="g")
+    assert [kept[i].path for i in (0, 6)] == ["a0", "c0"]
+    chosen = [c.path for c in pseudo_novel_clips(kept, held_out, ("a", "b"))]
+    assert sorted(chosen) == ["a1", "a2", "a3", "b0", "b1", "b2", "b3", "c3", "d3"]
 
 
 class Listed:

@@ -37,6 +37,11 @@ def recordings(clips: Sequence[Clip], *, by_group: bool = True) -> list[int]:
     return [root(i) for i in range(len(clips))]
 
 
+def recording_names(clips: Sequence[Clip]) -> list[str]:
+    """Of each clip a name of its recording: the group or the file of the recording's first clip."""
+    return [clips[number].group or clips[number].path for number in recordings(clips)]
+
+
 def on_both_sides(clips: Sequence[Clip]) -> list[str]:
     """A warning of recordings with clips to train on and others to test with: how many, and one of them."""
     parts: dict[int, set[str]] = defaultdict(set)

@@ -16,6 +16,7 @@ from torch import Tensor
 from lexivid.data.clip_cache import ClipCache
 from lexivid.data.dataset import Clip, read_dataset
 from lexivid.data.loading import ClipSamples, SampleSpec
+from lexivid.data.recordings import recording_names
 from lexivid.data.run_clips import CLIPS_FILE, SPLIT_FILE, RunClips, contents_of
 from lexivid.data.splits import ClassSplit
 from lexivid.errors import LexividError
@@ -134,7 +135,7 @@ def evaluate(
         num_clips=spec.num_clips,
         num_workers=num_workers,
         paths=[clip.path for clip in clips],
-        groups=[clip.group for clip in clips],
+        groups=recording_names(clips),
         on_progress=on_progress,
     )
     result: dict[str, Any] = {

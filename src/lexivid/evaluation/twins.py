@@ -26,6 +26,7 @@ from lexivid.backbones import Backbone
 from lexivid.backbones.base import weights_of
 from lexivid.data.dataset import Clip
 from lexivid.data.loading import ClipSamples
+from lexivid.data.recordings import recordings
 from lexivid.data.run_clips import SPLIT_FILE, RunClips
 from lexivid.data.splits import ClassSplit
 from lexivid.evaluation import calibration as cal
@@ -99,9 +100,13 @@ def _show(on_progress: Callable[[int, int], None] | None, place: int, num_twins:
 
 
 def pseudo_novel_clips(kept: Sequence[Clip], held_out: Sequence[Clip], left_out: Sequence[str]) -> list[Clip]:
-    """Clips that the twin did not train on: the held-out ones of its classes, and all of those left out."""
-    novel = set(left_out)
-    return [clip for clip in (*kept, *held_out) if clip.labels[0] in novel] + [
+    """Clips that the twin did not train on: the held-out ones of its classes, and those of the classes left out, unless
+    the twin trained on other clips of the same recording."""
+    novel, clips = set(left_out), (*kept, *held_out)
+    own = recordings(clips)
+    trained_on = {number for number, clip in zip(own, kept, strict=False) if clip.labels[0] not in novel}
+    unseen = [clip for number, clip in zip(own, clips, strict=True) if number not in trained_on]
+    return [clip for clip in unseen if clip.labels[0] in novel] + [
         clip for clip in held_out if clip.labels[0] not in novel
     ]
 

@@ -31,6 +31,7 @@ from safetensors import SafetensorError
 from lexivid.backbones import Backbone, load_backbone
 from lexivid.data.batches import Samples
 from lexivid.data.dataset import Clip
+from lexivid.data.recordings import recording_names
 from lexivid.data.run_clips import CLIPS_FILE, SPLIT_FILE, RunClips
 from lexivid.data.splits import ClassSplit
 from lexivid.errors import LexividError
@@ -328,7 +329,7 @@ def calibrate(
         collected = collect(
             model, held_out, classes=model.base_classes, batch_size=16, num_workers=num_workers,
             paths=[clip.path for clip in clips] if clips else None,
-            groups=[clip.group for clip in clips] if clips else None,
+            groups=recording_names(clips) if clips else None,
         )  # fmt: skip
     except LexividError as error:
         whats = ("evidence",) if model.scales is not None else ("calibration", "evidence")
