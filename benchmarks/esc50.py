@@ -164,7 +164,7 @@ class Experiment:
     def generalized(self, features: np.ndarray, texts: Tensor, offset: float) -> dict[str, Any]:
         """All 50 names: base and novel accuracy of both rules."""
         clips = np.concatenate([self.clips(self.base, TEST), self.clips(self.novel, range(32))])
-        p = probabilities(features[clips], texts)
+        p = np.log(probabilities(features[clips], texts))
         is_base = np.isin(np.arange(50), self.base)
         fold = cal.Fold(p, p, self.class_of[clips], is_base)
         result = {}
@@ -184,7 +184,7 @@ class Experiment:
         rest, over the names of the 25 base classes."""
         kept = np.setdiff1d(self.base, left_out)
         clips = np.concatenate([self.clips(kept, HELD_OUT), self.clips(left_out, range(24))])
-        p = probabilities(features[clips], texts[torch.from_numpy(self.base)])
+        p = np.log(probabilities(features[clips], texts[torch.from_numpy(self.base)]))
         targets = np.searchsorted(self.base, self.class_of[clips])
         return cal.Fold(p, p, targets, np.isin(self.base, kept))
 
@@ -251,7 +251,7 @@ class Experiment:
             for draw in range(10):
                 nothing = cal.names_of_nothing(25, seed=draw, exclude=[NAMES[self.folders[i]] for i in self.base])
                 names = [texts[torch.from_numpy(self.base)], media.label_vectors(self.backbone, nothing)]
-                p = probabilities(without_held_out[clips], torch.cat(names))
+                p = np.log(probabilities(without_held_out[clips], torch.cat(names)))
                 quick_folds.append(cal.Fold(p, p, targets, np.arange(50) < 25))
             quick = cal.fit_held_out({25: quick_folds})
             result["quick"] = quick.to_dict()
@@ -338,7 +338,7 @@ def train_tower(
 def probabilities(features: np.ndarray, texts: Tensor) -> np.ndarray:
     """(n, D), (K, D) -> (n, K), softmax(cosine / tau)."""
     x = F.normalize(torch.from_numpy(np.asarray(features, dtype=np.float32)), dim=-1)
-    return (x @ texts.T / TAU).softmax(dim=-1).double().numpy()
+    return (x @ texts.T / TAU).double().softmax(dim=-1).numpy()
 
 
 def main() -> None:

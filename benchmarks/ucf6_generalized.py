@@ -90,14 +90,15 @@ def generalized(
     result: dict[str, Any] = {"calibration": {name: x.to_dict() for name, x in fitted.items()}}
     part, targets = clips_of(test, own)
     for names in (own, [*own, *(n for n in all_names if n not in own)]):
-        base, novel = (score(part, embed(names), path=path) for path in ("base", "novel"))
+        vectors = embed(names)
+        base, novel = (score(part, vectors, path=path) for path in ("base", "novel"))
         is_base = np.array([n in base_names for n in names])
         others = int((~is_base).sum())
         offsets = {"offset 0": 0.0} | {name: x.offset_for(others) for name, x in fitted.items()}
         if twins:
             offsets["twins, wide"] = fit_twins(twins, base_names, embed, others=others).offset
         rules = {"all-novel": novel, "all-base": base}
-        rules |= {rule: cal.combine(base, novel, is_base, offset=offset) for rule, offset in offsets.items()}
+        rules |= {rule: protocols.joined(part, vectors, is_base, offset=offset) for rule, offset in offsets.items()}
         result[str(len(names))] = {rule: metrics.hits(x, targets).tolist() for rule, x in rules.items()}
         result[f"offsets among {len(names)}"] = offsets
     result["is_base"] = (targets < len(base_names)).tolist()

@@ -16,7 +16,16 @@ from torch import Tensor, nn
 
 from lexivid.errors import ModelError
 from lexivid.models.fusion import AudioLayer, CrossLayer, TemporalLayer
-from lexivid.models.mov import MOV, MOVConfig, mov_loss, predict_base, predict_novel, probabilities
+from lexivid.models.mov import (
+    MOV,
+    MOVConfig,
+    log_predict_base,
+    log_predict_novel,
+    mov_loss,
+    predict_base,
+    predict_novel,
+    probabilities,
+)
 
 # ---- The blocks, eq. 2 to 8, against numpy -------------------------------------------------------------------------
 
@@ -200,7 +209,7 @@ def test_eq_10_without_video_is_what_the_others_say() -> None:
     mask = torch.tensor([[1, 1, 1], [0, 1, 1], [0, 0, 1]], dtype=torch.bool)
     p = predict_base(v_m, AXES, tau=0.2, x_m={"flow": f_m, "audio": a_m}, mask=mask)
     v, f, a = (probabilities(x, AXES, tau=0.2) for x in (v_m, f_m, a_m))
-    assert torch.equal(p[0], v[0])
+    assert torch.allclose(p[0], v[0])
     assert torch.allclose(p[1], (f[1] + a[1]) / 2)
     assert torch.allclose(p[2], a[2])
 
@@ -235,16 +244,30 @@ def test_methods_are_the_functions_with_the_configuration() -> None:
     assert torch.equal(model.predict_base(f, labels), predict_base(f.v_m, labels, tau=c.tau))
     novel = predict_novel(f.v, f.x_m, labels, beta=0.25, tau_v=0.03, tau_x=0.1)
     assert torch.allclose(model.predict_novel(f, labels), novel)
-    base, own = model.opinions(f, labels, path="base"), model.opinions(f, labels, path="novel")
+    base, own = (
+        {name: x.exp().float() for name, x in model.log_opinions(f, labels, path=path).items()}
+        for path in ("base", "novel")
+    )
     assert list(base) == list(own) == list(ALL)
-    assert torch.equal(base["video"], probabilities(f.v_m, labels, tau=c.tau))
-    assert torch.equal(own["video"], probabilities(f.v, labels, tau=c.tau_v))
+    assert torch.allclose(base["video"], probabilities(f.v_m, labels, tau=c.tau))
+    assert torch.allclose(own["video"], probabilities(f.v, labels, tau=c.tau_v))
     assert torch.allclose(0.75 * own["video"] + 0.125 * own["flow"] + 0.125 * own["audio"], novel, atol=1e-6)
     mask = torch.ones(B, 3, dtype=torch.bool)
     mask[0, 2] = False
-    assert torch.equal(
-        model.opinions(model(**make_tokens(), mask=mask), labels, path="base")["audio"][0], torch.zeros(K)
-    )
+    silent = model.log_opinions(model(**make_tokens(), mask=mask), labels, path="base")["audio"][0]
+    assert torch.equal(silent.exp(), torch.zeros(K, dtype=torch.float64))
+
+
+def test_unlikely_labels_keep_their_order() -> None:
+    """At the paper's tau_v of 0.003 most probabilities are below the smallest number of float32."""
+    x, labels = torch.randn(1, 32), torch.randn(40, 32)
+    order = torch.nn.functional.cosine_similarity(x, labels).argsort()
+    for found in (
+        log_predict_base(x, labels, tau=0.001),
+        log_predict_novel(x, {"flow": x}, labels, tau_v=0.0003, tau_x=0.0005),
+    ):
+        assert found.isfinite().all()
+        assert torch.equal(found[0].argsort(), order)
 
 
 def test_permuting_labels_permutes_scores() -> None:

@@ -133,6 +133,22 @@ def test_a_clips_probabilities_come_from_the_others() -> None:
     assert fit_evidence(standings, other, method="", groups=groups)[1][~rest] == pytest.approx(left_out[~rest])
 
 
+@pytest.mark.parametrize("num_clips", [100, 101, 150, 400])
+@pytest.mark.parametrize("rare", ["holds", "does not hold"])
+def test_every_fold_leaves_both_kinds(num_clips: int, rare: str) -> None:
+    """Two groups alone have what is rare, 50 apart, among more groups than folds."""
+    truth = np.zeros((num_clips, 4), dtype=bool)
+    truth[[7, 57], 1] = True
+    standings = np.random.default_rng(0).normal(0, 1, truth.shape)
+    standings[[7, 57], 1] += 4
+    if rare == "does not hold":
+        truth, standings = ~truth, -standings
+    found, left_out = fit_evidence(standings, truth, method="")
+    assert found.slope > 0
+    assert found.error is not None
+    assert np.isfinite(left_out).all()
+
+
 def test_separable_pairs_have_a_finite_slope() -> None:
     standings = np.array([[3.0, -3.0], [4.0, -2.0], [2.5, -4.0]])
     found, _ = fit_evidence(standings, standings > 0, method="")

@@ -222,6 +222,30 @@ def test_asymmetric_loss_against_its_formula() -> None:
     assert far.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("margin", [0.0, 0.05])
+@pytest.mark.parametrize("gamma", [0.0, 0.3, 1.0, 4.0])
+def test_asymmetric_loss_has_its_gradient_everywhere(gamma: float, margin: float) -> None:
+    """At saturated logits too, against the derivative of its formula in float64."""
+    x = torch.tensor([-200.0, -90.0, -20.0, -4.0, -2.944, -2.0, 0.3, 5.0, 17.0, 30.0, 90.0, 200.0], requires_grad=True)
+    for target in (0.0, 1.0):
+        goal = torch.full((1, len(x)), target)
+        loss = asymmetric_loss(
+            x[None], goal, gamma_negative=gamma, gamma_positive=gamma, margin=margin, reduction="none"
+        )
+        assert loss.isfinite().all()
+        (slope,) = torch.autograd.grad(loss.sum(), x)
+        for at, found in zip(x.tolist(), slope.tolist(), strict=True):
+            p, rest = 1 / (1 + math.exp(-at)), 1 / (1 + math.exp(at))
+            if target:  # d/dx of -(1 - p)^g log p
+                expected = gamma * p * rest**gamma * math.log(p) - rest ** (gamma + 1) if p > 1e-80 else -1.0
+            elif p <= margin:
+                expected = 0.0
+            else:  # d/dx of -q^g log(1 - q), with dq/dx = p (1 - p)
+                q, left = p - margin, rest if margin == 0 else 1 - p + margin
+                expected = p * rest * (q**gamma / left - (gamma * q ** (gamma - 1) * math.log(left) if gamma else 0))
+            assert found == pytest.approx(expected, rel=2e-3, abs=1e-6), (at, target)
+
+
 def test_the_objective_takes_the_loss_that_is_asked_for(clip: Backbone) -> None:
     torch.manual_seed(0)
     x, labels, targets = frames(clip)[1], torch.randn(3, 24), torch.eye(2, 3)

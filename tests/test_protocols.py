@@ -11,7 +11,7 @@ from lexivid.data.splits import ClassSplit
 from lexivid.errors import LexividError
 from lexivid.evaluation import calibration as cal
 from lexivid.evaluation import metrics, protocols
-from lexivid.evaluation.collected import Collected, aligned, score
+from lexivid.evaluation.collected import Collected, aligned, log_score, score
 
 D, P, Q = 24, 6, 6
 NAMES = tuple(f"class {i}" for i in range(P + Q))
@@ -66,7 +66,7 @@ def random_fold(seed, num=60, num_labels=8):
     logits[:, np.arange(num), targets] += 1.5
     logits[0, :, : num_labels // 2] += 2.0
     paths = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
-    return cal.Fold(paths[0], paths[1], targets, np.arange(num_labels) < num_labels // 2)
+    return cal.Fold(*np.log(paths), targets, np.arange(num_labels) < num_labels // 2)
 
 
 @pytest.mark.parametrize("num_folds", [1, 3])
@@ -81,7 +81,7 @@ def test_best_offset_equals_brute_force(num_folds):
 
 def test_offset_by_hand():
     """Base clip: own 0.6, best novel 0.1. Novel clip: own 0.2, best base 0.5. Both are right from log 2.5 to log 6."""
-    base_path = np.array([[0.6, 0.3, 0.1], [0.5, 0.3, 0.2]])
+    base_path = np.log([[0.6, 0.3, 0.1], [0.5, 0.3, 0.2]])
     fold = cal.Fold(base_path, base_path, np.array([0, 2]), np.array([True, True, False]))
     offset, mean = cal.best_offset([fold])
     assert mean == 1.0
@@ -97,7 +97,46 @@ def test_combine_is_a_distribution_and_keeps_one_sided_vocabularies():
         assert p.sum(axis=1) == pytest.approx(np.ones(len(p)))
         for side, path in ((True, fold.base_path), (False, fold.novel_path)):
             alone = cal.combine(fold.base_path, fold.novel_path, np.full(8, side), offset=offset)
-            assert alone == pytest.approx(path)
+            assert alone == pytest.approx(np.exp(path))
+
+
+def test_labels_far_down_do_not_tie():
+    """Five best of 12 labels, at temperatures at which most probabilities are below 1e-12, against the equations."""
+    texts, collected = make_collected(num=20, views=1)
+    collected.settings |= {"scales": None, "tau": 0.01, "tau_v": 0.003, "tau_x": {"flow": 0.01}}
+    x = {name: f[:, 0] / np.linalg.norm(f[:, 0], axis=1, keepdims=True) for name, f in collected.features.items()}
+    labels = texts.double().numpy()
+
+    def log_softmax(name, tau):
+        logits = x[name].astype("f8") @ labels.T / tau
+        return logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+
+    novel = np.logaddexp(np.log(0.75) + log_softmax("v", 0.003), np.log(0.25) + log_softmax("flow", 0.01))
+    expected = np.where(np.arange(P + Q) < P, log_softmax("v_m", 0.01), novel + 1.5)
+    assert np.mean(np.exp(expected) < 1e-12) > 0.3  # else this test would show nothing
+    five = metrics.hits(expected, collected.targets, k=5)
+    result = protocols.generalized(
+        collected, SPLIT, embedding(texts), calibration=cal.Calibration(1.5, method="held-out")
+    )
+    found = [result["calibrated"][side]["top5"] for side in ("base", "novel")]
+    assert found == pytest.approx([five[collected.targets < P].mean(), five[collected.targets >= P].mean()])
+
+
+def test_an_offset_knows_its_views():
+    """Fitted with two views, it fits two; for another number that is said."""
+    texts, collected = make_collected(num=6, views=2)
+    fitted = protocols.calibrate(collected, embedding(texts), nothing=[f"nothing {i}" for i in range(4)])
+    assert fitted.num_views == 2
+    assert cal.Calibration.from_dict(fitted.to_dict()) == fitted
+    assert "warning" not in protocols.generalized(collected, SPLIT, embedding(texts), calibration=fitted)
+    more = make_collected(num=6, views=12)[1]
+    told = protocols.generalized(more, SPLIT, embedding(texts), calibration=fitted)["warning"]
+    assert "2 view(s)" in told
+    assert "12" in told
+    assert "warning" not in protocols.generalized(more, SPLIT, embedding(texts))  # no offset, nothing to say
+    assert (
+        cal.Calibration.from_dict({"offset": 1.0, "method": "held-out"}).num_views == 1
+    )  # of runs before this was kept
 
 
 def test_a_larger_offset_moves_answers_to_novel_labels_only():
@@ -126,8 +165,8 @@ def test_held_out_offset_costs_base_clips_what_they_can_spare(spare):
     for _ in range(3):
         logits = rng.normal(size=(400, 10)) * 1.5
         logits[np.arange(400), targets] += 3.0
-        p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        folds.append(cal.Fold(p, p, targets, is_base))
+        log_p = np.log(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True))
+        folds.append(cal.Fold(log_p, log_p, targets, is_base))
 
     def base_accuracy(offset):
         return np.mean([(cal.combine(*f[:2], is_base, offset=offset).argmax(axis=1) == targets).mean() for f in folds])
@@ -144,9 +183,7 @@ def test_held_out_says_what_it_lacks():
     with pytest.raises(LexividError, match="no base classes"):
         cal.fit_held_out({4: [fold._replace(is_base=np.ones(8, dtype=bool))]})
     with pytest.raises(LexividError, match="train longer"):
-        cal.fit_held_out(
-            {1: [cal.Fold(np.array([[0.2, 0.5, 0.3]]), np.ones((1, 3)) / 3, np.array([0]), np.arange(3) < 2)]}
-        )
+        cal.fit_held_out({1: [cal.Fold(np.log([[0.2, 0.5, 0.3]]), np.zeros((1, 3)), np.array([0]), np.arange(3) < 2)]})
 
 
 def test_an_offset_for_every_number_of_labels():
@@ -248,7 +285,7 @@ def test_calibrated_beats_both_simple_rules_without_a_novel_clip():
         labels = np.array([0, 1, 2, P, P + 1, P + 2])
         part = twin.select(chosen)
         twin_texts = make_collected(seed=seed)[0][labels]
-        p = [score(part, twin_texts, path=path) for path in ("base", "novel")]
+        p = [log_score(part, twin_texts, path=path) for path in ("base", "novel")]
         folds.append(cal.Fold(*p, np.searchsorted(labels, part.targets), labels < P))
     fitted = cal.fit_classes_out(folds)
     result = protocols.generalized(collected, SPLIT, embed, calibration=fitted)

@@ -86,6 +86,20 @@ def test_the_novel_path_by_hand(trained_by: str) -> None:
             assert float(found[row, k]) == pytest.approx(math.log(p / (1 - p)), rel=1e-5, abs=1e-6)
 
 
+def test_unlikely_labels_keep_their_order() -> None:
+    """A mixture of probabilities far below 1e-12 has log odds of its own."""
+    settings = {**SETTINGS, "scales": {name: [30.0, -60.0] for name in SCALES}}
+    f = features()
+    labels = torch.nn.functional.normalize(torch.randn(20, 2, generator=torch.Generator().manual_seed(1)), dim=-1)
+    found = standing(f, labels, settings, path="novel")
+    assert len(found[0].unique()) == 20
+    own = {name: 30 * np.array([cosine(x[0], y) for y in labels]) - 60 for name, x in {"v": f.v, **f.x_m}.items()}
+    mixed = np.logaddexp.reduce([np.log(share) + own[name] for name, share in zip(own, (0.6, 0.2, 0.2), strict=True)])
+    assert found[0].numpy() == pytest.approx(mixed, rel=1e-5)  # log p and log odds are one down there
+    nothing = MOVFeatures(f.v, f.v_m, f.x_m, torch.zeros(4, 3, dtype=torch.bool))
+    assert standing(nothing, labels, settings, path="novel").isfinite().all()
+
+
 def test_where_nothing_follows_the_tower_both_paths_are_one() -> None:
     """Then v is v_m, and has no scale of its own."""
     f = features()

@@ -300,9 +300,20 @@ def test_equations(classifier: TrainedClassifier, clips: Path) -> None:
     np.testing.assert_allclose(column(novel, "video"), expected, atol=1e-3)  # the frozen v, at tau_v
     assert model.calibration is not None
     offset = Calibration.from_dict(model.calibration).offset_for(1)  # of the three labels one is no base class
-    joined = combine(column(found["base"]), column(novel), np.array([True, True, False]), offset=offset)
+    paths = np.log(column(found["base"])), np.log(column(novel))
+    joined = combine(*paths, np.array([True, True, False]), offset=offset)
     np.testing.assert_allclose(column(found["mixed"]), joined, atol=1e-4)
     assert tau == model.mov.config.tau
+
+
+def test_an_offset_of_other_views_is_told(run: Path, clips: Path) -> None:
+    """Fitted with one view of a clip."""
+    classifier, path = lexivid.load(str(run), device="cpu"), clips / "blue" / "0.mp4"
+    one, two = (classifier.classify(path, LABELS, views=Views(4, num_clips=n)) for n in (1, 2))
+    assert not any("fitted with" in text for text in one.warnings)
+    assert any("fitted with 1 view(s)" in text and "are 2" in text for text in two.warnings)
+    novel = lexivid.load(str(run), device="cpu", vocabulary_is="novel").classify(path, LABELS, views=Views(4, 2))
+    assert not any("fitted with" in text for text in novel.warnings)
 
 
 def test_mixed_falls_back(run: Path, clips: Path, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 
 from lexivid.data.clip_cache import content_id
+from lexivid.data.loading import SampleSpec
 from lexivid.errors import LabelError, LexividError, ModelError
 from lexivid.evaluation.calibration import Calibration, combine
 from lexivid.inference import Classifier, check_window
@@ -49,7 +50,7 @@ from lexivid.media.decode import probe
 from lexivid.media.views import Views, ViewsAsked
 from lexivid.models.label_vectors import label_bank, standing_vectors
 from lexivid.models.mov import MOVFeatures
-from lexivid.models.standing import no_evidence
+from lexivid.models.standing import PATHS, no_evidence
 from lexivid.models.trained import TrainedModel
 from lexivid.prediction import (
     FRAMES_PER_HOP,
@@ -297,9 +298,18 @@ class TrainedClassifier(Classifier):
         return self._said(
             path, self.model.features(**tokens), tuple(tokens), asked,
             duration_s=read.info.duration_s,
-            warnings=(*read.warnings, *_lacking(read.spec.reads, tuple(tokens))),
+            warnings=(*read.warnings, *_lacking(read.spec.reads, tuple(tokens)), *self._other_views(asked, read.spec)),
             thumbnails=thumbnails,
         )  # fmt: skip
+
+    def _other_views(self, asked: _Asked, spec: SampleSpec) -> tuple[str, ...]:
+        """A warning where an offset is used that was fitted with another number of views."""
+        is_base = self._is_base(asked.vocabulary.labels)
+        if asked.kind != "mixed" or asked.multi_label or self.model.scales is not None or is_base.all():
+            return ()
+        fitted = Calibration.from_dict(self.model.calibration)
+        told = fitted.other_views(spec.num_clips * spec.num_crops) if is_base.any() else None
+        return (told,) if told else ()
 
     def _trained_timeline(
         self, asked: _Asked, used: tuple[str, ...], window_s: float, num_thumbnails: int, path: str | Path
@@ -377,8 +387,9 @@ class TrainedClassifier(Classifier):
         The mean over views is taken of each path, before the two are joined: the offset was fitted to such scores.
         """
 
-        def kept(p: Tensor) -> Tensor:
-            return p.mean(dim=0, keepdim=True).cpu() if mean else p.cpu()
+        def kept(logs: Tensor) -> Tensor:
+            logs = logs.logsumexp(dim=0, keepdim=True) - math.log(len(logs)) if mean else logs
+            return logs.cpu()
 
         vectors = vocabulary.vectors.to(self.model.device)
         is_base = self._is_base(vocabulary)
@@ -386,22 +397,21 @@ class TrainedClassifier(Classifier):
             kind = "novel"
         elif kind == "mixed" and is_base.all():
             kind = "base"
-        fused, single = {}, {}
-        for path in ("base", "novel"):
+        fused, single = {}, {}  # log probabilities
+        for path in PATHS:
             if kind in (path, "mixed"):
-                predict = self.model.predict_base if path == "base" else self.model.predict_novel
-                fused[path] = kept(predict(features, vectors))
-                opinions = self.model.mov.opinions(features, vectors, path=path)  # type: ignore[arg-type]
-                single[path] = {name: kept(p) for name, p in opinions.items() if name in there}
+                fused[path] = kept(self.model.log_predict(features, vectors, path=path))
+                opinions = self.model.mov.log_opinions(features, vectors, path=path)
+                single[path] = {name: kept(x) for name, x in opinions.items() if name in there}
         if kind != "mixed":
-            return fused[kind], single[kind]
+            return fused[kind].exp().float(), {name: x.exp().float() for name, x in single[kind].items()}
         offset = Calibration.from_dict(self.model.calibration).offset_for(int((~is_base).sum()))
 
         def both(base: Tensor, novel: Tensor) -> Tensor:
             return torch.from_numpy(combine(base.numpy(), novel.numpy(), is_base, offset=offset)).float()
 
         joined = both(fused["base"], fused["novel"])
-        return joined, {name: both(p, single["novel"][name]) for name, p in single["base"].items()}
+        return joined, {name: both(x, single["novel"][name]) for name, x in single["base"].items()}
 
     def _is_base(self, vocabulary: Vocabulary) -> np.ndarray:
         """(K,) bool: which labels the model was trained on."""

@@ -7,8 +7,11 @@ the second plus an offset:
     s_k = log p_base(k)             k a base class of the model
     s_k = log p_novel(k) + offset   k any other label              p = softmax(s)
 
-With one and the same path on both sides this is calibrated stacking (Chao et al., 2016). The offset is found on base
-clips alone:
+With one and the same path on both sides this is calibrated stacking (Chao et al., 2016). Logarithms come from the
+models as such (`lexivid.evaluation.collected.log_score`): most probabilities of a small temperature are too small for
+a number, and their labels would tie. The more views of a clip are averaged, the flatter the mean is, so an offset
+belongs to the number of views that it was fitted with; `Calibration.other_views` says where they differ. The offset is
+found on base clips alone:
 
     fit_classes_out   the offset that balances the harmonic mean of models that were trained without some base classes,
                       which are novel to them (`lexivid.evaluation.twins`): right for any model, for the price of
@@ -34,7 +37,7 @@ import numpy as np
 from lexivid.errors import LexividError
 from lexivid.evaluation.metrics import harmonic_mean
 
-FLOOR = 1e-12  # of a probability, before the logarithm
+_FLOOR = -1e300  # of a log probability: where nothing is known, such as of a clip without streams
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Calibration:
         offset: added to the novel path's log probabilities of labels that are not base classes.
         offsets: the same by the number of such labels, (number, offset) in ascending order; empty: always `offset`.
         method: "held-out", "classes-out", or "none".
-        num_clips: clips it was fitted on, of base classes all. num_folds: vocabularies.
+        num_clips: clips it was fitted on, of base classes all. num_folds: vocabularies. num_views: of each clip.
         base, novel, harmonic_mean, before (at offset 0): "classes-out" alone, on those clips.
     """
 
@@ -54,6 +57,7 @@ class Calibration:
     method: str = "none"
     num_clips: int = 0
     num_folds: int = 0
+    num_views: int = 1
     base: float | None = None
     novel: float | None = None
     harmonic_mean: float | None = None
@@ -65,6 +69,15 @@ class Calibration:
             return self.offset
         numbers, offsets = zip(*self.offsets, strict=True)
         return float(np.interp(np.log(max(1, num_others)), np.log(numbers), offsets))
+
+    def other_views(self, num_views: int) -> str | None:
+        """What to tell whoever scores clips by another number of views than the offset was fitted with."""
+        if self.method == "none" or num_views == self.num_views:
+            return None
+        return (
+            f"the offset between base and novel labels was fitted with {self.num_views} view(s) of a clip, and here "
+            f"are {num_views}; `lexivid evaluate RUN --data DIR --protocol calibrate --views CLIPSxCROPS` fits it anew"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
@@ -93,7 +106,7 @@ class Fold(NamedTuple):
     """Clips of base classes, some of which play novel.
 
     Attributes:
-        base_path, novel_path: probabilities (n, K) of eq. 10 and of eq. 12, each over all K labels.
+        base_path, novel_path: log probabilities (n, K) of eq. 10 and of eq. 12, each over all K labels.
         targets: (n,) int. is_base: (K,) bool, false for the labels that play novel.
     """
 
@@ -104,7 +117,7 @@ class Fold(NamedTuple):
 
 
 def combine(base_path: np.ndarray, novel_path: np.ndarray, is_base: np.ndarray, *, offset: float) -> np.ndarray:
-    """Both paths' probabilities over the same K labels -> one distribution: (..., K), (..., K), (K,) bool -> (..., K).
+    """Both paths' log probabilities over the same K labels -> probabilities: (..., K), (..., K), (K,) bool -> (..., K).
 
     Where all labels are base classes, or none is, the offset plays no part.
     """
@@ -224,8 +237,7 @@ def _splice(base_path: np.ndarray, novel_path: np.ndarray, is_base: np.ndarray, 
         raise LexividError(
             f"both paths must score the same labels; got {base_path.shape}, {novel_path.shape} and {is_base.shape}"
         )
-    base, novel = np.log(np.maximum(base_path, FLOOR)), np.log(np.maximum(novel_path, FLOOR))
-    return np.where(is_base, base, novel + offset)
+    return np.maximum(np.where(is_base, base_path, novel_path + offset), _FLOOR)
 
 
 def _limits(fold: Fold) -> tuple[np.ndarray, np.ndarray]:

@@ -12,6 +12,7 @@ Shapes: n clips, R views of a clip as they are scored, D embedding width, K labe
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,9 +26,9 @@ from torch.nn import functional as F
 from lexivid.backbones import Backbone
 from lexivid.data.batches import Samples, load_batches
 from lexivid.errors import LexividError
-from lexivid.models.mov import MOVFeatures, predict_base, predict_novel, probabilities
+from lexivid.models.mov import MOVFeatures, log_predict_novel, probabilities
 from lexivid.models.standing import Path_, standing
-from lexivid.models.trained import TrainedModel
+from lexivid.models.trained import TrainedModel, log_base_probabilities
 from lexivid.storage import write_atomically
 
 
@@ -90,6 +91,11 @@ class Collected:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise LexividError(f"{str(path)!r} holds no collected features ({type(error).__name__}: {error})") from None
 
+    @property
+    def num_views(self) -> int:
+        """R."""
+        return next(iter(self.features.values())).shape[1]
+
     def select(self, keep: np.ndarray) -> Collected:
         """Those clips alone: indices, or (n,) bool."""
         chosen = np.arange(len(self))[keep]
@@ -107,21 +113,21 @@ def score(collected: Collected, labels: Tensor | np.ndarray, *, path: Path_, **s
         path: "base" (eq. 10) or "novel" (eq. 11 and 12); of a sigmoid each label's own probability.
         settings: on top of the model's: tau, tau_v, tau_x, beta, base_score.
     """
+    return np.exp(log_score(collected, labels, path=path, **settings))
+
+
+def log_score(collected: Collected, labels: Tensor | np.ndarray, *, path: Path_, **settings: Any) -> np.ndarray:
+    """The logarithm of `score`, (n, K) float64: small temperatures make most probabilities too small for a number."""
     s = collected.settings | settings
     vectors = torch.as_tensor(np.asarray(labels)).float()
     f, num_views = _views_of(collected)
-    x_m, mask = f.x_m, f.mask
     if s.get("scales") is not None:
-        p = standing(f, vectors, s, path=path).sigmoid()
+        p = F.logsigmoid(standing(f, vectors, s, path=path))
     elif path == "novel":
-        p = predict_novel(f.v, x_m, vectors, beta=s["beta"], tau_v=s["tau_v"], tau_x=s["tau_x"], mask=mask)
-    elif s["base_score"] == "mean":
-        each = torch.stack([probabilities(x, vectors, tau=s["tau"]) for x in (f.v_m, *x_m.values())], dim=1)
-        there = mask[..., None].float()
-        p = (each * there).sum(dim=1) / there.sum(dim=1).clamp_min(1)
+        p = log_predict_novel(f.v, f.x_m, vectors, beta=s["beta"], tau_v=s["tau_v"], tau_x=s["tau_x"], mask=f.mask)
     else:
-        p = predict_base(f.v_m, vectors, tau=s["tau"], x_m=x_m, mask=mask)
-    return p.unflatten(0, (-1, num_views)).double().mean(dim=1).numpy()
+        p = log_base_probabilities(f, vectors, tau=s["tau"], how=s["base_score"])
+    return (torch.logsumexp(p.unflatten(0, (-1, num_views)), dim=1) - math.log(num_views)).numpy()
 
 
 def standings(
@@ -145,7 +151,7 @@ def standings(
 
 def _views_of(collected: Collected) -> tuple[MOVFeatures, int]:
     """Features of all views of all clips, clip by clip (n * R, D), and R."""
-    num_views = next(iter(collected.features.values())).shape[1]
+    num_views = collected.num_views
     f = {name: torch.from_numpy(x).flatten(0, 1) for name, x in collected.features.items()}
     mask = torch.from_numpy(collected.mask).repeat_interleave(num_views, dim=0)
     return MOVFeatures(f["v"], f["v_m"], {name: f[name] for name in collected.modalities[1:]}, mask), num_views

@@ -60,10 +60,10 @@ def fit_evidence(
     for holds, words in ((truth & judged, "holds"), (~truth & judged, "does not hold")):
         if len(np.unique(group[holds.any(axis=1)])) < 2:
             raise LexividError(f"evidence needs two clips with a label that {words}")
-    num_folds = min(_MOST_FOLDS, int(group.max()) + 1)
+    folds = _folds(group, (truth & judged).any(axis=1), (~truth & judged).any(axis=1))
     left_out, p = np.full(truth.shape, np.nan), np.full(truth.shape, np.nan)
-    for fold in range(num_folds):
-        out = group % num_folds == fold
+    for fold in range(int(folds.max()) + 1):
+        out = folds == fold
         use = judged & ~out[:, None]
         slope, intercept, share = _fit(standings[use], truth[use])
         left_out[out] = slope * standings[out] + intercept
@@ -139,6 +139,24 @@ def label_probabilities(
         own = standings(collected, labels[at], path=path, background=background)
         p[:, at] = model.evidence[path].probability(torch.from_numpy(own)).numpy()
     return p
+
+
+def _folds(group: np.ndarray, holds: np.ndarray, does_not: np.ndarray) -> np.ndarray:
+    """Which fold each clip is left out in, (n,) int: whole groups, at most 50 folds of about equal size.
+
+    Two groups or more have a label that holds, and two or more one that does not; groups are dealt out in such an order
+    that neither are all in one fold, so that every fit sees both.
+
+    Args:
+        group: (n,) int from 0. holds, does_not: (n,) bool, whether a clip has such a label.
+    """
+    num_groups = int(group.max()) + 1
+    has = np.stack([np.bincount(group, weights=x, minlength=num_groups) > 0 for x in (holds, does_not)])
+    # those with labels that hold alone, with both kinds, with labels that do not: each kind is a run of neighbours
+    kind = np.where(has[0] & has[1], 1, np.where(has[0], 0, np.where(has[1], 2, 3)))
+    fold_of_group = np.empty(num_groups, dtype=np.int64)
+    fold_of_group[np.argsort(kind, kind="stable")] = np.arange(num_groups) % _MOST_FOLDS
+    return fold_of_group[group]
 
 
 def truth_of(collected: Collected) -> np.ndarray:

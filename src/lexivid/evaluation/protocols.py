@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,10 @@ from lexivid.data.splits import ClassSplit
 from lexivid.errors import LexividError
 from lexivid.evaluation import calibration as cal
 from lexivid.evaluation import metrics, multilabel
-from lexivid.evaluation.collected import Collected, opinion, score
+from lexivid.evaluation.collected import Collected, log_score, opinion, score
 from lexivid.evaluation.evidence import label_probabilities, truth_of
 from lexivid.labels import LabelBank, TemplateSet
+from lexivid.models.standing import PATHS
 from lexivid.models.trained import TrainedModel
 from lexivid.storage import write_atomically
 
@@ -97,7 +99,7 @@ def generalized(
     if not len(part):
         raise LexividError("no clip is of any class of the split: check its names against the data's classes")
     vectors = embed(names)
-    paths = {path: score(part, vectors, path=path) for path in ("base", "novel")}  # type: ignore[arg-type]
+    paths = {path: score(part, vectors, path=path) for path in PATHS}
     fitted = calibration if isinstance(calibration, cal.Calibration) else cal.Calibration.from_dict(calibration)
     known = set(split.base) | set(collected.base_classes)
     is_base = np.array([name in known for name in names])
@@ -105,11 +107,13 @@ def generalized(
     rules = {
         "all-novel": paths["novel"],
         "all-base": paths["base"],
-        third: cal.combine(paths["base"], paths["novel"], is_base, offset=fitted.offset_for(int((~is_base).sum()))),
+        third: joined(part, vectors, is_base, offset=fitted.offset_for(int((~is_base).sum()))),
     }
     on_base_side = np.isin(targets, np.arange(len(split.base)))
     groups = np.array(part.groups)
     result: dict[str, Any] = {"calibration": fitted.to_dict()}
+    if told := fitted.other_views(part.num_views):
+        result["warning"] = told
     for rule, p in rules.items():
         found, five = metrics.hits(p, targets), metrics.hits(p, targets, k=min(5, p.shape[1]))
         row: dict[str, Any] = {}
@@ -121,6 +125,16 @@ def generalized(
             row["harmonic_mean"] = metrics.bootstrap_harmonic_mean(found, on_base_side, groups).to_dict()
         result[rule] = row
     return result
+
+
+def joined(collected: Collected, vectors: Tensor, is_base: np.ndarray, *, offset: float) -> np.ndarray:
+    """Both paths over one vocabulary, by `calibration.combine`: (n, K).
+
+    Args:
+        vectors: (K, D). is_base: (K,) bool.
+    """
+    base, novel = (log_score(collected, vectors, path=path) for path in PATHS)
+    return cal.combine(base, novel, is_base, offset=offset)
 
 
 def multi_label(
@@ -192,11 +206,11 @@ def calibrate(
         for _ in range(num_draws if number < len(nothing) else 1):
             drawn = len(own) + rng.permutation(len(nothing))[:number]
             chosen = vectors[np.concatenate([np.arange(len(own)), drawn])]
-            base, novel = (score(part, chosen, path=path) for path in ("base", "novel"))  # type: ignore[arg-type]
+            base, novel = (log_score(part, chosen, path=path) for path in PATHS)
             is_base = np.arange(len(chosen)) < len(own)
             folds.setdefault(number, []).append(cal.Fold(base, novel, targets, is_base))
         number *= 2
-    return cal.fit_held_out(folds, spare=spare)
+    return replace(cal.fit_held_out(folds, spare=spare), num_views=part.num_views)
 
 
 def write_result(result: Mapping[str, Any], folder: str | Path) -> Path:

@@ -30,8 +30,9 @@ from lexivid.data.recordings import recordings
 from lexivid.data.run_clips import SPLIT_FILE, RunClips
 from lexivid.data.splits import ClassSplit
 from lexivid.evaluation import calibration as cal
-from lexivid.evaluation.collected import Collected, collect, score
+from lexivid.evaluation.collected import Collected, collect, log_score
 from lexivid.labels import LabelBank, load_templates
+from lexivid.models.standing import PATHS
 from lexivid.models.trained import TrainedModel
 
 if TYPE_CHECKING:
@@ -113,6 +114,6 @@ def pseudo_novel_clips(kept: Sequence[Clip], held_out: Sequence[Clip], left_out:
 
 def fold_of(collected: Collected, vectors: Tensor, left_out: Sequence[str]) -> cal.Fold:
     """A twin's scores over all base classes of the run: vectors (p, D) in the order of `collected.classes`."""
-    base, novel = score(collected, vectors, path="base"), score(collected, vectors, path="novel")
+    base, novel = (log_score(collected, vectors, path=path) for path in PATHS)
     is_base = np.array([name not in set(left_out) for name in collected.classes])
     return cal.Fold(base, novel, collected.targets, is_base)

@@ -22,7 +22,7 @@ S spectrogram steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, NamedTuple
 
@@ -337,13 +337,20 @@ class MOV(nn.Module):
 
     def predict_novel(self, features: MOVFeatures, labels: Tensor) -> Tensor:
         """Eq. 11 and 12: labels (q, D) -> probabilities (B, q)."""
+        return self.log_predict_novel(features, labels).exp().float()
+
+    def log_predict_novel(self, features: MOVFeatures, labels: Tensor) -> Tensor:
+        """The logarithm of `predict_novel`: (B, q) float64."""
         c = self.config
-        return predict_novel(
+        return log_predict_novel(
             features.v, features.x_m, labels, beta=c.beta, tau_v=c.tau_v, tau_x=self._tau_x, mask=features.mask
         )
 
-    def opinions(self, features: MOVFeatures, labels: Tensor, *, path: Literal["base", "novel"]) -> dict[str, Tensor]:
-        """What each modality says by itself: name -> (B, K), each a softmax, or zeros where the stream is missing.
+    def log_opinions(
+        self, features: MOVFeatures, labels: Tensor, *, path: Literal["base", "novel"]
+    ) -> dict[str, Tensor]:
+        """What each modality says by itself: name -> log probabilities (B, K) float64, -inf where the stream is
+        missing.
 
         "base": v_m, f_m and a_m at tau (the terms of eq. 9). "novel": v, f_m and a_m at their own (eq. 11).
         """
@@ -353,7 +360,7 @@ class MOV(nn.Module):
             taus = {"video": self.config.tau_v, **self._tau_x}
         own = {"video": features.v_m if path == "base" else features.v, **features.x_m}
         return {
-            name: torch.where(features.mask[:, i, None], probabilities(x, labels, tau=taus[name]), 0.0)
+            name: torch.where(features.mask[:, i, None], log_probabilities(x, labels, tau=taus[name]), -torch.inf)
             for i, (name, x) in enumerate(own.items())
         }
 
@@ -377,6 +384,16 @@ def similarity(features: Tensor, labels: Tensor) -> Tensor:
 def probabilities(features: Tensor, labels: Tensor, *, tau: float) -> Tensor:
     """softmax(sim / tau) over the labels: (B, D), (K, D) -> (B, K) float32."""
     return (similarity(features, labels) / tau).softmax(dim=-1)
+
+
+def log_probabilities(features: Tensor, labels: Tensor, *, tau: float) -> Tensor:
+    """The logarithm of `probabilities`, (B, K) float64: at small tau those of unlikely labels are 0, and all alike."""
+    return (similarity(features, labels).double() / tau).log_softmax(dim=-1)
+
+
+def log_mean(logs: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """The logarithm of a weighted mean of probabilities: M logarithms (B, K) each, weights (B, M) -> (B, K) float64."""
+    return torch.logsumexp(torch.stack(list(logs), dim=1) + weights.double().log()[..., None], dim=1)
 
 
 def mov_loss(
@@ -415,13 +432,25 @@ def predict_base(
     Given x_m and mask (B, 1 + len(x_m)), a clip without video, for which the paper has no answer, gets the mean of
     what its other streams say at the same tau. A clip with video is not touched by them.
     """
-    p = probabilities(v_m, labels, tau=tau)
+    return log_predict_base(v_m, labels, tau=tau, x_m=x_m, mask=mask).exp().float()
+
+
+def log_predict_base(
+    v_m: Tensor,
+    labels: Tensor,
+    *,
+    tau: float = 0.01,
+    x_m: Mapping[str, Tensor] | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """The logarithm of `predict_base`: (B, p) float64."""
+    p = log_probabilities(v_m, labels, tau=tau)
     if not x_m or mask is None:
         return p
-    others = torch.stack([probabilities(x, labels, tau=tau) for x in x_m.values()], dim=1)  # (B, M - 1, p)
-    there = mask[:, 1:, None].float()
-    mean = (others * there).sum(dim=1) / there.sum(dim=1).clamp_min(1)
-    return torch.where(mask[:, :1], p, mean)
+    there = mask[:, 1:].double()
+    weights = there / there.sum(dim=1, keepdim=True).clamp_min(1)
+    others = log_mean([log_probabilities(x, labels, tau=tau) for x in x_m.values()], weights)
+    return torch.where(mask[:, :1], p, others)
 
 
 def predict_novel(
@@ -441,10 +470,25 @@ def predict_novel(
         tau_x: tau_f and tau_a, by name or one for all.
         mask: (B, 1 + len(x_m)) bool, video first; the weights are renormalised over what a clip has.
     """
+    return log_predict_novel(v, x_m, labels, beta=beta, tau_v=tau_v, tau_x=tau_x, mask=mask).exp().float()
+
+
+def log_predict_novel(
+    v: Tensor,
+    x_m: Mapping[str, Tensor],
+    labels: Tensor,
+    *,
+    beta: float = 0.25,
+    tau_v: float = 0.003,
+    tau_x: float | Mapping[str, float] = 0.01,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """The logarithm of `predict_novel`: (B, q) float64."""
     tau = tau_x if isinstance(tau_x, Mapping) else dict.fromkeys(x_m, tau_x)
-    p = [probabilities(v, labels, tau=tau_v), *(probabilities(x, labels, tau=tau[n]) for n, x in x_m.items())]  # eq. 11
-    weights = shares(1 - beta, len(x_m), mask, v)
-    return (torch.stack(p, dim=1) * weights[..., None]).sum(dim=1)  # eq. 12
+    # eq. 11
+    p = [log_probabilities(v, labels, tau=tau_v)]
+    p += [log_probabilities(x, labels, tau=tau[name]) for name, x in x_m.items()]
+    return log_mean(p, shares(1 - beta, len(x_m), mask, v))  # eq. 12
 
 
 def shares(video: float, num_others: int, mask: Tensor | None, like: Tensor) -> Tensor:

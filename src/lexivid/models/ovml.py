@@ -275,12 +275,16 @@ def asymmetric_loss(
     not. With both gammas and the margin 0 it is `bce_loss`. Shapes as there.
     """
     logits, targets = logits.float(), targets.float()
-    p = logits.sigmoid()
-    q = (p - margin).clamp_min(0)
-    # log(1 - p) from the logit: 1 - p itself is 0 for a large one.
-    log_rest = F.logsigmoid(-logits) if margin == 0 else (1 - q).log()
-    positive = -((1 - p) ** gamma_positive) * F.logsigmoid(logits)
-    negative = -(q**gamma_negative) * log_rest
+    # Powers and logarithms of p and 1 - p from the logit: of a large one 1 - p is 0, where a root's slope is infinite.
+    log_p, log_rest = F.logsigmoid(logits), F.logsigmoid(-logits)
+    positive = -(gamma_positive * log_rest).exp() * log_p
+    if margin == 0:
+        negative = -(gamma_negative * log_p).exp() * log_rest
+    else:
+        p = log_p.exp()
+        inside = p > margin
+        q = torch.where(inside, p - margin, 0.5)  # 0.5: any value whose gradient is finite
+        negative = torch.where(inside, -(q**gamma_negative) * (1 - q).log(), 0.0)
     loss = targets * positive + (1 - targets) * negative
     return _over_labels(loss, weights, reduction)
 

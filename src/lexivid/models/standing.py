@@ -14,18 +14,21 @@ Shapes: B clips, D embedding width, K labels, J phrases, M modalities.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lexivid.errors import ModelError
 from lexivid.labels.background import standing as standing_above
-from lexivid.models.mov import MOVFeatures, shares, similarity
+from lexivid.models.mov import MOVFeatures, log_mean, shares, similarity
 
 Path_ = Literal["base", "novel"]
 PATHS: tuple[Path_, ...] = ("base", "novel")
+_NOTHING_SEEN = math.log(1e-12)
 Scales = Mapping[str, Sequence[float]]
 """Stream -> 1 / tau and b of a sigmoid."""
 
@@ -75,9 +78,10 @@ def base_standing(features: MOVFeatures, labels: Tensor, scales: Scales) -> Tens
 
 
 def _mixed(own: Mapping[str, Tensor], weights: Tensor) -> Tensor:
-    """Log odds of the streams' mean probability, with weights (B, M)."""
-    p = (torch.stack([x.sigmoid() for x in own.values()], dim=1) * weights[..., None]).sum(dim=1)
-    return torch.logit(p, eps=1e-12)
+    """Log odds of the streams' mean probability, with weights (B, M); -27.6 for a clip without any stream."""
+    holds = log_mean([F.logsigmoid(x) for x in own.values()], weights)
+    rest = log_mean([F.logsigmoid(-x) for x in own.values()], weights)
+    return (holds - rest).nan_to_num(nan=_NOTHING_SEEN)
 
 
 def _sigmoid(streams: Mapping[str, Tensor], labels: Tensor, scales: Scales) -> dict[str, Tensor]:

@@ -25,6 +25,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
+from torch.nn import functional as F
 
 from lexivid.backbones import Backbone, load_backbone
 from lexivid.backbones.base import choose_device, name_of
@@ -44,7 +45,16 @@ from lexivid.models.folder import (
     read_config,
     save_backbone,
 )
-from lexivid.models.mov import FROZEN_PREFIX, MOV, MOVConfig, MOVFeatures, encode_clips, predict_base, probabilities
+from lexivid.models.mov import (
+    FROZEN_PREFIX,
+    MOV,
+    MOVConfig,
+    MOVFeatures,
+    encode_clips,
+    log_mean,
+    log_predict_base,
+    log_probabilities,
+)
 from lexivid.models.standing import Path_, standing
 from lexivid.models.towers import make_frozen_tower
 from lexivid.storage import write_atomically
@@ -152,15 +162,19 @@ class TrainedModel:
 
     def predict_base(self, features: MOVFeatures, labels: Tensor) -> Tensor:
         """Base classes: eq. 10, or the mean of all streams' own softmaxes -> (B, p); of a sigmoid each label's own."""
-        if self.scales is not None:
-            return self.standing(features, labels, path="base").sigmoid().float()
-        return base_probabilities(features, labels, tau=self.mov.config.tau, how=self.base_score)
+        return self.log_predict(features, labels, path="base").exp().float()
 
     def predict_novel(self, features: MOVFeatures, labels: Tensor) -> Tensor:
         """Eq. 11 and 12 -> (B, q); of a sigmoid each label's own."""
+        return self.log_predict(features, labels, path="novel").exp().float()
+
+    def log_predict(self, features: MOVFeatures, labels: Tensor, *, path: Path_) -> Tensor:
+        """The logarithm of `predict_base` or `predict_novel`: (B, K) float64."""
         if self.scales is not None:
-            return self.standing(features, labels, path="novel").sigmoid().float()
-        return self.mov.predict_novel(features, labels)
+            return F.logsigmoid(self.standing(features, labels, path=path))
+        if path == "novel":
+            return self.mov.log_predict_novel(features, labels)
+        return log_base_probabilities(features, labels, tau=self.mov.config.tau, how=self.base_score)
 
     def sample_spec(
         self,
@@ -375,13 +389,13 @@ class TrainedModel:
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message))
 
 
-def base_probabilities(features: MOVFeatures, labels: Tensor, *, tau: float, how: str = "v_m") -> Tensor:
-    """Base classes (B, p): eq. 10, or the "mean" of what v_m, f_m and a_m say (score fusion, table 5)."""
+def log_base_probabilities(features: MOVFeatures, labels: Tensor, *, tau: float, how: str = "v_m") -> Tensor:
+    """Of base classes, (B, p) float64: eq. 10, or the "mean" of what v_m, f_m and a_m say (score fusion, table 5)."""
     if how == "v_m":
-        return predict_base(features.v_m, labels, tau=tau, x_m=features.x_m, mask=features.mask)
-    each = [probabilities(x, labels, tau=tau) for x in (features.v_m, *features.x_m.values())]
-    there = features.mask[..., None].float()
-    return (torch.stack(each, dim=1) * there).sum(dim=1) / there.sum(dim=1).clamp_min(1)
+        return log_predict_base(features.v_m, labels, tau=tau, x_m=features.x_m, mask=features.mask)
+    each = [log_probabilities(x, labels, tau=tau) for x in (features.v_m, *features.x_m.values())]
+    there = features.mask.double()
+    return log_mean(each, there / there.sum(dim=1, keepdim=True).clamp_min(1))
 
 
 def _backbone_fingerprint(backbone: Backbone, mov: MOV) -> str:

@@ -29,7 +29,7 @@ from lexivid.models.mov import MOVFeatures
 from lexivid.models.ovml import average_weights
 from lexivid.models.standing import base_standing
 from lexivid.models.system import System
-from lexivid.models.trained import base_probabilities
+from lexivid.models.trained import log_base_probabilities
 from lexivid.training.batches import Plan, even_batches, micro_batches
 from lexivid.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from lexivid.training.distributed import (
@@ -391,9 +391,9 @@ class Step:
         """(B, 2): right and loss of each clip, or (B, 1 + 2 K): loss, scores and truth. Held-out clips may be annotated
         with the first of the labels alone; the others, a captioner's, then count for nothing."""
         if system.objective is None:
-            scores = base_probabilities(features, labels, tau=self.config.tau, how=self.recipe.model.base_score)
+            scores = log_base_probabilities(features, labels, tau=self.config.tau, how=self.recipe.model.base_score)
             right = (scores.argmax(dim=-1) == targets).double()
-            loss = F.nll_loss(scores.clamp_min(1e-12).log(), targets, reduction="none").double()
+            loss = F.nll_loss(scores, targets, reduction="none")
             return torch.stack([right, loss], dim=1)
         truth = (targets if targets.ndim == 2 else F.one_hot(targets, len(labels))).float()
         known, more = truth.shape[1], (0, len(labels) - truth.shape[1])

@@ -206,11 +206,11 @@ class Scores:
             collected = self.collected(kind, seed, system)
             test = collected.select(np.array(collected.groups) == TEST)
             labels, num_base = self.world(kind, seed).labels, len(self.split_base(collected))
-            p = score(test, labels, path="novel")
             if rule == "calibrated":
-                is_base = np.arange(len(labels)) < num_base
                 offset = self.calibration(kind, seed, system).offset_for(len(labels) - num_base)
-                p = cal.combine(score(test, labels, path="base"), p, is_base, offset=offset)
+                p = protocols.joined(test, labels, np.arange(len(labels)) < num_base, offset=offset)
+            else:
+                p = score(test, labels, path="novel")
             found.append(Outcome(metrics.hits(p, test.targets), test.targets < num_base))
         return tuple(found)
 
