@@ -460,6 +460,48 @@ def test_command_line(clips: Path, clip_folder: Path, tmp_path: Path) -> None:
         assert json.loads(done.stdout)[0]["modalities"] == ["video", "flow", "audio"]
 
 
+_SLOW_CALIBRATION = """
+import datetime, sys, time, torch
+from pathlib import Path
+from lexivid.training import run as module
+
+fit, calibrate = module.fit, module.calibrate
+
+def fit_with_a_short_time_limit(*args, **options):
+    found = fit(*args, **options)
+    torch.distributed.distributed_c10d._set_pg_timeout(datetime.timedelta(seconds=2), torch.distributed.group.WORLD)
+    return found
+
+def slow(*args, **options):
+    time.sleep(6)
+    calibrate(*args, **options)
+
+module.fit, module.calibrate = fit_with_a_short_time_limit, slow
+torch.set_num_threads(1)
+done = module.train(sys.argv[1], sys.argv[2], sys.argv[3], device="cpu")
+assert done.summary["processes"] == 2
+print("main" if done.is_main_process else "other", "calibration" in done.summary, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_calibration_longer_than_the_processes_time_limit(clips: Path, clip_folder: Path, tmp_path: Path) -> None:
+    """Two gloo processes: the first calibrates alone, and the other does not wait for it."""
+    settings = {**SETTINGS, "model.backbone": str(clip_folder), "training.epochs": 1, "data.inputs": ["video"]}
+    (tmp_path / "tiny.yaml").write_text(cases.Recipe().with_settings(settings).to_yaml())
+    (tmp_path / "program.py").write_text(_SLOW_CALIBRATION)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    command += [str(tmp_path / "program.py"), str(tmp_path / "tiny.yaml"), str(clips), str(tmp_path / "run")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert sorted(done.stdout.split("\n")[:2]) == ["main True", "other False"]
+    assert TrainedModel.from_pretrained(tmp_path / "run", device="cpu").calibration is not None
+    record = RunClips.load(tmp_path / "run")
+    assert record is not None
+    assert len(record.contents) == 18  # of which each process read its share
+
+
 @pytest.mark.slow
 def test_kill_minus_nine_of_the_command(clips: Path, clip_folder: Path, tmp_path: Path) -> None:
     """`lexivid train` killed at random moments from its start on: reading, caching features, training, writing."""
