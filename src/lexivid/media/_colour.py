@@ -93,7 +93,7 @@ def rgb_of(frame: VideoFrame, width: int, height: int, *, background: int | None
         MediaError: the format of its pixels cannot be converted.
     """
     if is_plain(frame):
-        return _scaled(frame, width, height, "rgb24")
+        return _reformatted(frame, width, height, "rgb24")
     wide = frame.color_primaries in _TO_BT709 or frame.color_trc in (_PQ, _HLG)
     if wide:
         picture = _to_sdr(_deep(frame, width, height), frame.color_trc, frame.color_primaries)
@@ -109,8 +109,17 @@ def rgb_of(frame: VideoFrame, width: int, height: int, *, background: int | None
     return ((picture * alpha + background * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
+def _reformatted(frame: VideoFrame, width: int, height: int, pixel_format: str, **matrices: int) -> np.ndarray:
+    """The frame through FFmpeg's scaler."""
+    try:
+        made = frame.reformat(width=width, height=height, format=pixel_format, interpolation="BICUBIC", **matrices)
+    except (OSError, ValueError):
+        raise MediaError(_cannot_convert(frame.format.name)) from None
+    return made.to_ndarray()
+
+
 def _scaled(frame: VideoFrame, width: int, height: int, pixel_format: str, *, matrix: int | None = None) -> np.ndarray:
-    """FFmpeg's scaler, after tags that it refuses were replaced by their nearest relatives."""
+    """The same, after tags that the scaler refuses were replaced by their nearest relatives."""
     name = frame.format.name
     if name in _UNSAFE:
         raise MediaError(_cannot_convert(name))
@@ -120,10 +129,7 @@ def _scaled(frame: VideoFrame, width: int, height: int, pixel_format: str, *, ma
         if frame.color_range > 2:
             frame.color_range = 0
         same = {} if matrix is None else {"src_colorspace": matrix, "dst_colorspace": matrix}
-        made = frame.reformat(width=width, height=height, format=pixel_format, interpolation="BICUBIC", **same)
-        return made.to_ndarray()
-    except (OSError, ValueError):
-        raise MediaError(_cannot_convert(name)) from None
+        return _reformatted(frame, width, height, pixel_format, **same)
     finally:
         frame.colorspace, frame.color_range = tagged
 

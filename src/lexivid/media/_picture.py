@@ -93,7 +93,7 @@ def _converted(frame: VideoFrame, presentation: Presentation, width: int, height
     """Cropped and scaled to a size, RGB (height, width, 3) uint8."""
     cropped = any(presentation.crop)
     if not cropped and not frame.interlaced_frame and is_plain(frame):
-        return frame.reformat(width=width, height=height, format="rgb24", interpolation="BICUBIC").to_ndarray()
+        return rgb_of(frame, width, height)
 
     def convert(part: VideoFrame, to_width: int, to_height: int) -> np.ndarray:
         return rgb_of(part, to_width, to_height, background=presentation.background)
