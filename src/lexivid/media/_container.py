@@ -147,8 +147,11 @@ def _refuse(url: str, flags: int, options: dict[str, str]) -> None:
     raise PermissionError("a media file may not open another file or address")
 
 
-def _av_open(file: PlainFile, demuxers: Sequence[str], *, decoders: bool) -> InputContainer:
-    """Open with some of the demuxers; `decoders`: whether FFmpeg may decode to see what the streams are like."""
+def _av_open(file: PlainFile, demuxers: Sequence[str], *, decoders: bool, forced: bool = False) -> InputContainer:
+    """Open with some of the demuxers.
+
+    `decoders`: whether FFmpeg may decode to see what the streams are like; `forced`: the one demuxer is not to guess.
+    """
     file.seek(0)
     file.deadline = time.monotonic() + OPEN_TIMEOUT_S
     demuxing = {
@@ -163,6 +166,7 @@ def _av_open(file: PlainFile, demuxers: Sequence[str], *, decoders: bool) -> Inp
     container = av.open(
         file,
         mode="r",
+        format=demuxers[0] if forced else None,
         container_options=demuxing,
         options={"max_pixels": str(MAX_PIXELS)} if decoders else {},
         metadata_errors="replace",
@@ -188,7 +192,8 @@ def open_container(path: str | os.PathLike[str], *, begin: int = 0) -> Iterator[
             try:
                 container = _av_open(file, DEMUXERS, decoders=True)
             except ValueError:  # none of those (FFmpeg: invalid argument, invalid data)
-                container = _av_open(file, LATE_DEMUXERS, decoders=False)
+                film = _begins_as_jpeg(file) and _holds_several(file)  # a short one, which FFmpeg takes for a picture
+                container = _av_open(file, ["mjpeg"] if film else LATE_DEMUXERS, decoders=film, forced=film)
             _check_sizes(container, path)
             _check_kind(container, path)
         except (av.error.FFmpegError, OSError, ValueError, RuntimeError) as error:
@@ -222,7 +227,7 @@ def _check_kind(container: InputContainer, path: str | os.PathLike[str]) -> None
     file = PlainFile(os.fspath(path))
     try:
         head = file.read(HEAD_BYTES)
-        is_jpeg = container.format.name == "mjpeg" and head.startswith(b"\xff\xd8")
+        is_jpeg = container.format.name == "mjpeg" and _begins_as_jpeg(file)
         other = None if is_jpeg or is_text(head) else what_is(head)
         if other:
             raise MediaError(f"{shown(path)} is {other}")
@@ -232,10 +237,15 @@ def _check_kind(container: InputContainer, path: str | os.PathLike[str]) -> None
         file.close()
 
 
+def _begins_as_jpeg(file: PlainFile) -> bool:
+    file.seek(0)
+    return file.read(3) == b"\xff\xd8\xff"
+
+
 def _holds_several(file: PlainFile) -> bool:
     """Whether JPEG pictures follow one another (Motion JPEG)."""
     num_pictures = 0
-    with _av_open(file, ["mjpeg"], decoders=False) as container, suppress(av.error.FFmpegError):
+    with _av_open(file, ["mjpeg"], decoders=False, forced=True) as container, suppress(av.error.FFmpegError):
         for packet in container.demux():
             num_pictures += packet.size > 0
             if num_pictures > 1:
