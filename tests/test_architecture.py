@@ -13,7 +13,7 @@ ROOT = Path(lexivid.__file__).parent
 LAYERS = (
     {"cli", "__main__"},
     {"demo", "library", "output", "report", "synthetic"},
-    {"inference", "inference_trained", "inference_judge", "inference_tokens", "prediction"},
+    {"inference", "inference_trained", "inference_judge", "inference_scores", "inference_tokens", "prediction"},
     {"evaluation", "training"},
     {"models"},
     {"labels", "data"},

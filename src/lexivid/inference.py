@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from lexivid.backbones import Backbone, load_backbone
 from lexivid.backbones.base import weights_of
+from lexivid.data.hops import FRAMES_PER_HOP
 from lexivid.errors import LabelError, LexividError, MediaError, ModelError
 from lexivid.labels import LabelBank, TemplateSet, check_labels, load_templates
 from lexivid.labels.background import Judge, make_judge, short_templates
@@ -32,14 +33,14 @@ from lexivid.labels.database import LabelDatabase
 from lexivid.labels.encoders import EncoderIdentity, doubts
 from lexivid.labels.evidence import DEFAULT_THRESHOLD
 from lexivid.labels.trained_encoders import has_label_encoder
-from lexivid.media.decode import SampledFrames, open_video, read_views
+from lexivid.media.decode import SampledFrames, VideoReader, open_video, read_views
 from lexivid.media.views import PAPER_STRIDE, Views, ViewsAsked
 from lexivid.prediction import (
-    FRAMES_PER_HOP,
     HOPS_PER_WINDOW,
     MODALITIES,
     Prediction,
     Vocabulary,
+    hop_scores,
     join_cells,
     pick_thumbnails,
     ranked,
@@ -335,57 +336,32 @@ class Classifier:
         multi_label: bool,
         threshold: float,
     ) -> Prediction:
-        """Frames on a regular grid, each encoded once; windows of two hops; a hop scores the mean of its windows."""
+        """Frames on a regular grid, each encoded once; windows of two hops; a hop scores the mean of its windows.
+
+        All of it as the frames come: what is kept does not grow with the film.
+        """
         with open_video(path) as video:
-            declared_s = max(video.info.duration_s, 1e-3)
-            hop_s = min(window_s / HOPS_PER_WINDOW, declared_s)
-            step_s = hop_s / FRAMES_PER_HOP
-            times = (np.arange(math.ceil(declared_s / step_s - 1e-6)) + 0.5) * step_s
-            times = times[times < declared_s] if len(times) > 1 else np.array([declared_s / 2])
-            keep = set(np.linspace(0, len(times) - 1, num_thumbnails).astype(int)) if num_thumbnails else set()
-            transform = self._transform(Views())
-            encoded: list[Tensor] = []  # of each distinct frame
-            owner: list[int] = []  # the frame that is shown at each time of the grid
-            thumbnails = []
-            count, last_time = 0, None
-            decoded = prefetch(video.frames_at(times, transform=transform), ahead=_TIMELINE_BATCH)
-            while batch := list(itertools.islice(decoded, _TIMELINE_BATCH)):
-                fresh = []
-                for index, time_s, frame in batch:
-                    if time_s != last_time:
-                        fresh.append(self.backbone.images.crops(frame[None])[0, 0])
-                        count, last_time = count + 1, time_s
-                    owner.append(count - 1)
-                    if index in keep:
-                        thumbnails.append((float(time_s), frame))
-                if fresh:
-                    encoded.append(self.backbone.encode_images(torch.stack(fresh)))
-            if not encoded:
-                raise MediaError(f"{path}: no frame could be decoded")
-            warnings = tuple(video.warnings)
-            duration_s = min(declared_s, video.decodable_s or declared_s)
-        grid = torch.cat(encoded)[owner]  # (G, D)
-        # Times beyond the real end repeat the last frame: they are not of the file.
-        grid = grid[: max(1, int(np.searchsorted(times, duration_s)))]
-        hops = torch.stack([part.mean(0) for part in grid.split(FRAMES_PER_HOP)])  # (H, D)
-        sums = hops[:-1] + hops[1:] if len(hops) > 1 else hops
-        windows = self._scores(sums, vocabulary, multi_label)  # (max(1, H - 1), K)
-        cells = (windows[[0, *range(len(hops) - 1)]] + windows[[*range(len(hops) - 1), -1]]) / 2
-        cells = cells if len(hops) > 1 else windows
-        if multi_label:
-            segments = segments_by_label(cells, vocabulary, hop_s, duration_s, threshold=threshold)
-        else:
-            segments = join_cells(cells, vocabulary, hop_s, duration_s)
-        return self._prediction(
-            path,
-            grid.mean(0, keepdim=True),
-            vocabulary,
-            multi_label,
-            duration_s=duration_s,
-            warnings=warnings,
-            segments=segments,
-            thumbnails=tuple(thumbnails),
-        )
+            frames = _FrameGrid(self, video, window_s, num_thumbnails)
+
+            def windows() -> Iterator[Tensor]:
+                for sums in frames.windows():
+                    yield self._scores(sums, vocabulary, multi_label)
+
+            cells = hop_scores(windows())
+            if multi_label:
+                segments = segments_by_label(cells, vocabulary, frames.hop_s, frames.end_s, threshold=threshold)
+            else:
+                segments = join_cells(cells, vocabulary, frames.hop_s, frames.end_s)
+            return self._prediction(
+                path,
+                frames.mean(),
+                vocabulary,
+                multi_label,
+                duration_s=frames.end_s(),
+                warnings=tuple(video.warnings),
+                segments=segments,
+                thumbnails=tuple(frames.thumbnails),
+            )
 
     def _prediction(
         self, path: str | Path, features: Tensor, vocabulary: Vocabulary, multi_label: bool, **facts: Any
@@ -411,6 +387,85 @@ class Classifier:
             none_of_these=none_of_these,
             **facts,
         )
+
+
+class _FrameGrid:
+    """The features of a film's frames at four times a hop, as they come, in the time of the file.
+
+    That begins with whatever begins first, pictures or sound; before the first picture the first picture counts.
+    """
+
+    def __init__(self, classifier: Classifier, video: VideoReader, window_s: float, num_thumbnails: int) -> None:
+        self.classifier, self.video = classifier, video
+        self.start_s = video.info.video_start_s
+        self.declared_s = max(self.start_s + video.info.duration_s, 1e-3)
+        self.hop_s = min(window_s / HOPS_PER_WINDOW, self.declared_s)
+        step_s = self.hop_s / FRAMES_PER_HOP
+        times = (np.arange(math.ceil(self.declared_s / step_s - 1e-6)) + 0.5) * step_s
+        self.times = times[times < self.declared_s] if len(times) > 1 else np.array([self.declared_s / 2])
+        self.wanted = set(np.linspace(0, len(self.times) - 1, num_thumbnails).astype(int)) if num_thumbnails else set()
+        self.thumbnails: list[tuple[float, Tensor]] = []
+        self._sum, self._count = torch.zeros(()), 0
+
+    def end_s(self) -> float:
+        """Of the file, as far as it has been seen."""
+        return min(self.declared_s, self.start_s + (self.video.decodable_s or self.declared_s))
+
+    def mean(self) -> Tensor:
+        """Of all frames so far (1, D)."""
+        return (self._sum / self._count).float()[None]
+
+    def windows(self) -> Iterator[Tensor]:
+        """Sums of two neighbouring hops (W, D), a few at a time; of a film of one hop that hop.
+
+        Raises:
+            MediaError: no frame could be decoded.
+        """
+        rest, before, is_alone = None, None, True
+        for rows in itertools.chain(self._frames(), [None]):
+            if rows is None:  # the end: what is left is the last hop
+                hops = rest[:0] if rest is None or not len(rest) else rest.mean(0, keepdim=True)  # type: ignore[index]
+            else:
+                rows = rows if rest is None else torch.cat([rest, rows])
+                whole = len(rows) // FRAMES_PER_HOP * FRAMES_PER_HOP
+                hops, rest = rows[:whole].unflatten(0, (-1, FRAMES_PER_HOP)).mean(1), rows[whole:]
+            if before is not None:
+                hops = torch.cat([before, hops])
+            if len(hops) > 1:
+                is_alone = False
+                yield hops[:-1] + hops[1:]
+            before = hops[-1:] if len(hops) else before
+        if is_alone and before is not None:
+            yield before
+
+    def _frames(self) -> Iterator[Tensor]:
+        """The frame on show at each time of the grid, (up to 32, D). Each distinct frame is encoded once."""
+        backbone = self.classifier.backbone
+        transform, last_time, feature = self.classifier._transform(Views()), None, None
+        pictures = np.maximum(self.times - self.start_s, 0.0)
+        decoded = prefetch(self.video.frames_at(pictures, transform=transform), ahead=_TIMELINE_BATCH)
+        while batch := list(itertools.islice(decoded, _TIMELINE_BATCH)):
+            fresh, owners = [], []
+            for index, time_s, frame in batch:
+                # Times beyond the real end repeat the last frame: they are not of the file.
+                if index and self.times[index] >= self.end_s():
+                    continue
+                if time_s != last_time:
+                    fresh.append(backbone.images.crops(frame[None])[0, 0])
+                    last_time = time_s
+                owners.append(len(fresh))  # 0: the last frame of the batch before
+                if index in self.wanted:
+                    self.thumbnails.append((float(time_s), frame))
+            known = [] if feature is None else [feature]
+            encoded = torch.cat([*known, backbone.encode_images(torch.stack(fresh))]) if fresh else feature
+            if encoded is None or not owners:
+                continue
+            rows = encoded[torch.tensor(owners) - (0 if known else 1)]
+            feature = encoded[-1:]
+            self._sum, self._count = self._sum + rows.double().sum(0), self._count + len(rows)
+            yield rows
+        if not self._count:
+            raise MediaError(f"{self.video.info.path}: no frame could be decoded")
 
 
 def check_window(window_s: float) -> None:

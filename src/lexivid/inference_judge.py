@@ -73,16 +73,24 @@ class TrainedJudge:
 
         Of a model with a sigmoid and no evidence, its own log odds, whose offset nobody fitted: they order labels.
         """
+        standing, seen = self.standings(features, kind)
+        if mean:
+            standing = (standing * seen[:, None]).sum(dim=0, keepdim=True) / seen.sum().clamp_min(1)
+            seen = seen.any(dim=0, keepdim=True)
+        return self.of_standings(standing, seen, kind)
+
+    def standings(self, features: MOVFeatures, kind: VocabularyIs) -> tuple[Tensor, Tensor]:
+        """How far each label stands by itself (N, K), and whether a view has any stream (N,) bool; on the CPU."""
         device = features.v.device
         labels = self.labels.to(device)
         background = None if self.background is None else self.background.to(device)
         standing = self._by_path(
             kind, lambda path: self.model.standing(features, labels, path=path, background=background).cpu()
         )
-        seen = features.mask.any(dim=1).cpu()
-        if mean:
-            standing = (standing * seen[:, None]).sum(dim=0, keepdim=True) / seen.sum().clamp_min(1)
-            seen = seen.any(dim=0, keepdim=True)
+        return standing, features.mask.any(dim=1).cpu()
+
+    def of_standings(self, standing: Tensor, seen: Tensor, kind: VocabularyIs) -> Tensor:
+        """Log likelihood ratios of standings (N, K), as `log_ratios`."""
         evidence = self.model.evidence if self.lacks(kind) is None else {}
         ratios = self._by_path(kind, lambda path: evidence[path].log_ratio(standing) if path in evidence else standing)
         return torch.where(seen[:, None], ratios, 0.0)

@@ -1,7 +1,7 @@
 """A file as tokens for a trained model: all of it, by views, or in hops for a timeline.
 
     file --`read_file`--> frames, flow, log-mel --`view_tokens`: towers--> tokens of N views (N, T, D)
-    file --`Hops.read`, 32 hops at a time: towers--> tokens of H hops (H, 4, D) --`Hops.windows`--> (W, T, D), mask
+    file --`HopReader`: towers--> tokens of hops (4, D), log-mel --`FilmWindows`, 8 at a time--> (W, T, D), mask
 
 A hop is half a window, and is read and encoded once; a window is two neighbouring hops. Its sound is its own, repeated
 or cut to the length of training. A video tower that looks along time (OVML's, `lexivid.models.ovml.VideoTower`) sees
@@ -15,23 +15,27 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lexivid.data.dataset import Clip
+from lexivid.data.hops import FRAMES_PER_HOP, HopReader
 from lexivid.data.loading import SampleSpec, read_parts, test_views
 from lexivid.errors import MediaError
 from lexivid.media.decode import MediaInfo, probe
 from lexivid.media.spectrogram import STEPS_PER_S, normalise, views_of
 from lexivid.models.trained import TrainedModel
 from lexivid.prediction import MODALITIES
+from lexivid.prefetch import prefetch
 
 _MAX_SOUND_VIEWS = 12  # windows of sound beside one view of the pictures
-_HOPS_AT_ONCE = 32
+_WINDOWS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -73,80 +77,93 @@ def view_tokens(model: TrainedModel, read: FileParts) -> dict[str, Tensor]:
     return {name: x.expand(num, -1, -1) for name, x in tokens.items()}
 
 
-class Hops:
-    """The tokens of a file, hop by hop: pictures and flow (H, 4, D), log-mel of each hop, and which hops have them."""
+class FilmWindows:
+    """The windows of a film as they come, two hops each: what is kept does not grow with the film.
 
-    def __init__(self, model: TrainedModel, spec: SampleSpec, hop_s: float) -> None:
-        self.model, self.spec, self.hop_s = model, spec, hop_s
-        self.tokens: dict[str, list[Tensor | None]] = {name: [] for name in spec.reads if name != "audio"}
-        self.sound: list[Tensor | None] = []
-        self.warnings: list[str] = []
-        self.num_hops = 0
+    The next hops are read while these go through the towers; a hop's tokens and sound are kept until its second window.
 
-    def read(self, info: MediaInfo, num_hops: int, num_thumbnails: int) -> tuple[tuple[float, Tensor], ...]:
-        """Read the file in parts of 32 hops -> thumbnails. Stops where no more decodes."""
-        at_once = max(1, min(_HOPS_AT_ONCE, int(600 / self.hop_s)))
-        wanted = set(np.linspace(0, num_hops - 1, num_thumbnails).astype(int).tolist()) if num_thumbnails else set()
-        kept: list[tuple[float, Tensor]] = []
-        for start in range(0, num_hops, at_once):
-            num = min(at_once, num_hops - start)
-            end_s = info.duration_s if start + num == num_hops else (start + num) * self.hop_s
-            spec = replace(self.spec, num_clips=num)
-            try:
-                parts, warnings = read_parts(Clip(info.path, (), "", start * self.hop_s, end_s), spec, range(num))
-            except MediaError:
-                if start == 0:
-                    raise
-                break  # the file declares more than decodes
-            views = test_views({k: v for k, v in parts.items() if k != "log_mel"}, spec)
-            for name, hops in self.tokens.items():
-                hops += list(self.model.tokens(name, views[name])) if name in views else [None] * num
-            if "audio" in spec.reads:
-                self.sound += self._cut(parts.get("log_mel"), num)
-            self.warnings += [text for text in warnings if text not in self.warnings]
-            if "frames" in parts:
-                kept += [
-                    ((start + i + 0.125) * self.hop_s, parts["frames"][i, 0]) for i in range(num) if start + i in wanted
-                ]
-            self.num_hops += num
-        if not self.num_hops or not (
-            any(x is not None for hops in self.tokens.values() for x in hops) or any(x is not None for x in self.sound)
-        ):
-            raise MediaError(f"{info.path!r} has none of: {', '.join(self.spec.reads)}")
-        return tuple(kept)
+    Attributes:
+        there: the streams that any hop so far has. thumbnails: (seconds, frame), as many as asked for, spread evenly.
+    """
 
-    def _cut(self, log_mel: Tensor | None, num: int) -> list[Tensor | None]:
-        if log_mel is None:
-            return [None] * num
-        edges = [round(i * self.hop_s * STEPS_PER_S) for i in range(num + 1)]
-        parts = [log_mel[:, a:b] for a, b in itertools.pairwise(edges)]
-        return [part if part.shape[1] >= STEPS_PER_S // 10 else None for part in parts]
+    def __init__(self, model: TrainedModel, spec: SampleSpec, reader: HopReader, *, num_thumbnails: int = 0) -> None:
+        self.model, self.spec, self.reader = model, spec, reader
+        self.there: set[str] = set()
+        self.thumbnails: list[tuple[float, Tensor]] = []
+        num = reader.num_hops
+        self._wanted = set(np.linspace(0, num - 1, num_thumbnails).astype(int).tolist()) if num_thumbnails else set()
 
-    def windows(self) -> tuple[dict[str, Tensor], Tensor]:
-        """Streams that occur -> tokens of W windows (W, T, D); mask (W, M)."""
-        pairs = [(i, i + 1) for i in range(self.num_hops - 1)] or [(0, 0)]
+    def __iter__(self) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+        """Streams -> tokens of up to 8 windows (W, T, D), with zeros where a window lacks one; mask (W, M).
+
+        Raises:
+            MediaError: the file cannot be decoded, or has none of the streams.
+        """
+        waiting: list[_Hop] = []  # the last of those before, which has one window still, and those after it
+        num_hops = 0
+        for hop in self._hops():
+            num_hops += 1
+            waiting.append(hop)
+            if len(waiting) > _WINDOWS_AT_ONCE:
+                yield self._windows(list(itertools.pairwise(waiting)))
+                waiting = waiting[-1:]
+        if num_hops == 1:
+            yield self._windows([(waiting[0],)])
+        elif len(waiting) > 1:
+            yield self._windows(list(itertools.pairwise(waiting)))
+        if not self.there:
+            raise MediaError(f"{self.reader.info.path!r} has none of: {', '.join(self.spec.reads)}")
+
+    def _hops(self) -> Iterator[_Hop]:
+        for part in prefetch(self.reader, ahead=1):
+            for start in range(0, len(part.sound), _WINDOWS_AT_ONCE):
+                chosen = slice(start, start + _WINDOWS_AT_ONCE)
+                tokens = {name: self.model.tokens(name, x[chosen]) for name, x in part.views.items()}
+                self.there |= tokens.keys()
+                for i, sound in enumerate(part.sound[chosen]):
+                    yield _Hop({name: x[i] for name, x in tokens.items()}, sound)
+            for i, picture in enumerate(part.pictures):
+                if part.first + i in self._wanted:
+                    self.thumbnails.append(picture)
+
+    def _windows(self, windows: Sequence[tuple[_Hop, ...]]) -> tuple[dict[str, Tensor], Tensor]:
         modalities = self.model.mov.config.modalities
-        mask = torch.zeros(len(pairs), len(modalities), dtype=torch.bool)
+        mask = torch.zeros(len(windows), len(modalities), dtype=torch.bool)
         tokens: dict[str, Tensor] = {}
-        for name, hops in self.tokens.items():
-            like = next((x for x in hops if x is not None), None)
-            if like is None:
-                continue
-            zero = torch.zeros_like(like)
-            filled = [zero if x is None else x for x in hops]
-            tokens[name] = torch.stack([torch.cat([filled[a], filled[b]]) for a, b in pairs])
-            mask[:, modalities.index(name)] = torch.tensor(
-                [hops[a] is not None and hops[b] is not None for a, b in pairs]
-            )
-        if any(x is not None for x in self.sound):
-            spectrograms, there = [], []
-            for pair in pairs:
-                own = [self.sound[i] for i in dict.fromkeys(pair)]
-                found = [x for x in own if x is not None]
-                there.append(bool(found))
-                steps = self.spec.audio_steps
-                picture = normalise(torch.cat(found, dim=1)) if found else torch.zeros(128, steps)
-                spectrograms.append(views_of(picture.expand(3, -1, -1), num_views=1, num_steps=steps)[0])
-            tokens["audio"] = self.model.tokens("audio", torch.stack(spectrograms))
-            mask[:, modalities.index("audio")] = torch.tensor(there)
+        for name in self.spec.reads:
+            own = [self._sound_of(hops) if name == "audio" else _pictures_of(hops, name) for hops in windows]
+            like = next((x for x in own if x is not None), None)
+            if like is None:  # as many tokens as the others have: the same arithmetic as when it is masked
+                num_tokens = 1 if name == "audio" else FRAMES_PER_HOP * len(windows[0])
+                like = torch.zeros(num_tokens, self.model.mov.config.embedding_dim, device=self.model.device)
+            elif name == "audio":
+                self.there.add(name)
+                found = self.model.tokens(name, torch.stack([x for x in own if x is not None]))
+                each = iter(found)
+                own = [None if x is None else next(each) for x in own]
+                like = found[0]
+            tokens[name] = torch.stack([torch.zeros_like(like) if x is None else x for x in own])
+            mask[:, modalities.index(name)] = torch.tensor([x is not None for x in own])
         return tokens, mask
+
+    def _sound_of(self, hops: Sequence[_Hop]) -> Tensor | None:
+        """The spectrogram (3, F, S) of a window, of the length of training."""
+        found = [hop.sound for hop in hops if hop.sound is not None]
+        if not found:
+            return None
+        picture = normalise(torch.cat(found, dim=1)).expand(3, -1, -1)
+        return views_of(picture, num_views=1, num_steps=self.spec.audio_steps)[0]
+
+
+class _Hop(NamedTuple):
+    """Tokens of its pictures and flow (4, D), where it has them; its log-mel (F, S) or None."""
+
+    tokens: dict[str, Tensor]
+    sound: Tensor | None
+
+
+def _pictures_of(hops: Sequence[_Hop], name: str) -> Tensor | None:
+    """(8, D), or None where a hop lacks the stream."""
+    own = [hop.tokens[name] for hop in hops if name in hop.tokens]
+    own = own * 2 if len(hops) == 1 else own  # a film of one hop is a window by itself
+    return torch.cat(own) if len(own) >= len(hops) and own else None

@@ -21,43 +21,43 @@ Shapes: N views or windows, T frames, D width, K labels, M modalities.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lexivid.data.clip_cache import content_id
+from lexivid.data.hops import FRAMES_PER_HOP, HopReader
 from lexivid.data.loading import SampleSpec
 from lexivid.errors import LabelError, LexividError, ModelError
-from lexivid.evaluation.calibration import Calibration, combine
+from lexivid.evaluation.calibration import Calibration
 from lexivid.inference import Classifier, check_window
-from lexivid.inference_judge import TrainedJudge, VocabularyIs, of_one_stream
-from lexivid.inference_tokens import FileParts, Hops, read_file, view_tokens
+from lexivid.inference_judge import TrainedJudge, VocabularyIs
+from lexivid.inference_scores import Asked, Sayings, SayingsMean, Scorer, mean_of
+from lexivid.inference_tokens import FileParts, FilmWindows, read_file, view_tokens
 from lexivid.labels import LabelBank, TemplateSet, check_labels
 from lexivid.labels.database import LabelDatabase
 from lexivid.labels.encoders import EncoderIdentity
-from lexivid.labels.evidence import DEFAULT_THRESHOLD, none_of_these
+from lexivid.labels.evidence import DEFAULT_THRESHOLD
 from lexivid.labels.identifiers import class_key
 from lexivid.labels.templates import NAME_ONLY
 from lexivid.labels.trained_encoders import WEIGHTS_FILE
 from lexivid.media.decode import probe
 from lexivid.media.views import Views, ViewsAsked
 from lexivid.models.label_vectors import label_bank, standing_vectors
-from lexivid.models.mov import MOVFeatures
-from lexivid.models.standing import PATHS, no_evidence
+from lexivid.models.standing import no_evidence
 from lexivid.models.trained import TrainedModel
 from lexivid.prediction import (
-    FRAMES_PER_HOP,
     HOPS_PER_WINDOW,
     MODALITIES,
     Prediction,
     Vocabulary,
+    hop_scores,
     join_cells,
     pick_thumbnails,
     ranked,
@@ -68,15 +68,6 @@ from lexivid.prefetch import prefetch
 _WEIGHTS = ("model.safetensors", "config.json", WEIGHTS_FILE)
 _SEEN = "the model was trained on this file, so its scores say little about other files"
 _SAID = {"video": "no pictures", "flow": "no motion (fewer than two frames)", "audio": "no sound"}
-
-
-class _Asked(NamedTuple):
-    """What is asked about each file."""
-
-    vocabulary: Vocabulary
-    kind: VocabularyIs
-    multi_label: bool
-    threshold: float
 
 
 class TrainedClassifier(Classifier):
@@ -260,7 +251,7 @@ class TrainedClassifier(Classifier):
             ModelError: of `check_multi_label`; of a model with a sigmoid also for labels that another model prepared.
         """
         vocabulary = labels if isinstance(labels, Vocabulary) else self.prepare(labels)
-        asked = _Asked(vocabulary, _check_kind(vocabulary_is or self.vocabulary_is), multi_label, threshold)
+        asked = Asked(vocabulary, _check_kind(vocabulary_is or self.vocabulary_is), multi_label, threshold)
         if multi_label:
             self.check_multi_label(vocabulary, vocabulary_is=asked.kind)
         elif self.model.scales is not None and self._own_judge(vocabulary) is None:
@@ -286,7 +277,7 @@ class TrainedClassifier(Classifier):
             yield self._guarded(path, work, raise_errors)
 
     def _trained_file(
-        self, read: FileParts | Exception, asked: _Asked, num_thumbnails: int, path: str | Path
+        self, read: FileParts | Exception, asked: Asked, num_thumbnails: int, path: str | Path
     ) -> Prediction:
         if isinstance(read, Exception):
             raise read
@@ -295,16 +286,17 @@ class TrainedClassifier(Classifier):
         if num_thumbnails and "frames" in read.parts:
             times = read.spec.windows.times_s(read.info.duration_s, read.info.frame_rate)
             thumbnails = pick_thumbnails(times.ravel(), read.parts["frames"].flatten(0, 1), num_thumbnails)
+        scorer = self._scorer(asked)
         return self._said(
-            path, self.model.features(**tokens), tuple(tokens), asked,
+            path, scorer, mean_of(scorer, self.model.features(**tokens), tuple(tokens)), tuple(tokens),
             duration_s=read.info.duration_s,
             warnings=(*read.warnings, *_lacking(read.spec.reads, tuple(tokens)), *self._other_views(asked, read.spec)),
             thumbnails=thumbnails,
         )  # fmt: skip
 
-    def _other_views(self, asked: _Asked, spec: SampleSpec) -> tuple[str, ...]:
+    def _other_views(self, asked: Asked, spec: SampleSpec) -> tuple[str, ...]:
         """A warning where an offset is used that was fitted with another number of views."""
-        is_base = self._is_base(asked.vocabulary.labels)
+        is_base = self._is_base(asked.vocabulary)
         if asked.kind != "mixed" or asked.multi_label or self.model.scales is not None or is_base.all():
             return ()
         fitted = Calibration.from_dict(self.model.calibration)
@@ -312,106 +304,61 @@ class TrainedClassifier(Classifier):
         return (told,) if told else ()
 
     def _trained_timeline(
-        self, asked: _Asked, used: tuple[str, ...], window_s: float, num_thumbnails: int, path: str | Path
+        self, asked: Asked, used: tuple[str, ...], window_s: float, num_thumbnails: int, path: str | Path
     ) -> Prediction:
-        """Hops of half a window, each read and encoded once; a window is two hops, a hop scores the mean of its two."""
+        """Hops of half a window, each read and encoded once; a window is two hops, a hop scores the mean of its two.
+
+        All of it as the windows come: what is kept does not grow with the film.
+        """
         info = probe(path)
-        hop_s = min(window_s / HOPS_PER_WINDOW, max(info.duration_s, 1e-3))
-        num_hops = max(1, math.ceil(info.duration_s / hop_s - 1e-6))
+        hop_s = min(window_s / HOPS_PER_WINDOW, max(info.video_start_s + info.duration_s, 1e-3))
         spec = self.model.sample_spec(Views(num_frames=FRAMES_PER_HOP), inputs=used)
-        hops = Hops(self.model, spec, hop_s)
-        thumbnails = hops.read(info, num_hops, num_thumbnails)
-        tokens, mask = hops.windows()
-        features = self.model.features(**tokens, mask=mask)
-        there = [name for name in MODALITIES if name in tokens]
-        scores, _ = self._scores_of(features, (), asked, mean=False)
-        num = hops.num_hops
-        cells = (scores[[0, *range(num - 1)]] + scores[[*range(num - 1), -1]]) / 2 if num > 1 else scores
-        duration_s = min(info.duration_s, num * hop_s)
+        reader = HopReader(info, spec, hop_s)
+        film = FilmWindows(self.model, spec, reader, num_thumbnails=num_thumbnails)
+        scorer, mean = self._scorer(asked), SayingsMean()
+
+        def windows() -> Iterator[Tensor]:
+            for tokens, mask in film:
+                sayings = scorer.says(self.model.features(**tokens, mask=mask), spec.reads)
+                mean.add(sayings)
+                yield scorer.scores(sayings)
+
+        def end_s() -> float:
+            return reader.duration_s
+
+        cells = hop_scores(windows())
         if asked.multi_label:
-            segments = segments_by_label(cells, asked.vocabulary, hop_s, duration_s, threshold=asked.threshold)
+            segments = segments_by_label(cells, asked.vocabulary, hop_s, end_s, threshold=asked.threshold)
         else:
-            segments = join_cells(cells, asked.vocabulary, hop_s, duration_s)
+            segments = join_cells(cells, asked.vocabulary, hop_s, end_s)
+        there = [name for name in MODALITIES if name in film.there]
         return self._said(
-            path, features, there, asked,
-            duration_s=duration_s,
+            path, scorer, mean.result(), there,
+            duration_s=end_s(),
             segments=segments,
-            warnings=(*hops.warnings, *_lacking(spec.reads, there)),
-            thumbnails=thumbnails,
+            warnings=(*reader.warnings, *_lacking(spec.reads, there)),
+            thumbnails=tuple(film.thumbnails),
         )  # fmt: skip
 
-    def _said(
-        self, path: str | Path, features: MOVFeatures, there: Sequence[str], asked: _Asked, **facts: Any
-    ) -> Prediction:
-        """From the features of all views or windows (N, ...)."""
+    def _scorer(self, asked: Asked) -> Scorer:
         vocabulary = asked.vocabulary
+        return Scorer(self.model, asked, self._own_judge(vocabulary), self._is_base(vocabulary))
+
+    def _said(self, path: str | Path, scorer: Scorer, mean: Sayings, there: Sequence[str], **facts: Any) -> Prediction:
+        """From what was said of the whole file."""
+        vocabulary = scorer.asked.vocabulary
         if self.model.clips is not None and self.model.clips.trained_on(path):
             facts["warnings"] = (*facts["warnings"], _SEEN)
-        fused, single = self._scores_of(features, there, asked, mean=True)
-        none = None
-        if asked.multi_label:
-            none = 1 - float(fused.max())
-        elif (judge := self._own_judge(vocabulary)) is not None and judge.lacks(asked.kind) is None:
-            none = float(none_of_these(judge.log_ratios(features, asked.kind, mean=True))[0])
         return Prediction(
             str(path),
             self.name,
             modalities=tuple(there),
-            labels=ranked(fused[0], vocabulary),
-            by_modality={name: ranked(p[0], vocabulary) for name, p in single.items()},
-            multi_label=asked.multi_label,
-            none_of_these=none,
+            labels=ranked(scorer.scores(mean)[0], vocabulary),
+            by_modality={name: ranked(scorer.scores(mean, name)[0], vocabulary) for name in there},
+            multi_label=scorer.asked.multi_label,
+            none_of_these=scorer.none_of_these(mean),
             **facts,
         )
-
-    def _scores_of(
-        self, features: MOVFeatures, there: Iterable[str], asked: _Asked, *, mean: bool
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Scores on the CPU, fused and of each stream that is there: (N, K), or of the whole file (1, K)."""
-        if not asked.multi_label and self.model.scales is None:
-            return self._shares(features, there, asked.vocabulary, asked.kind, mean=mean)
-        judge, places = self._own_judge(asked.vocabulary), self.model.mov.config.modalities.index
-        assert judge is not None
-
-        def judged(x: MOVFeatures) -> Tensor:
-            ratios = judge.log_ratios(x, asked.kind, mean=mean)
-            return judge.probabilities(ratios, asked.kind) if asked.multi_label else ratios.softmax(dim=-1)
-
-        return judged(features), {name: judged(of_one_stream(features, places(name))) for name in there}
-
-    def _shares(
-        self, features: MOVFeatures, there: Iterable[str], vocabulary: Vocabulary, kind: VocabularyIs, *, mean: bool
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """What softmax was trained to say, eq. 10 to 12: (N, K), or the mean (1, K).
-
-        The mean over views is taken of each path, before the two are joined: the offset was fitted to such scores.
-        """
-
-        def kept(logs: Tensor) -> Tensor:
-            logs = logs.logsumexp(dim=0, keepdim=True) - math.log(len(logs)) if mean else logs
-            return logs.cpu()
-
-        vectors = vocabulary.vectors.to(self.model.device)
-        is_base = self._is_base(vocabulary)
-        if kind == "mixed" and (self.model.calibration is None or not is_base.any()):
-            kind = "novel"
-        elif kind == "mixed" and is_base.all():
-            kind = "base"
-        fused, single = {}, {}  # log probabilities
-        for path in PATHS:
-            if kind in (path, "mixed"):
-                fused[path] = kept(self.model.log_predict(features, vectors, path=path))
-                opinions = self.model.mov.log_opinions(features, vectors, path=path)
-                single[path] = {name: kept(x) for name, x in opinions.items() if name in there}
-        if kind != "mixed":
-            return fused[kind].exp().float(), {name: x.exp().float() for name, x in single[kind].items()}
-        offset = Calibration.from_dict(self.model.calibration).offset_for(int((~is_base).sum()))
-
-        def both(base: Tensor, novel: Tensor) -> Tensor:
-            return torch.from_numpy(combine(base.numpy(), novel.numpy(), is_base, offset=offset)).float()
-
-        joined = both(fused["base"], fused["novel"])
-        return joined, {name: both(x, single["novel"][name]) for name, x in single["base"].items()}
 
     def _is_base(self, vocabulary: Vocabulary) -> np.ndarray:
         """(K,) bool: which labels the model was trained on."""

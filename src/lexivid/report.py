@@ -9,7 +9,7 @@ import base64
 import colorsys
 import io
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -24,52 +24,73 @@ from lexivid.page import render_page
 from lexivid.prediction import Prediction, Vocabulary
 
 _THUMBNAIL_HEIGHT = 135
+_FILES_WITH_THUMBNAILS = 200
 _MOST_LANES = 12  # labels whose segments are drawn, in multi-label mode
 # What the page names of its making.
 _VERSIONS = ("torch", "transformers", "av")
 
 
-def render_report(
-    predictions: Sequence[Prediction],
-    vocabulary: Vocabulary,
-    *,
-    top_k: int = 5,
-    command: str = "",
-    settings: dict[str, Any] | None = None,
-) -> str:
-    """The page.
+class Report:
+    """The page of a run, to which predictions are added as they come.
+
+    Pictures are kept as JPEG and no longer as frames, and those of the first 200 files alone: a report of a whole
+    library stays a page that a browser can open.
 
     Args:
-        predictions: with thumbnails, where pictures are wanted.
         top_k: bars per file (0: all labels).
-        command: the call that repeats it.
-        settings: further facts for the table at the end (views, device, seconds taken ...).
     """
-    facts = {
-        "Labels": f"{len(vocabulary.labels):,}",
-        "Sentences": f"template set {vocabulary.templates!r}"
-        if vocabulary.templates
-        else "none: a trained label encoder",
-        **(settings or {}),
-        "Made with": f"lexivid {__version__}, "
-        + ", ".join(f"{name} {version(name)}" for name in _VERSIONS)
-        + f", Python {platform.python_version()}",
-        "Made on": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-    }
-    return render_page(
-        "report.html.jinja",
-        clock=clock,
-        cards=[_card(prediction, top_k) for prediction in predictions],
-        num_failed=sum(prediction.error is not None for prediction in predictions),
-        model=predictions[0].model if predictions else "",
-        labels=vocabulary.labels[:500],
-        num_more_labels=max(0, len(vocabulary.labels) - 500),
-        warnings=vocabulary.warnings,
-        multi_label=any(prediction.multi_label for prediction in predictions),
-        judged=vocabulary.judge.method if vocabulary.judge else "",
-        facts=facts,
-        command=command,
-    )
+
+    def __init__(self, *, top_k: int = 5) -> None:
+        self.top_k = top_k
+        self._cards: list[dict[str, Any]] = []
+
+    def add(self, prediction: Prediction) -> None:
+        """A file; with thumbnails, where pictures are wanted."""
+        if len(self._cards) >= _FILES_WITH_THUMBNAILS:
+            prediction = prediction.without_thumbnails()
+        self._cards.append(_card(prediction, self.top_k))
+
+    def render(self, vocabulary: Vocabulary, *, command: str = "", settings: dict[str, Any] | None = None) -> str:
+        """The page.
+
+        Args:
+            command: the call that repeats it.
+            settings: further facts for the table at the end (views, device, seconds taken ...).
+        """
+        predictions: list[Prediction] = [card["prediction"] for card in self._cards]
+        facts = {
+            "Labels": f"{len(vocabulary.labels):,}",
+            "Sentences": f"template set {vocabulary.templates!r}"
+            if vocabulary.templates
+            else "none: a trained label encoder",
+            **(settings or {}),
+            "Made with": f"lexivid {__version__}, "
+            + ", ".join(f"{name} {version(name)}" for name in _VERSIONS)
+            + f", Python {platform.python_version()}",
+            "Made on": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        }
+        return render_page(
+            "report.html.jinja",
+            clock=clock,
+            cards=self._cards,
+            num_failed=sum(prediction.error is not None for prediction in predictions),
+            model=predictions[0].model if predictions else "",
+            labels=vocabulary.labels[:500],
+            num_more_labels=max(0, len(vocabulary.labels) - 500),
+            warnings=vocabulary.warnings,
+            multi_label=any(prediction.multi_label for prediction in predictions),
+            judged=vocabulary.judge.method if vocabulary.judge else "",
+            facts=facts,
+            command=command,
+        )
+
+
+def render_report(predictions: Iterable[Prediction], vocabulary: Vocabulary, *, top_k: int = 5, **about: Any) -> str:
+    """The page of these predictions; `about` as of `Report.render`."""
+    report = Report(top_k=top_k)
+    for prediction in predictions:
+        report.add(prediction)
+    return report.render(vocabulary, **about)
 
 
 def _card(prediction: Prediction, top_k: int) -> dict[str, Any]:
@@ -92,7 +113,7 @@ def _card(prediction: Prediction, top_k: int) -> dict[str, Any]:
         lanes.setdefault(segment["label"] if prediction.multi_label else None, []).append(segment)
     none_of_these = prediction.none_of_these is not None and prediction.none_of_these > DEFAULT_THRESHOLD
     return {
-        "prediction": prediction,
+        "prediction": prediction.without_thumbnails(),
         "name": printable(Path(prediction.path).name),
         "folder": printable(str(Path(prediction.path).parent)),
         "labels": prediction.top(top_k),

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from lexivid.prediction import Prediction, Vocabulary
 
 _THUMBNAILS_PER_FILE = 6
-# A report of a whole library stays a page that a browser can open.
-_FILES_WITH_THUMBNAILS = 200
 
 
 def told(words: Iterable[str], names: Path) -> list[str]:
@@ -60,12 +58,14 @@ def run(
     from lexivid.library import classify_library
     from lexivid.output import Journal, csv_header, format_rows, write_row
     from lexivid.prediction import Prediction
+    from lexivid.report import Report
     from lexivid.storage import write_atomically
 
     journal = Journal(output, call).open() if output else None
     known = {path: Prediction.from_dict(row) for path, row in journal.rows.items()} if journal else {}
     if known:
         say(f"going on with an interrupted run: {len(known)} files are done already")
+    page = Report(top_k=call["top_k"]) if report else None
     done: list[Prediction] = []
     rows: list[dict[str, Any]] = []
     interrupted, started = 0, time.monotonic()
@@ -87,9 +87,9 @@ def run(
             for prediction in predictions:
                 row = prediction.to_dict(top_k=call["top_k"], threshold=call["threshold"])
                 rows.append(row)
-                if len(done) >= _FILES_WITH_THUMBNAILS:
-                    prediction = prediction.without_thumbnails()
-                done.append(prediction)
+                if page:
+                    page.add(prediction)
+                done.append(prediction.without_thumbnails())
                 if journal:
                     journal.add(row)
                 elif streams:
@@ -107,17 +107,14 @@ def run(
     elif not streams:
         terminal = sys.stdout.isatty()
         emit(format_rows(rows, fmt, width=None if terminal else 120, colour=terminal))
-    if report:
-        from lexivid.report import render_report
-
+    if page and report:
         settings = {
             "Views": call["views"],
             "Backbone": f"{classifier.backbone.name} on {classifier.backbone.device}",
             "Time": f"{time.monotonic() - started:.1f} s",
         }
         command = shlex.join(["lexivid", *sys.argv[1:]])
-        page = render_report(done, vocabulary, top_k=call["top_k"], command=command, settings=settings)
-        write_atomically(report, page)
+        write_atomically(report, page.render(vocabulary, command=command, settings=settings))
         say(f"report: {report}")
     if interrupted:
         again = "; the same command goes on from there" if output else ""

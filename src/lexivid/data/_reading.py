@@ -8,10 +8,11 @@ Shapes: W windows, T frames in each, h and w working size in pixels, F mel bins,
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -32,6 +33,12 @@ _MIN_SAMPLES = 400  # one window of 25 ms
 _SILENT = 1 / 32768  # one step of a 16-bit sample
 Pictures = dict[str, Tensor]  # "frames" (T, 3, h, w) uint8, "flow" (T, 2, h, w) uint8: where asked and there;
 # "picture_size" (2,) int64, height and width of the first frame before resizing
+
+
+class Times(Protocol):
+    """W places in time of T frames each, as `Windows`."""
+
+    def times_s(self, duration_s: float, frame_rate: float) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -113,15 +120,18 @@ def shrink(frame: Tensor, short_side: int, *, mode: str) -> Tensor:
 
 def read_pictures(
     info: MediaInfo,
-    windows: Windows,
+    windows: Times,
     chosen: Iterable[int],
     *,
     start_s: float,
     end_s: float | None,
     frames: FrameSize | None,
     flow: FlowSize | None,
+    reader: VideoReader | None = None,
 ) -> tuple[dict[int, Pictures], list[str]]:
     """The chosen windows of a file's part, in one pass -> (by window, warnings).
+
+    reader: of the same file, if it is open already; it stays open.
 
     Flow at a sampled frame is that from it to the next frame of the file; at the last frame, that which leads to it.
     A file of one frame has no flow, and its windows lack the key.
@@ -130,7 +140,7 @@ def read_pictures(
         MediaError: the file cannot be decoded, the part lies behind its end, or its pictures change their size.
     """
     chosen = list(chosen)
-    with open_video(info.path, num_threads=1) as reader:
+    with contextlib.nullcontext(reader) if reader else open_video(info.path, num_threads=1) as reader:
         kept: dict[float, Tensor] = {}  # by the time at which a frame is first shown
         sizes: dict[float, Tensor] = {}
         flows: dict[float, Tensor] = {}
