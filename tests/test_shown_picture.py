@@ -416,6 +416,39 @@ def test_an_hdr_file_is_as_bright_as_its_sdr_twin(tmp_path: Path) -> None:
     assert (row.diff() >= -1).all()
 
 
+# ---- delays
+
+
+@pytest.mark.parametrize(
+    ("delays", "times_s", "duration_s"),
+    [
+        ([0, 0, 0], [0, 0.1, 0.2], 0.3),
+        ([1, 1, 1], [0, 0.1, 0.2], 0.3),
+        ([1, 5, 1, 2], [0, 0.1, 0.15, 0.25], 0.27),
+        ([2, 3, 4], [0, 0.02, 0.05], 0.09),
+    ],
+)
+def test_delays_of_a_gif_are_those_of_a_viewer(
+    delays: list[int], times_s: list[float], duration_s: float, tmp_path: Path
+) -> None:
+    pictures = [Image.new("RGB", (16, 16), (60 * number, 0, 0)) for number in range(len(delays))]
+    path = tmp_path / "a.gif"
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=70, loop=0)
+    data, at = bytearray(path.read_bytes()), 0
+    for delay in delays:
+        at = data.index(b"\x21\xf9\x04", at) + 4
+        data[at : at + 2] = struct.pack("<H", delay)
+    path.write_bytes(data)
+    with open_video(path) as reader:
+        assert reader.info.duration_s == pytest.approx(duration_s)
+        assert reader.info.frame_rate == pytest.approx(len(delays) / duration_s, rel=0.01)
+        assert [at_s for at_s, _ in reader.frames_between()] == pytest.approx(times_s)
+        inside = [at_s + 0.01 for at_s in times_s]
+        shown = [int(frame[0, 0, 0]) for _, _, frame in reader.frames_at(inside)]
+        assert shown == [60 * number for number in range(len(delays))]
+        assert reader.warnings == []
+
+
 # ---- which stream
 
 

@@ -145,6 +145,9 @@ class Cursor:
             self._extent = extent_of(self.container, self.path, stream)
         self.extent = self._extent
         self.reach = self.extent.streams.get(stream.index, Reach(0.0))
+        if "gif" in formats and self.reach.length_s:  # the delays are not always those that FFmpeg knows
+            self.frame_rate = self.reach.num_packets / self.reach.length_s
+            self.step = max(round(1 / self.frame_rate / self.base), 1)
         self._clock = PartClock(self.container, stream, self.reach)
         self._gaps.formats, self._gaps.has_parts = formats, not self._clock.is_one
         self._keyed = codec in _KEYED and not self.counts and self.extent.structure.num_edits.get(stream.id, 0) < 2

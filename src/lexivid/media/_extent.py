@@ -116,6 +116,27 @@ class Breaks:
         return is_new
 
 
+class GifDelays:
+    """Shifts the packets of a GIF to when a viewer shows them: a delay of one hundredth counts as ten.
+
+    (FFmpeg takes only a delay of none for ten.)
+    """
+
+    def __init__(self) -> None:
+        self._late = 0
+
+    def shifted(self, packet: av.Packet) -> av.Packet:
+        """The packet itself, its times changed. All of the file's packets must come, in order."""
+        if packet.pts is not None:
+            packet.pts += self._late
+        if packet.dts is not None:
+            packet.dts += self._late
+        if packet.size and packet.duration == 1:
+            packet.duration = 10
+            self._late += 9
+        return packet
+
+
 class PartClock:
     """Shifts the packets of one stream, in the order of the file, to where their part of it belongs."""
 
@@ -125,9 +146,12 @@ class PartClock:
         self._base = float(stream.time_base or 0) or 1.0
         self._breaks = Breaks(formats)
         self.is_one = len(self._shifts_s) == 1 or bool(formats & RAW_FORMATS)
+        self._delays = GifDelays() if "gif" in formats else None
 
     def shifted(self, packet: av.Packet) -> av.Packet:
         """The packet itself, its times changed if the file has several parts."""
+        if self._delays is not None:
+            return self._delays.shifted(packet)
         if self.is_one or not packet.size:
             return packet
         self._breaks.passes(packet, self._base)
@@ -277,8 +301,9 @@ def _scanned(path: str, formats: set[str], structure: Structure) -> Extent:
             _cache.pop(next(iter(_cache)), None)
         scan = _Scan(formats)
         with open_container(path) as container:
+            delays = GifDelays() if "gif" in formats else None
             for packet in packets_of(container):
-                scan.take(packet)
+                scan.take(delays.shifted(packet) if delays else packet)
         left_out = _joined_after(path, formats, scan.last_byte, structure.size)
         if not left_out and structure.end is not None and structure.goes_on and formats & _ENDS_ITSELF:
             left_out = _joined(path, structure.end)
