@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from lexivid.backbones.host import random_state_kept
 from lexivid.backbones.preprocess import ImageProcessing
 from lexivid.errors import ModelError
 
@@ -128,6 +129,7 @@ def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+@random_state_kept()
 def load_backbone(name: str, *, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto") -> Backbone:
     """Load a backbone by name.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lexivid.backbones.host import quiet_transformers
 from lexivid.backbones.hub import is_hub_name, locate
 from lexivid.backbones.preprocess import ImageProcessing
 from lexivid.errors import ModelError
@@ -71,6 +71,7 @@ class ClipBackbone:
         )
 
     @classmethod
+    @quiet_transformers()
     def load(
         cls, name: str, *, device: torch.device, dtype: torch.dtype = torch.float32, folder: Path | None = None
     ) -> ClipBackbone:
@@ -84,14 +85,10 @@ class ClipBackbone:
         """
         from safetensors import SafetensorError
         from transformers import AutoConfig, AutoModel, AutoTokenizer
-        from transformers.utils import logging as transformers_logging
 
         source, _, revision = name.partition("@") if not Path(name).exists() else (name, "", "")
         source, revision = (str(folder), "") if folder else (source, revision)
         where = _locate(source, revision or None)
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
-        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
         try:
             config = AutoConfig.from_pretrained(source, **where)
             if config.model_type not in FAMILIES:

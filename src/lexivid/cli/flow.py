@@ -19,7 +19,7 @@ def flow(
         typer.Option("--out", "-o", help="FILE.mp4 to look at, FILE.npz as data, or a folder for PNG pictures."),
     ],
     algorithm: Annotated[
-        str, typer.Option(help="tvl1 (as OpenCV's), tvl1-fast (3 warps, less faithful), dis (needs lexivid[dis]).")
+        str, typer.Option(help="tvl1 (as OpenCV's), tvl1-fast (3 warps, less faithful), dis (needs lexivid\\[dis]).")
     ] = "tvl1",
     size: Annotated[
         int, typer.Option(min=0, help="Short side in pixels that frames are scaled to (0: as they are).")

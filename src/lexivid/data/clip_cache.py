@@ -64,7 +64,7 @@ class ClipCache:
 
     def get(self, key: str) -> Entry | None:
         """The entry, or None. Reading it makes it the most recently used."""
-        path = self._path(key)
+        path = self.path(key)
         try:
             with safe_open(path, framework="pt") as file:
                 found = Entry({name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {}))  # noqa: SIM118
@@ -88,7 +88,20 @@ class ClipCache:
 
     def put(self, key: str, entry: Entry) -> None:
         """Keep an entry. Where the disk is full or not writable, this warns once, and nothing is kept."""
-        path = self._path(key)
+        try:
+            self.write(key, entry)
+        except LexividError as error:
+            if not self._said_full:
+                self._said_full = True
+                warnings.warn(f"{error}: clips are decoded anew each time", RuntimeWarning, stacklevel=2)
+
+    def write(self, key: str, entry: Entry) -> None:
+        """Keep an entry.
+
+        Raises:
+            LexividError: the disk is full or not writable.
+        """
+        path = self.path(key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
@@ -105,17 +118,18 @@ class ClipCache:
                     Path(temporary).unlink()
                 raise
         except (OSError, SafetensorError) as error:
-            if not self._said_full:
-                self._said_full = True
-                warnings.warn(
-                    f"the clip cache {self.folder} cannot be written ({error}): clips are decoded anew each time",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
-            return
+            raise LexividError(f"the clip cache {self.folder} cannot be written ({error})") from None
         self._unchecked_bytes += num_bytes
         if self._unchecked_bytes > self.max_bytes // 32:
             self.evict()
+
+    def touch(self, key: str) -> bool:
+        """Whether there is such an entry, which becomes the most recently used; it is not read."""
+        try:
+            os.utime(self.path(key))
+        except OSError:
+            return False
+        return True
 
     def get_or_make(self, key: str, make: Callable[[], Entry]) -> Entry:
         """The entry, made and kept if it is not there. Processes that miss at once each make it; the last stays."""
@@ -150,7 +164,8 @@ class ClipCache:
             total -= size
         return total
 
-    def _path(self, key: str) -> Path:
+    def path(self, key: str) -> Path:
+        """Where the entry of this key is, or would be."""
         return self.folder / key[:2] / (key + _SUFFIX)
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lexivid.backbones.base import lasting_name
+from lexivid.backbones.host import quiet_transformers, random_state_kept
 from lexivid.errors import ModelError
 
 WORLD = "world"
@@ -42,6 +43,8 @@ class FrozenLanguageModel(nn.Module):
         self.train(False)
 
     @classmethod
+    @random_state_kept()
+    @quiet_transformers()
     def load(
         cls, name: str, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
     ) -> FrozenLanguageModel:
@@ -54,12 +57,10 @@ class FrozenLanguageModel(nn.Module):
         """
         from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoTokenizer
-        from transformers.utils import logging as transformers_logging
 
         source, _, revision = name.partition("@") if not Path(name).exists() else (name, "", "")
         if name == WORLD:
             source = str(Path(__file__).parent / "world_language_model")
-        transformers_logging.disable_progress_bar()
         options: dict[str, Any] = {"revision": revision} if revision else {}
         error: Exception | None = None
         for offline in (True, False):

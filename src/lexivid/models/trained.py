@@ -29,6 +29,7 @@ from torch.nn import functional as F
 
 from lexivid.backbones import Backbone, load_backbone
 from lexivid.backbones.base import choose_device, name_of
+from lexivid.backbones.host import random_state_kept
 from lexivid.data.loading import SampleSpec
 from lexivid.data.run_clips import RunClips
 from lexivid.errors import ModelError
@@ -283,6 +284,7 @@ class TrainedModel:
         return label_bank(self).embed(list(names), label_templates(self))
 
     @classmethod
+    @random_state_kept()
     def from_pretrained(
         cls,
         name: str | Path,

@@ -6,66 +6,63 @@ moment through the same crop, which is drawn on the picture and not on what is k
 share, is drawn anew in every epoch.
 
 One file a clip and look: (T, D) float32 under a key of the clip's content, the way it is looked at, and the tower's
-weights; (0, D) for a file without pictures. Files appear whole (written elsewhere, then renamed); what cannot be read
-counts as missing.
+weights; (0, D) for a file without pictures. The folder is a `ClipCache`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lexivid.data.batches import Samples, load_batches
+from lexivid.data.clip_cache import DEFAULT_MAX_BYTES, ClipCache, Entry
 from lexivid.data.loading import Goals, goal_of
 from lexivid.storage import cache_dir
 from lexivid.training.log import OnProgress, Progress, Rate
 
 Sample = Mapping[str, Any]
+_HEADER_BYTES = 4096  # of a file, and what a file system adds
 _FORMAT = 2  # raise it when the same look would come to mean another draw
 
 
 class FeatureStore:
-    """Features (T, D) by key, a file each.
+    """Features (T, D) by key, kept as decoded clips are: the least recently used go when the folder grows too large.
 
     Args:
         folder: None: `lexivid.storage.cache_dir()` / "features".
+        max_bytes: of all features together, see `ClipCache`. Whoever needs more asks for it by `hold`.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder or cache_dir() / "features"
+    def __init__(self, folder: Path | None = None, *, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        self._cache = ClipCache(folder or cache_dir() / "features", max_bytes=max_bytes)
 
     def path(self, key: str) -> Path:
-        return self.folder / key[:2] / f"{key}.safetensors"
+        """Where the features of this key are, or would be."""
+        return self._cache.path(key)
 
     def read(self, key: str) -> Tensor | None:
         """None where there is none, or it is damaged."""
-        try:
-            return load_file(self.path(key))["video"]
-        except (OSError, SafetensorError, KeyError):
-            return None
+        entry = self._cache.get(key)
+        return None if entry is None else entry.tensors.get("video")
 
     def write(self, key: str, features: Tensor) -> None:
-        """Whole or not at all; with several processes the last one wins, with the same content."""
-        path = self.path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
-        os.close(handle)
-        try:
-            save_file({"video": features.detach().float().cpu().contiguous()}, temporary)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        """Whole or not at all; with several processes the last one wins, with the same content.
+
+        Raises:
+            LexividError: the folder cannot be written.
+        """
+        self._cache.write(key, Entry({"video": features.detach().float().cpu()}, {}))
+
+    def hold(self, keys: Iterable[str], *, num_bytes: int) -> list[bool]:
+        """Which of these are there. They become the most recently used, and the limit makes room for all of them."""
+        self._cache.max_bytes = max(self._cache.max_bytes, 2 * num_bytes)
+        return [self._cache.touch(key) for key in keys]
 
 
 class CachedVideo:
@@ -118,7 +115,8 @@ class CachedVideo:
         known = {"index": index, "path": path}
         features = self.store.read(self.key(index, self.epoch))
         if features is None:
-            return {**known, "failed": f"{path}: its pictures could not be read when their features were computed"}
+            why = "its pictures could not be read when their features were computed, or these are gone from the cache"
+            return {**known, "failed": f"{path}: {why}"}
         mask = torch.zeros(self.num_modalities, dtype=torch.bool)
         made: dict[str, Any] = {"video": features if len(features) else None, "flow": None, "audio": None}
         mask[0] = len(features) > 0
@@ -156,10 +154,13 @@ def cache_features(
         encode: (T, 3, S, S) uint8 -> (T, D): the frozen tower. width: D.
         rank, world: which share of the clips this process computes.
     """
-    missing = {
-        look: [i for i in range(rank, len(cached), world) if not cached.store.path(cached.key(i, look)).exists()]
-        for look in range(cached.num_looks)
-    }
+    num_frames = getattr(getattr(full, "spec", None), "num_frames", 0) or 1
+    num_bytes = len(cached) * cached.num_looks * (num_frames * width * 4 + _HEADER_BYTES)
+    missing = {}
+    for look in range(cached.num_looks):
+        own = range(rank, len(cached), world)
+        there = cached.store.hold((cached.key(i, look) for i in own), num_bytes=num_bytes)
+        missing[look] = [i for i, known in zip(own, there, strict=True) if not known]
     total = sum(len(indices) for indices in missing.values())
     failures: dict[str, str] = {}
     rate, done = Rate(total), 0

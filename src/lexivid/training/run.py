@@ -29,6 +29,7 @@ import torch
 from safetensors import SafetensorError
 
 from lexivid.backbones import Backbone, load_backbone
+from lexivid.backbones.host import random_state_kept
 from lexivid.data.batches import Samples
 from lexivid.data.dataset import Clip
 from lexivid.data.recordings import recording_names
@@ -90,6 +91,7 @@ class TrainingResult(NamedTuple):
         return told
 
 
+@random_state_kept()
 def train(
     recipe: str | Path | Recipe,
     data: str | Path | RunClips | TrainingClips,

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lexivid.backbones.host import quiet_transformers
 from lexivid.backbones.preprocess import ImageProcessing
 from lexivid.errors import LexividError
 from lexivid.synthetic.world.words import ATTRIBUTES, PREFIXES
@@ -171,11 +172,9 @@ def make_tokenizer(recipe: ModelRecipe) -> Any:
     )  # fmt: skip
 
 
+@quiet_transformers()
 def save_clip(model: Any, recipe: ModelRecipe, folder: Path) -> None:
     """Write a folder that transformers and `lexivid.load` read. Weights are kept in float16, half the size."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
     folder.mkdir(parents=True, exist_ok=True)
     deepcopy(model).half().save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)  # transformers writes it for the owner's eyes alone
