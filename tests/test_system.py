@@ -381,6 +381,15 @@ def test_micro_batches_are_the_whole_batch(micro_batch: int, folders: dict[str, 
     _assert_close(cases.run(tmp_path / "parts", parts)[1].weights, whole.weights)
 
 
+@pytest.mark.parametrize("micro_batch", [1, 4])
+def test_a_step_draws_once(micro_batch: int, folders: dict[str, str], tmp_path: Path) -> None:
+    """Which labels are computed, and where between two towers: the same for all micro-batches."""
+    settings = cases.OVML_SETTINGS | {"labels.encoder": "learned_context", "training.epochs": 2}
+    whole = cases.run(tmp_path / "whole", cases.recipe(settings, **folders))[1]
+    parts = cases.recipe(settings, {"training.micro_batch": micro_batch}, **folders)
+    _assert_close(cases.run(tmp_path / "parts", parts)[1].weights, whole.weights)
+
+
 @pytest.mark.slow
 def test_two_processes_train_the_same_system(folders: dict[str, str], tmp_path: Path) -> None:
     """DDP over gloo, with a label encoder and distances, against one process."""

@@ -105,6 +105,43 @@ def test_accumulation_changes_nothing(tmp_path: Path, whole: dict[str, Tensor], 
     assert not torch.allclose(broken[fc2], whole[fc2], atol=1e-4)
 
 
+def test_mixup_mixes_over_micro_batches(tmp_path: Path) -> None:
+    def mixed(out: Path, micro_batch: int | None) -> dict[str, Tensor]:
+        settings = {"data.inputs": ["audio"], "training.mixup": 0.5}
+        recipe = cases.recipe(epochs=2, micro_batch=micro_batch).with_settings(settings)
+        return fit(cases.tiny_system(), cases.samples(), recipe, out, images=cases.IMAGES, device="cpu").weights
+
+    _assert_close(mixed(tmp_path / "a", 2), mixed(tmp_path / "b", None))
+
+
+def test_batch_norms_that_learn_take_no_micro_batches(tmp_path: Path) -> None:
+    """Their statistics are of one micro-batch: another size is another model, at the start as on resuming."""
+
+    def run(*, resume: bool = False, batch_norm: bool = True, **training: Any) -> int:
+        model = cases.tiny_system()
+        if batch_norm:
+            model.encoder.towers["audio"] = torch.nn.Sequential(torch.nn.BatchNorm2d(3), cases.TinyTower())
+        recipe = cases.recipe(**training)
+        out = tmp_path / str(batch_norm)
+        return fit(
+            model, cases.samples(), recipe, out, images=cases.IMAGES, resume=resume, device="cpu"
+        ).state.step  # fmt: skip
+
+    with pytest.raises(LexividError, match="leave out training"):
+        run(micro_batch=2)
+    steps = run(epochs=1)
+    with pytest.raises(LexividError, match="8 clips at a time on each process, not 2"):
+        run(epochs=2, resume=True, micro_batch=2)
+    assert run(epochs=2, resume=True) == 2 * steps
+    for path in (tmp_path / "True" / "checkpoints").rglob("state.json"):  # as runs were before this was kept
+        found = json.loads(path.read_text())
+        del found["micro_batch"]
+        path.write_text(json.dumps(found))
+    assert run(epochs=3, resume=True, micro_batch=2) == 3 * steps
+    run(epochs=1, batch_norm=False)
+    run(epochs=2, resume=True, batch_norm=False, micro_batch=2)  # nothing looks at a batch together
+
+
 def test_failures_are_counted(tmp_path: Path) -> None:
     result = cases.run(tmp_path, failing=(2, 3))
     assert result.state.failures == {"clip2.mp4": "no such file", "clip3.mp4": "no such file"}

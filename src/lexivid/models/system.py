@@ -37,6 +37,18 @@ class Output(NamedTuple):
     loss: Tensor | None
 
 
+class Draws(NamedTuple):
+    """What an objective draws once for all clips of a step, however they are spread over micro-batches and processes.
+
+    Attributes:
+        labels: places (n,) of the labels that are computed, and their weights (n,); None: all.
+        interpolation: a, where between the video tower as it was (1) and as it is (0) the second pass is.
+    """
+
+    labels: tuple[Tensor, Tensor] | None = None
+    interpolation: float = 0.0
+
+
 class System(nn.Module):
     """A video encoder, label vectors or what makes them, and an objective.
 
@@ -88,6 +100,7 @@ class System(nn.Module):
         mask: Tensor | None,
         goals: Sequence[tuple[float, Tensor]] = (),
         weights: Tensor | None = None,
+        draws: Draws | None = None,
     ) -> Output:
         """Features of B clips, and the loss where there are goals.
 
@@ -97,12 +110,13 @@ class System(nn.Module):
                 sigmoid objective.
             weights: (B, K), what each pair of clip and label counts in the sigmoid's loss, on top of `label_weights`;
                 None: 1.
+            draws: see `draw`; None: drawn for these clips.
         """
         features: MOVFeatures = self.encoder(**streams, mask=mask)
         if not goals:
             return Output(features, None)
         if self.objective is not None:
-            parts = self._sigmoid(streams, mask, features, goals, weights)
+            parts = self._sigmoid(streams, mask, features, goals, weights, draws)
             return Output(features, torch.stack(list(parts.values())).sum())
         labels, c = self.label_vectors(), self.config
         with self._exactly():
@@ -111,6 +125,16 @@ class System(nn.Module):
                 for weight, t in goals
             ]
         return Output(features, torch.stack(each).sum())
+
+    def draw(self, holds: Tensor, *, generator: torch.Generator | None = None) -> Draws:
+        """What a step draws: holds (K,) bool, the labels that hold in any of its clips. For a sigmoid objective."""
+        assert self.objective is not None
+        c = self.objective.config
+        labels = None
+        if c.labels_per_step is not None:
+            labels = sample_labels(holds[None], c.labels_per_step, generator=generator)
+        second = "interpolation" in c.regularisers
+        return Draws(labels, c.interpolation * float(torch.rand((), generator=generator)) if second else 0.0)
 
     def _exactly(self) -> torch.autocast:
         """Losses are computed in float32, whatever the models are."""
@@ -123,6 +147,7 @@ class System(nn.Module):
         features: MOVFeatures,
         goals: Sequence[tuple[float, Tensor]],
         pair_weights: Tensor | None = None,
+        draws: Draws | None = None,
     ) -> dict[str, Tensor]:
         """The parts of OVML's loss by name."""
         objective = self.objective
@@ -131,15 +156,15 @@ class System(nn.Module):
         targets = torch.stack([w * (t if t.ndim == 2 else F.one_hot(t, num)).float() for w, t in goals]).sum(dim=0)
         places: Tensor | None = None
         weights = self.label_weights if pair_weights is None else self.label_weights * pair_weights
-        if c.labels_per_step is not None:
-            places, drawn = sample_labels(targets, c.labels_per_step)
+        draws = draws or self.draw((targets > 0).any(dim=0))
+        if draws.labels is not None:
+            places, drawn = draws.labels
             targets, weights = targets[:, places], weights[..., places] * drawn
         labels = self.label_vectors(places)
         second = said = None
         if "interpolation" in c.regularisers:
-            a = c.interpolation * float(torch.rand(()))
             assert self.teacher is not None
-            between = interpolated(self.encoder.towers["video"], self.teacher.tower, a)
+            between = interpolated(self.encoder.towers["video"], self.teacher.tower, draws.interpolation)
             between = {f"towers.video.{name}": value for name, value in between.items()}
             second = torch.func.functional_call(self.encoder, between, (), {**streams, "mask": mask})
         if "video_distance" in c.regularisers:

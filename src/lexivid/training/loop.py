@@ -5,7 +5,9 @@ Nothing random outlives a step: the order of the clips comes from (seed, epoch),
 step number, and no state of any generator.
 
 The gradient of a step is that of the mean loss over all clips of the global batch, however they are spread over
-processes and micro-batches, and however many of them could not be read.
+processes and micro-batches, and however many of them could not be read; what the objective draws, it draws once a step.
+Two things look at the clips of one process together: mixup, which mixes clips of the same process, and batch norms that
+learn their statistics (`lite`'s audio tower). The latter look at one micro-batch, so those models take none.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from lexivid.interrupts import finish_first
 from lexivid.models.mov import MOVFeatures
 from lexivid.models.ovml import average_weights
 from lexivid.models.standing import base_standing
-from lexivid.models.system import System
+from lexivid.models.system import Draws, System
 from lexivid.models.trained import log_base_probabilities
 from lexivid.training.batches import Plan, even_batches, micro_batches
 from lexivid.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
@@ -54,11 +56,12 @@ class FitState:
     """What a checkpoint's state.json holds.
 
     `epochs`: those that are over, with their look at held-out clips. `failures`: path -> reason of clips that could not
-    be read.
+    be read. `micro_batch`: clips of one forward pass of one process; None: of a run before this was kept.
     """
 
     step: int = 0
     epochs: int = 0
+    micro_batch: int | None = None
     best: dict[str, float] | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
@@ -137,6 +140,9 @@ def fit(
         checkpoint = load_checkpoint(found[-1])
         restore_state(accelerator, wrapped, optimizer, checkpoint)
         state = FitState(**({"epochs": checkpoint.state["step"] // max(1, plan.num_steps)} | checkpoint.state))
+    if learns_statistics(model):
+        _check_whole_batches(plan, state)
+    state.micro_batch = plan.micro_batch
     total = settings.epochs * plan.num_steps
     step_of_batch = Step(wrapped, recipe, images, accelerator)
     log = RunLog(out, start_step=state.step, active=accelerator.is_main_process)
@@ -184,8 +190,10 @@ def fit(
                 set_lr(optimizer, factor)
                 with at_once():
                     in_step = True
-                    torch.manual_seed((settings.seed * 1_000_003 + state.step) * 1_009 + rank)
-                    loss, num_clips, norm = step_of_batch(parts, optimizer, clip_norm=settings.clip_norm)
+                    seed = (settings.seed * 1_000_003 + state.step) * 1_009
+                    torch.manual_seed(seed + rank)
+                    shared = torch.Generator().manual_seed(seed)
+                    loss, num_clips, norm = step_of_batch(parts, optimizer, clip_norm=settings.clip_norm, shared=shared)
                     state.step += 1
                     state.failures |= dict(itertools.chain.from_iterable(part.failures for part in parts))
                     in_step = False
@@ -242,6 +250,39 @@ def fit(
     return FitResult(state, weights, exported)
 
 
+class Mixed(NamedTuple):
+    """What the clips of a micro-batch are mixed with (mixup): weight of their own; audio (B, 3, F, S); targets (B,)."""
+
+    weight: float
+    audio: Tensor
+    targets: Tensor
+
+
+def learns_statistics(model: torch.nn.Module) -> bool:
+    """Whether batch norms look at the clips of a batch together. Sets the model to train."""
+    norms = [m for m in model.train().modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    return any(norm.training for norm in norms)
+
+
+def _check_whole_batches(plan: Plan, state: FitState) -> None:
+    """For a model whose batch norms learn their statistics.
+
+    Raises:
+        LexividError: a batch is cut into micro-batches, or another size of them than before.
+    """
+    why = (
+        "the audio tower's batch norms look at a micro-batch together, so that its size changes what is learned: {}, "
+        "or set model.audio_batch_norm_momentum to null, with which they keep their statistics"
+    )
+    if state.step and state.micro_batch in (None, plan.micro_batch):
+        return
+    if state.step:
+        words = f"go on with {state.micro_batch} clips at a time on each process, not {plan.micro_batch}"
+        raise LexividError(why.format(words))
+    if plan.accumulate > 1:
+        raise LexividError(why.format("leave out training.micro_batch and lower training.batch_size"))
+
+
 class Step:
     """One step of the optimiser on one process, and the look at held-out clips."""
 
@@ -251,9 +292,17 @@ class Step:
         self.device = accelerator.device
 
     def __call__(
-        self, parts: list[Batch], optimizer: torch.optim.Optimizer, *, clip_norm: float | None
+        self,
+        parts: list[Batch],
+        optimizer: torch.optim.Optimizer,
+        *,
+        clip_norm: float | None,
+        shared: torch.Generator | None = None,
     ) -> tuple[float, int, float]:
         """Micro-batches of this process -> (mean loss, clips, gradient norm) of the global batch.
+
+        Args:
+            shared: of what all processes draw alike, in the same state on all of them.
 
         Raises:
             LexividError: the loss is not a finite number.
@@ -261,10 +310,12 @@ class Step:
         accelerator = self.accelerator
         num_clips = self._sum(sum(float(part.mask.any(dim=1).sum()) for part in parts))
         total = torch.zeros((), dtype=torch.float64)
+        draws = self._draw(parts, shared)
+        mixed = self._mix(parts) if self.recipe.training.mixup else [None] * len(parts)
         for place, part in enumerate(parts):
             last = place == len(parts) - 1
             with contextlib.nullcontext() if last else accelerator.no_sync(self.model):
-                loss = self.loss(part)  # the sum over the clips of this part
+                loss = self.loss(part, mixed[place], draws)  # the sum over the clips of this part
                 # DDP and FSDP average over processes, so that this is the mean over the global batch.
                 accelerator.backward(loss * accelerator.num_processes / max(num_clips, 1.0))
             total += loss.detach().double().cpu()
@@ -278,21 +329,20 @@ class Step:
         optimizer.zero_grad()
         return mean, round(num_clips), float(norm)
 
-    def loss(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Batch, mixed: Mixed | None = None, draws: Draws | None = None) -> Tensor:
         """The system's loss, summed over the clips of a micro-batch."""
         batch = self._never_empty(batch)
-        mixed = self._mix(batch) if self.recipe.training.mixup else None
         streams, mask = self.inputs(batch, mixed)
         targets = batch.targets.to(self.device)
         goals = [(1.0, targets)]
         if mixed is not None:
-            goals = [(mixed[0], targets), (1 - mixed[0], targets[mixed[1]])]
+            goals = [(mixed.weight, targets), (1 - mixed.weight, mixed.targets.to(self.device))]
         weights = None if batch.weights is None else batch.weights.to(self.device)
         with self.accelerator.autocast():
-            output = self.model(streams, mask, goals, weights)
+            output = self.model(streams, mask, goals, weights, draws)
         return output.loss * output.features.mask.any(dim=1).sum()
 
-    def inputs(self, batch: Batch, mixed: tuple[float, Tensor] | None = None) -> tuple[dict[str, Tensor], Tensor]:
+    def inputs(self, batch: Batch, mixed: Mixed | None = None) -> tuple[dict[str, Tensor], Tensor]:
         """The model's view of a batch: pictures normalised, inputs that the recipe leaves out masked."""
         batch = batch.to(self.device)
         streams = {name: self._input(name, x) for name, x in batch.streams.items() if name in self.recipe.inputs}
@@ -309,7 +359,8 @@ class Step:
             flow, video = (self.config.modalities.index(name) for name in ("flow", "video"))
             mask[:, flow] = mask[:, video]
         if mixed is not None and "audio" in streams:
-            streams["audio"] = mixed[0] * streams["audio"] + (1 - mixed[0]) * streams["audio"][mixed[1]]
+            other = mixed.audio.to(self.device).float()
+            streams["audio"] = mixed.weight * streams["audio"] + (1 - mixed.weight) * other
         if not streams:  # clips without any of the streams: one token of nothing
             shape = (len(mask), 1, self.config.embedding_dim)
             streams["video"] = torch.zeros(shape, device=mask.device)
@@ -318,10 +369,35 @@ class Step:
     def _input(self, name: str, x: Tensor) -> Tensor:
         return self.images.normalise(x) if x.dtype == torch.uint8 and name != "audio" else x.float()
 
-    def _mix(self, batch: Batch) -> tuple[float, Tensor]:
+    def _draw(self, parts: list[Batch], shared: torch.Generator | None) -> Draws | None:
+        """What the objective draws for the clips of all processes."""
+        system: System = self.accelerator.unwrap_model(self.model)
+        if system.objective is None:
+            return None
+        num = len(system.labels)
+        holds = torch.zeros(num, dtype=torch.float64, device=self.device)
+        for part in parts:
+            if len(part.mask):
+                one = part.targets if part.targets.ndim == 2 else F.one_hot(part.targets, num)
+                holds += (one > 0).any(dim=0).to(holds)
+        if self.accelerator.num_processes > 1:
+            holds = self.accelerator.reduce(holds, reduction="sum")
+        return system.draw(holds > 0, generator=shared)
+
+    def _mix(self, parts: list[Batch]) -> list[Mixed | None]:
+        """Which sound each is mixed with, among those of all micro-batches."""
         shape = torch.tensor(self.recipe.training.mixup)
         weight = float(torch.distributions.Beta(shape, shape).sample())
-        return max(weight, 1 - weight), torch.randperm(len(batch.mask)).to(self.device)
+        sizes = [len(part.mask) for part in parts]
+        like = next((part.streams["audio"] for part in parts if "audio" in part.streams), None)
+        if like is None:
+            return [None] * len(parts)
+        silent = [like.new_zeros(size, *like.shape[1:]) for size in sizes]
+        order = torch.randperm(sum(sizes))
+        audio = torch.cat([part.streams.get("audio", none) for part, none in zip(parts, silent, strict=True)])[order]
+        targets = torch.cat([part.targets for part in parts if len(part.mask)])[order]
+        pairs = zip(audio.split(sizes), targets.split(sizes), strict=True)
+        return [Mixed(max(weight, 1 - weight), *pair) if len(pair[1]) else None for pair in pairs]
 
     def _never_empty(self, batch: Batch) -> Batch:
         """A batch of which nothing could be read becomes one masked clip: every process must take part in a step."""

@@ -187,8 +187,9 @@ class TrainingRecipe:
 
     Args:
         batch_size: clips in one step of the optimiser, over all processes together: the same recipe trains the same
-            model on one process and on many (but for what OVML's regulariser and its choice of labels draw in each).
-            micro_batch: clips that one process holds at a time; None: all its own.
+            model on one process and on many (but for mixup, and for batch norms that learn their statistics: lite's
+            audio tower). micro_batch: clips that one process holds at a time, which changes no gradient; None: all its
+            own. Models with such batch norms take none.
         lr: peak learning rate. tower_lr: of the trained towers; label_lr: of a label encoder; None: the same.
             scale_lr: of scale and bias of a sigmoid, which have far to go.
         weight_decay: on matrices only; norms, biases and embeddings of one dimension are not decayed.
