@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import struct
+from collections.abc import Callable
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
 from media_files import ffmpeg, make_video, needs_ffmpeg, reference_waveform, source
 
+from lexivid.data._reading import read_log_mel
 from lexivid.errors import LexividError, MediaError
-from lexivid.media import probe, read_waveform
+from lexivid.media import probe, read_sound, read_waveform
 
 pytestmark = needs_ffmpeg
 
@@ -140,3 +145,134 @@ def test_no_sound(files: Path) -> None:
 def test_numbers_out_of_range(wrong: dict, files: Path) -> None:
     with pytest.raises(LexividError, match=next(iter(wrong))):
         read_waveform(files / "any.wav", **wrong)
+
+
+# ---- damage
+
+
+def restamped(path: Path, change: Callable[[int, float], float], *, ending: str = "mka", seconds: float = 6.0) -> Path:
+    """A file of a swelling tone in packets of about 0.1 s, whose times are changed: (number, seconds) -> seconds."""
+    plain = path.with_suffix(".wav")
+    ffmpeg(*tones(1, 48000, seconds), plain)
+    made = path.with_suffix(f".{ending}")
+    with av.open(str(plain)) as source_file, av.open(str(made), "w") as out:
+        stream = out.add_stream("flac", rate=48000, layout="mono")
+        packets = [p for frame in source_file.decode(audio=0) for p in stream.encode(frame)]
+        for number, packet in enumerate([*packets, *stream.encode(None)]):
+            assert packet.pts is not None
+            at_s = change(number, float(packet.pts * packet.time_base))
+            packet.pts = packet.dts = round(at_s / packet.time_base)
+            out.mux_one(packet)
+    return made
+
+
+def with_wrong_times(path: Path, *, numbers: range, by_s: float) -> Path:
+    """A Matroska file of one stream in which some packets have other times: those of their blocks are overwritten."""
+    data = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        places = [packet.pos for packet in container.demux() if packet.size]
+    for number in numbers:
+        header = data.index(b"\x81", places[number])  # of the track, then milliseconds from the start of the cluster
+        old = int.from_bytes(data[header + 1 : header + 3], "big", signed=True)
+        data[header + 1 : header + 3] = (old + round(by_s * 1000)).to_bytes(2, "big", signed=True)
+    wrong = path.with_name(f"{path.stem}_wrong_{numbers.start}_{by_s}.mka")
+    wrong.write_bytes(data)
+    return wrong
+
+
+@pytest.mark.parametrize(
+    ("numbers", "by_s"), [(range(20, 21), 25.0), (range(20, 21), 2.0), (range(20, 30), 3.0), (range(20, 21), -1.5)]
+)
+def test_wrong_time_stamps_change_nothing(numbers: range, by_s: float, files: Path) -> None:
+    path = restamped(files / "right", lambda _, at_s: at_s)
+    whole = read_sound(path)
+    assert len(whole.waveform) == pytest.approx(96000, abs=100)
+    found = read_sound(with_wrong_times(path, numbers=numbers, by_s=by_s))
+    assert found.warnings == ()
+    assert len(found.waveform) == len(whole.waveform)
+    assert (found.waveform - whole.waveform).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("jump_s", [100.0, 49081.0, 4e6])
+@pytest.mark.parametrize("ending", ["mka", "nut"])
+def test_silence_is_not_filled_in_beyond_what_a_file_can_hold(jump_s: float, ending: str, files: Path) -> None:
+    path = restamped(files / f"jump{jump_s:.0f}", lambda n, at_s: at_s + jump_s * (n > 20), ending=ending)
+    data = path.read_bytes()
+    if ending == "mka":  # a damaged file: what it declares is of before the damage
+        at = data.index(b"\x44\x89\x88") + 3
+        path.write_bytes(data[:at] + struct.pack(">d", 6000.0) + data[at + 8 :])
+    found = read_sound(path)
+    assert len(found.waveform) / 16000 == pytest.approx(6.0, abs=0.1)
+    (warning,) = found.warnings
+    assert "the time stamps of the sound jump from 2." in warning or "jump from 1." in warning
+    assert "the sound goes on without a pause" in warning
+    # parts of it are parts of the whole
+    part = read_waveform(path, start_s=4.0, duration_s=1.0)
+    assert (part - found.waveform[64000:80000]).abs().max() < 0.03
+
+
+def test_a_long_pause_that_the_file_bears_out_stays(files: Path) -> None:
+    """Pictures go on meanwhile; and a file of sound alone that says how long it is."""
+    path = files / "pause.ts"
+    sound = ["-itsoffset", "40", "-f", "lavfi", "-i", "sine=f=500:d=1"]
+    ffmpeg(*source(size="64x48", rate="5", seconds=42), *sound, "-c:v", "libx264", "-c:a", "aac", path)
+    found = read_sound(path)
+    assert len(found.waveform) / 16000 == pytest.approx(41, abs=0.1)
+    assert found.warnings == ()
+    alone = read_sound(restamped(files / "alone", lambda n, at_s: at_s + 30 * (n > 20)))
+    assert alone.warnings == ()
+    assert len(alone.waveform) / 16000 == pytest.approx(36, abs=0.1)
+
+
+@pytest.mark.parametrize("name", ["cut.flac", "cut.mka"])
+def test_sound_that_is_cut_off(name: str, files: Path) -> None:
+    path = files / name
+    ffmpeg(*tones(1, 16000, 10.0), *([] if name == "cut.flac" else ["-c:a", "pcm_s16le"]), path)
+    assert read_sound(path).warnings == ()
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    found = read_sound(path)
+    left_s = len(found.waveform) / 16000
+    assert left_s == pytest.approx(5.0, abs=0.5)
+    (warning,) = found.warnings
+    assert warning == f"only {left_s:.1f} of 10.0 s of the sound could be decoded (the file seems cut off or damaged)"
+    assert read_sound(path, duration_s=2.0).warnings == ()
+
+
+def test_damage_in_the_middle_is_told(files: Path) -> None:
+    path = files / "damaged.mka"
+    ffmpeg(*tones(1, 48000, 10.0), "-c:a", "flac", path)
+    whole = read_sound(path)
+    assert whole.warnings == ()
+    data = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        places = [(p.pos, p.size) for p in container.demux() if p.size and 4 < p.pts * p.time_base < 5]
+    for at, size in places:
+        data[at : at + size] = bytes(size)
+    path.write_bytes(data)
+    found = read_sound(path)
+    (warning,) = found.warnings
+    assert re.fullmatch(
+        r"about 1\.\d s of the sound between [34]\.\d and [45]\.\d s are damaged \(of what was read\)", warning
+    )
+    assert len(found.waveform) == pytest.approx(len(whole.waveform), abs=20)
+    assert (found.waveform[-64000:] - whole.waveform[-64000:]).abs().max() < 0.02
+
+
+def test_a_rate_that_is_no_sound(files: Path) -> None:
+    path = files / "slow.wav"
+    ffmpeg(*tones(1, 16000, 1.0), path)
+    data = bytearray(path.read_bytes())
+    data[24:32] = struct.pack("<II", 1, 2)  # one sample a second: a day of sound in 16 kB
+    path.write_bytes(data)
+    with pytest.raises(MediaError, match="nothing can be decoded"):
+        read_waveform(path)
+
+
+def test_warnings_reach_the_sample(files: Path) -> None:
+    path = files / "cut_log.flac"
+    ffmpeg(*tones(1, 16000, 10.0), path)
+    path.write_bytes(path.read_bytes()[:90_000])
+    log_mel, warnings = read_log_mel(probe(path), start_s=0.0, end_s=None)
+    assert log_mel is not None
+    assert len(warnings) == 1
+    assert warnings == list(read_sound(path).warnings)

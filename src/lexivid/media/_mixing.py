@@ -235,12 +235,12 @@ def _hear(
     found: dict[int, list[_Heard]] = {index: [] for index in by_index}
     length_s = dict.fromkeys(found, 0.0)
     num_values = 0
-    with suppress(av.error.FFmpegError, OSError):
+    with suppress(av.error.FFmpegError, OSError, IndexError):  # IndexError: see `audio._packets`
         for count, packet in enumerate(container.demux(list(streams))):
             index = packet.stream.index  # (of the packet that marks the end, `stream_index` says 0)
             with suppress(av.error.FFmpegError):
                 for frame in by_index[index].codec_context.decode(packet if packet.size else None):
-                    if frame.sample_rate <= 0:
+                    if not has_rate_of_sound(frame):
                         continue
                     at_s, samples = frame.time or 0.0, samples_of(frame)
                     found[index].append(_Heard(at_s, frame.sample_rate, layout_of(frame), samples))
@@ -276,6 +276,11 @@ def _aligned(place: list[list[_Heard]]) -> _Heard | None:
     rows = [heard.samples[0, round((start_s - heard.at_s) * rate) :] for heard in first]
     num = min(map(len, rows))
     return _Heard(start_s, rate, ("NONE",) * len(rows), np.stack([row[:num] for row in rows])) if num else None
+
+
+def has_rate_of_sound(frame: av.AudioFrame) -> bool:
+    """Whether a frame has as many samples a second as sound can have. Damaged headers state others: a day of 16 kB."""
+    return 1000 <= frame.sample_rate <= 1_000_000
 
 
 def layout_of(frame: av.AudioFrame) -> Layout:

@@ -22,7 +22,7 @@ import torch
 from lexivid.errors import LexividError, MediaError
 from lexivid.media._container import LATE_DEMUXERS, open_container
 from lexivid.media._extent import PartClock, reach_in_parts
-from lexivid.media._mixing import Mix, layout_of, mix_of, samples_of
+from lexivid.media._mixing import Mix, has_rate_of_sound, layout_of, mix_of, samples_of
 from lexivid.media._refusal import shown
 from lexivid.media._streams import pick_video
 
@@ -36,7 +36,6 @@ _LEAST_BYTES_PER_S = 50.0  # a file has more than this: telephone codecs 90, a p
 _SLACK_S = 1.0
 _MAX_READ_ERRORS = 50
 _MAX_SAMPLES = 1 << 30  # 18 hours at 16 kHz, 4 GiB
-_MIN_RATE_HZ, _MAX_RATE_HZ = 1000, 1_000_000
 _LEAST_LOSS_S = 0.25  # what is lost at a cut or a join is less, and not worth a word
 
 
@@ -114,23 +113,24 @@ class _LostPlace(Exception):
 
 def _read(path: str | os.PathLike[str], mix: Mix, part: _Part, *, seek: bool) -> Sound:
     with open_container(path) as container:
+        clocks = {
+            index: PartClock(container, container.streams[index], reach_in_parts(container, os.fspath(path), index))
+            for index in mix.streams
+        }
+        seek = seek and all(clock.is_one for clock in clocks.values())  # joined files are read in order
         bounds = _Bounds(container)
         lines = {index: _Line(container, index, mix, part, bounds, sought=seek) for index in mix.streams}
         for other in container.streams:
             if other.index not in lines:
                 other.discard = av.stream.Discard.all
-        clocks = {
-            index: PartClock(container, line.stream, reach_in_parts(container, os.fspath(path), index))
-            for index, line in lines.items()
-        }
-        if seek and all(clock.is_one for clock in clocks.values()):  # joined files are read in order
+        if seek:
             first = lines[mix.streams[0]]
             with suppress(av.error.FFmpegError):
                 container.seek(first.ticks(part.start_s - _PREROLL_S), stream=first.stream)
         at_end = True
-        packets = (clocks[packet.stream.index].shifted(packet) for packet in _packets(container, lines.values()))
-        for packet in _without_outliers(packets):
-            line = lines[packet.stream.index]
+        packets = _packets(container, [line.stream for line in lines.values()])
+        for packet in _without_outliers(clocks[packet.stream_index].shifted(packet) for packet in packets):
+            line = lines[packet.stream_index]
             if line.is_full:
                 if all(other.is_full for other in lines.values()):
                     at_end = False
@@ -138,7 +138,7 @@ def _read(path: str | os.PathLike[str], mix: Mix, part: _Part, *, seek: bool) ->
                 continue
             line.add(packet)
         for line in lines.values():
-            line.finish()
+            line.end()
         if part.start_s == 0 and not any(line.any_frame for line in lines.values()):
             raise MediaError(f"{shown(path)} declares sound of which nothing can be decoded; it seems damaged")
         warnings = list(dict.fromkeys(text for line in lines.values() for text in line.warnings(at_end=at_end)))
@@ -167,11 +167,13 @@ class _Bounds:
         self.file_start_s = (container.start_time or 0) / av.time_base
         formats = set(container.format.name.split(","))
         length_s = max(container.duration or 0, 0) / av.time_base
+        if "matroska" in formats:  # counts from zero, wherever the streams begin
+            length_s = max(length_s - max(self.file_start_s, 0.0), 0.0)
         self.declared_s = length_s if length_s and not formats & set(LATE_DEMUXERS) else None
         most_s = container.size / _LEAST_BYTES_PER_S
         self.end_s = most_s if self.declared_s is None else min(most_s, self.declared_s)
         # Of sound alone whose container counts its samples, a declared length is a promise.
-        counts = bool(formats & {"wav", "w64", "aiff", "caf", "flac", "matroska", "avi"})
+        counts = bool(formats & {"flac", "matroska"})  # (FFmpeg takes the length of a WAV from the size of the file)
         self.promised_s = self.declared_s if counts and pick_video(container) is None else None
 
     def allow(self, from_s: float, to_s: float, num_bytes: int | None) -> bool:
@@ -214,6 +216,7 @@ class _Line:
         self._offset_s = 0.0  # from the stream's clock to the file's, where the clock cannot be believed
         self._clock_s: float | None = None  # when the last frame ended, by the stream's own clock
         self._position: int | None = None  # of the last packet in the file
+        self._fed_s = 0.0  # length of the packets since the last frame, which gave none
         self._lost: list[tuple[float, float]] = []  # (when, how long) did not decode
         self._jumps: list[tuple[float, float]] = []  # (when, where to) the clock jumped without being believed
 
@@ -232,7 +235,7 @@ class _Line:
 
     def add(self, packet: av.Packet) -> None:
         try:
-            frames = self.stream.codec_context.decode(packet if packet.size else None)
+            frames = self.stream.codec_context.decode(packet)
         except av.error.FFmpegError:
             self._lose(float((packet.duration or 0) * self._base))
             return
@@ -240,10 +243,18 @@ class _Line:
         if packet.pos is not None and packet.pos >= 0:
             between = packet.pos - self._position if self._position is not None else packet.pos
             self._position = packet.pos + packet.size
+        if not frames:
+            self._fed_s += float((packet.duration or 0) * self._base)
         for frame in frames:
-            self.any_frame = True
             self._place(frame, between)
-            between = 0
+            between, self._fed_s = 0, 0.0
+
+    def end(self) -> None:
+        """Take what decoder and resampler still hold."""
+        with suppress(av.error.FFmpegError):
+            for frame in self.stream.codec_context.decode(None) if not self.is_full else ():
+                self._place(frame, 0)
+        self._finish()
 
     def _lose(self, seconds: float) -> None:
         at_s = self._part.start_s if self._expected_s is None else self._expected_s
@@ -253,9 +264,9 @@ class _Line:
     # ---- when a frame is heard
 
     def _place(self, frame: av.AudioFrame, between: int | None) -> None:
-        if not _MIN_RATE_HZ <= frame.sample_rate <= _MAX_RATE_HZ:
-            self._lose(0.0)
+        if not has_rate_of_sound(frame):
             return
+        self.any_frame = True
         length_s = frame.samples / frame.sample_rate
         at_s, jumps = self._time_of(frame, length_s, between)
         self._expected_s = at_s + length_s
@@ -263,7 +274,7 @@ class _Line:
             return
         kind = (frame.format.name, frame.layout.name, frame.sample_rate)
         if self._resampler is None or jumps or kind != self._kind:
-            self.finish()
+            self._finish()
             # 32-bit integers, because FFmpeg mixes floats down without keeping the sum within -1..1.
             self._resampler, self._kind = av.AudioResampler(format="s32", layout="mono", rate=self._part.rate), kind
             self._go_to(at_s)
@@ -295,6 +306,8 @@ class _Line:
             first = self._expected_s is None
             return (at_s if first else expected_s), first
         if self._bounds.allow(expected_s, at_s, between):
+            if self._fed_s > (at_s - expected_s) / 2:  # there was something, of which nothing came
+                self._lose(at_s - expected_s)
             return at_s, True
         self._jumps.append((expected_s, own_s))
         self._offset_s = expected_s - own_s
@@ -330,7 +343,7 @@ class _Line:
         self._pieces.append(samples)
         self._have += len(samples)
 
-    def finish(self) -> None:
+    def _finish(self) -> None:
         """Take what the resampler still holds."""
         if self._resampler is not None:
             with suppress(av.error.FFmpegError):
@@ -366,11 +379,15 @@ class _Line:
 # ---- packets
 
 
-def _packets(container: av.container.InputContainer, lines: Iterable[_Line]) -> Iterator[av.Packet]:
+def _packets(container: av.container.InputContainer, streams: list[av.AudioStream]) -> Iterator[av.Packet]:
     """All packets of the streams from here on, as far as the file can be read."""
     for _ in range(_MAX_READ_ERRORS):
         try:
-            yield from container.demux([line.stream for line in lines])
+            for packet in container.demux(streams):
+                if packet.size:  # without any: the end, in PyAV's way
+                    yield packet
+            return
+        except IndexError:  # the end, in PyAV's way, of a file of which a stream appeared on the way
             return
         except (av.error.FFmpegError, OSError):
             continue
@@ -392,16 +409,16 @@ def _without_outliers(packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
         packet = ahead.popleft()
         at_s, length_s = _span_s(packet)
         if at_s is not None:
-            end_s = ends.get(packet.stream.index)
+            end_s = ends.get(packet.stream_index)
             if end_s is not None and abs(at_s - end_s) > _JUMP_S:
                 ahead.extend(itertools.islice(source, max(_LOOK_AHEAD - len(ahead), 0)))
                 if _comes_back(packet, ahead, end_s):
                     packet.pts = packet.dts = None
                     at_s = None
             if at_s is not None:
-                ends[packet.stream.index] = at_s + length_s
+                ends[packet.stream_index] = at_s + length_s
             elif end_s is not None:
-                ends[packet.stream.index] = end_s + length_s
+                ends[packet.stream_index] = end_s + length_s
         yield packet
 
 
@@ -413,7 +430,7 @@ def _comes_back(packet: av.Packet, ahead: Iterable[av.Packet], end_s: float) -> 
     elapsed_s = length_s
     for other in ahead:
         at_s, length_s = _span_s(other)
-        if other.stream.index != packet.stream.index or at_s is None:
+        if other.stream_index != packet.stream_index or at_s is None:
             continue
         if abs(at_s - last_s) > _JUMP_S and abs(at_s - end_s - elapsed_s) <= _JUMP_S:
             return True
