@@ -247,7 +247,7 @@ def test_damage_in_the_middle_is_told(files: Path) -> None:
     with av.open(str(path)) as container:
         places = [(p.pos, p.size) for p in container.demux() if p.size and 4 < p.pts * p.time_base < 5]
     for at, size in places:
-        data[at : at + size] = bytes(size)
+        data[at + 4 : at + size] = bytes(size - 4)  # (the first bytes say which stream it is of, and when)
     path.write_bytes(data)
     found = read_sound(path)
     (warning,) = found.warnings
