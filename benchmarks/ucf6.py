@@ -343,6 +343,9 @@ def about(args: argparse.Namespace) -> dict[str, Any]:
             "Its offsets come from 18 held-out clips a run.",
             "twins: three a run, each without one base class; the same stages and settings, nothing chosen. They were "
             "trained for the runs that 'runs with twins' counts: CPU time.",
+            "harmonic mean: of base and novel accuracy over all clips of all runs (lexivid.evaluation.metrics).",
+            "Pictures and flow are central crops here, so the fault of random crops that benchmarks/ucf6_crop.py "
+            "measures was not in these rows.",
         ],
     }
 

@@ -52,6 +52,14 @@ def test_harmonic_mean_equals_scipy(base, novel):
     assert metrics.harmonic_mean(base, novel) == pytest.approx(scipy.stats.hmean([base, novel]))
 
 
+def test_harmonic_mean_of_several_runs_is_of_all_their_clips():
+    """Two runs: base 1.0 and 0.5, novel 0.25 and 0.75; not the mean of 0.4 and 0.6."""
+    hits = np.array([1, 1, 1, 1, 1, 0, 0, 0, 1, 0, 1, 0, 1, 1, 1, 0], dtype=float)
+    is_base = np.array([True] * 4 + [False] * 4 + [True] * 4 + [False] * 4)
+    found = metrics.bootstrap_harmonic_mean(hits, is_base, np.repeat([0, 1], 8))
+    assert found.value == pytest.approx(2 * 0.75 * 0.5 / (0.75 + 0.5))
+
+
 def test_harmonic_mean_of_nothing():
     assert metrics.harmonic_mean(0.0, 0.9) == 0.0
     assert metrics.harmonic_mean(0.0, 0.0) == 0.0

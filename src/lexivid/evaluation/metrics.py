@@ -89,7 +89,12 @@ def per_class_accuracy(targets: np.ndarray, correct: np.ndarray, *, num_classes:
 
 
 def harmonic_mean(base: float, novel: float) -> float:
-    """2 b n / (b + n), and 0 where one is 0: the paper's one number for base and novel classes."""
+    """2 b n / (b + n), and 0 where one is 0: the paper's one number for base and novel classes.
+
+    Over several runs of one data set (seeds, splits) it is that of the two accuracies over all clips of all runs, and
+    not the mean of the runs' harmonic means, which is lower the more the runs differ. (The seeds of the synthetic
+    world are worlds with classes of their own: its report gives the mean over worlds, and says so.)
+    """
     return 2 * base * novel / (base + novel) if base + novel > 0 else 0.0
 
 
@@ -177,7 +182,8 @@ def bootstrap_harmonic_mean(
     num_resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """Harmonic mean of base and novel accuracy: hits (n,), is_base (n,) bool. Factors as in `bootstrap_mean`."""
+    """`harmonic_mean` of the accuracies over all clips of all runs: hits (n,), is_base (n,) bool. Factors as in
+    `bootstrap_mean`."""
     correct, is_base = np.asarray(correct, dtype=np.float64), np.asarray(is_base, dtype=bool)
     if is_base.all() or not is_base.any():
         raise LexividError("a harmonic mean needs base and novel clips")
