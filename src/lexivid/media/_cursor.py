@@ -177,9 +177,7 @@ class Cursor:
 
     def _go_to(self, target: int) -> int | None:
         """Stand at a key frame at or before the target and give its time, or at the start of the file: None."""
-        # After a seek the first packet may hold the second half of a picture: what comes of it does not count.
-        margin = 2 * self.step if self.has_fields else 0
-        back = margin
+        back = 0
         second = max(round(1 / self.base), 1)
         while self._keyed and target - back > pts_of(self.first):
             if not self._seek(target - back):
@@ -187,9 +185,9 @@ class Cursor:
             while (packet := self._read()) is not None and not self._is_key(packet):
                 pass
             at = self._time_of(packet) if packet is not None else None
-            if packet is not None and at is not None and at + margin <= target:
+            if packet is not None and at is not None and at <= target:
                 self._enqueue(packet)
-                self._floor = None if self.by_dts else at + margin // 2
+                self._floor = None if self.by_dts else at
                 return at
             back = max(2 * back, second)
         self._open()
@@ -199,7 +197,7 @@ class Cursor:
         """Stand at a place where decoding may begin, at or before the target if the container knows one."""
         point: Point | None = None
         try:
-            if not self._clock.is_one:
+            if self.reach.points:
                 at = bisect_right(self.reach.points, target * self.base + 1e-6, key=lambda point: point.at_s) - 1
                 if at < 0:
                     return False
@@ -228,6 +226,11 @@ class Cursor:
     # ---- reading, decoding
 
     def _is_key(self, packet: av.Packet) -> bool:
+        if self.has_fields and packet.pts is not None:
+            # Decoding that begins with the second half of a picture would join each half to another picture's.
+            phase = (packet.pts - pts_of(self.first)) % self.step / self.step
+            if 0.25 < phase < 0.75:
+                return False
         # The empty frames that MPEG-4 in AVI is padded with may be marked as key frames too.
         return packet.is_keyframe and not (self.by_dts and packet.size < 16)
 
@@ -241,7 +244,7 @@ class Cursor:
                 return None
             try:
                 packet = next(self._packets)
-            except (StopIteration, av.error.EOFError):
+            except (StopIteration, IndexError, av.error.EOFError):  # IndexError: a stream appeared on the way
                 self._no_more = True
                 return None
             except (av.error.FFmpegError, OSError):

@@ -24,10 +24,13 @@ from lexivid.media._structure import Structure, structure_of
 
 # The index of these leads to any place, the end too. Every other format is read through once.
 _SEEKABLE = frozenset("mov matroska avi asf mxf yuv4mpegpipe wav w64 aiff caf".split())
+# Their headers declare a length. What FFmpeg calls the length of others it found by reading, or guessed.
+_DECLARING = _SEEKABLE | {"flv"}
 # A clock that the sender may set anew at any time.
 _BROADCAST = frozenset({"mpegts", "mpeg"})
 _OWN_DTS = frozenset({"mpegts", "mpeg", "flv"})
 _JUMP_S = 10.0  # forward, above which a broadcast clock was set anew, as ffmpeg has it
+_ABSURD_S = 1e6
 _BACK_S = 0.1
 MAX_TIME_S = 1e10  # a clock beyond is none: three centuries, where some clocks begin in 1970
 _POINT_S = 0.5  # at least, between two places to which a joined file can be sought
@@ -59,7 +62,8 @@ class Reach:
         length_s: from its first packet to its end, by the order of decoding; of raw streams what its packets last.
         num_packets: how many there are, 0 where they were not counted.
         shifts_s: what to add to the stream's times, by the number of breaks before them.
-        points: where reading can begin, in order; only of broadcast streams of several parts.
+        points: where reading can begin, in order; of program streams, and of
+            transport streams of several parts.
     """
 
     end_s: float
@@ -102,7 +106,7 @@ class Breaks:
         if dts is not None and self._last_s is not None:
             gap_s = dts * base - self._last_s
             is_new = gap_s < -_BACK_S - (packet.duration or 0) * base
-            is_new |= bool(self.formats & _BROADCAST) and gap_s > _JUMP_S
+            is_new |= gap_s > (_JUMP_S if self.formats & _BROADCAST else _ABSURD_S)  # FLV wraps at 2**31 ms
         elif pts is not None and self._newest_s is not None and packet.is_keyframe:
             # A key frame is shown after all that is stored before it.
             is_new = pts * base < self._newest_s - _BACK_S
@@ -235,7 +239,8 @@ class _Scan:
             length_s = max(part.end_s[stream] + shift for part, shift in mine) - mine[0][0].first_s[stream]
             own = tuple(shifts[number] for number in self.part_of[stream])
             points: tuple[Point, ...] = ()
-            if len(own) > 1 and self.formats & _BROADCAST:
+            # After FFmpeg's own search in a program stream, times may be half a frame off.
+            if "mpeg" in self.formats or (len(own) > 1 and self.formats & _BROADCAST):
                 points = tuple(
                     Point(p.at_s + own[p.num_breaks], p.position, p.num_breaks) for p in self.points.get(stream, [])
                 )
@@ -335,7 +340,7 @@ def packets_of(container: InputContainer) -> Iterator[av.Packet]:
                 if packet.size:
                     yield packet
             return
-        except av.error.EOFError:
+        except (IndexError, av.error.EOFError):  # PyAV raises the first where a stream appeared on the way
             return
         except (av.error.FFmpegError, OSError):
             continue
@@ -387,7 +392,7 @@ def declared_end_s(container: InputContainer, stream: av.stream.Stream) -> float
     """When the stream ends in its own clock, in seconds, as declared; None where it is not, or only guessed."""
     assert stream.time_base is not None
     formats = set(container.format.name.split(","))
-    if formats & (RAW_FORMATS | _BROADCAST):
+    if not formats & _DECLARING:
         return None
     if stream.duration and stream.duration > 0:
         return float((stream.duration + (stream.start_time or 0)) * stream.time_base)

@@ -95,14 +95,21 @@ def _unread_share(path: str, stream_index: int, at_s: float, begin: int, end: in
     Raises:
         MediaError: the file cannot be opened.
     """
-    covered = 0
-    with open_container(path) as container:
-        stream = container.streams[stream_index]
-        with suppress(av.error.FFmpegError, OverflowError, ZeroDivisionError):
-            container.seek(round((at_s - 1.0) / float(stream.time_base or 0)), stream=stream)
-        for packet in packets_of(container):
-            if packet.pos is not None and packet.stream_index == stream_index and packet.pos >= end:
-                break
-            if packet.pos is not None and begin <= packet.pos < end:
-                covered += packet.size + _HEADER_BYTES
+    for back_s in (1.0, None):
+        covered, first = 0, None
+        with open_container(path) as container:
+            stream = container.streams[stream_index]
+            if back_s is not None:
+                with suppress(av.error.FFmpegError, OverflowError, ZeroDivisionError):
+                    container.seek(round((at_s - back_s) / float(stream.time_base or 0)), stream=stream)
+            for packet in packets_of(container):
+                if packet.pos is None:
+                    continue
+                first = packet.pos if first is None else first
+                if packet.stream_index == stream_index and packet.pos >= end:
+                    break
+                if begin <= packet.pos < end:
+                    covered += packet.size + _HEADER_BYTES
+        if first is not None and first <= begin:
+            break  # else the search by time led past the place: read from the start
     return max(1 - covered / max(end - begin, 1), 0.0)

@@ -165,7 +165,8 @@ def frame_rate_of(stream: VideoStream, *, is_raw: bool = False) -> float:
     """Frames per second on average, 0 where unknown or absurd; of a raw stream what its own headers state."""
     rates = [stream.average_rate, stream.guessed_rate, stream.base_rate]
     if is_raw:
-        rates.insert(0, stream.guessed_rate)  # the average is FFmpeg's default there
+        # The average is FFmpeg's default there.
+        rates = [stream.codec_context.framerate, stream.guessed_rate, *rates]
     for rate in rates:
         if rate and 0 < rate <= 1000:
             return float(rate)
