@@ -62,10 +62,12 @@ def test_it_learns_and_reports(tmp_path: Path) -> None:
         held_out=cases.samples(9, seed=2), device="cpu", on_progress=seen.append,
     )  # fmt: skip
     assert result.state.metrics["accuracy"] == 1.0
-    assert result.state.step == 15 * 3 == len(seen)
-    assert [p.total for p in seen] == [45] * 45
-    assert seen[0].eta_s is None
-    assert seen[-1].eta_s == 0.0
+    steps = [now for now in seen if now.phase == "training"]
+    assert result.state.step == 15 * 3 == len(steps)
+    assert [now.total for now in steps] == [45] * 45
+    assert steps[0].eta_s is None
+    assert steps[-1].eta_s == 0.0
+    assert {now.phase for now in seen} == {"training", "evaluating"}  # held-out clips, after each epoch
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
     assert losses[-1] < 0.2 * losses[0]
