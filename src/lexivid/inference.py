@@ -456,7 +456,7 @@ class _FrameGrid:
                 owners.append(len(fresh))  # 0: the last frame of the batch before
                 if index in self.wanted:
                     self.thumbnails.append((float(time_s), frame))
-            known = [] if feature is None else [feature]
+            known: list[Tensor] = [] if feature is None else [feature]
             encoded = torch.cat([*known, backbone.encode_images(torch.stack(fresh))]) if fresh else feature
             if encoded is None or not owners:
                 continue

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 
 class Interrupted(KeyboardInterrupt):
@@ -49,13 +50,13 @@ def finish_first() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     arrived: list[tuple[int, FrameType | None]] = []
 
     def note(signum: int, frame: FrameType | None) -> None:
         arrived.append((signum, frame))
         if len(arrived) > 1:
-            handlers[signum](signum, frame)  # type: ignore[operator,misc]
+            handlers[signum](signum, frame)
 
     own = [number for number, handler in handlers.items() if callable(handler)]
     try:
@@ -67,7 +68,7 @@ def finish_first() -> Iterator[None]:
             signal.signal(number, handlers[number])
     if arrived:
         signum, frame = arrived[0]
-        handlers[signum](signum, frame)  # type: ignore[operator,misc]
+        handlers[signum](signum, frame)
 
 
 @contextmanager

@@ -162,7 +162,8 @@ def _deep(frame: VideoFrame, width: int, height: int) -> np.ndarray:
     if not _is_ycgco(frame):
         return _scaled(frame, width, height, "rgb48le")
     planes = _scaled(frame, width, height, "yuv444p16le", matrix=1).astype(np.float32)
-    y, cg, co = (planes[..., channel] for channel in range(3))
+    coded: list[np.ndarray] = [planes[..., channel] for channel in range(3)]
+    y, cg, co = coded
     if frame.color_range == 2:
         y, cg, co = y / 65535, (cg - 32768) / 65535, (co - 32768) / 65535
     else:

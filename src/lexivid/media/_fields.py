@@ -25,8 +25,8 @@ def first_field(frame: VideoFrame) -> VideoFrame:
     """The even lines of a frame, as a frame of half the height. (In their own planes: chroma of 4:2:0 is in fields.)"""
     field = VideoFrame(frame.width, (frame.height + 1) // 2, frame.format.name)
     for plane, half in zip(frame.planes, field.planes, strict=True):
-        lines = np.frombuffer(plane, np.uint8)[: plane.height * plane.line_size].reshape(plane.height, -1)
-        target = np.frombuffer(half, np.uint8)[: half.height * half.line_size].reshape(half.height, -1)
+        lines = np.frombuffer(memoryview(plane), np.uint8)[: plane.height * plane.line_size].reshape(plane.height, -1)
+        target = np.frombuffer(memoryview(half), np.uint8)[: half.height * half.line_size].reshape(half.height, -1)
         num = min(lines.shape[1], target.shape[1])
         even = lines[::2, :num][: half.height]
         target[: len(even), :num] = even

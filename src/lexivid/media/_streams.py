@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import av
-from av.container import InputContainer
+from av.container import Container, InputContainer
 from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
@@ -228,13 +228,13 @@ def _decisive(best: tuple[int, ...], others: Sequence[tuple[int, ...]], words: S
 # ---- what only FFmpeg's description tells
 
 
-def _description(container: InputContainer) -> str:
+def _description(container: Container) -> str:
     """What `ffmpeg -i` prints of a file. (It comes by way of FFmpeg's log, which all threads share.)"""
     with _describing:
         level = av.logging.get_level()
         av.logging.set_level(av.logging.INFO)
         try:
-            return container.dumps_format()
+            return container.dumps_format()  # type: ignore[attr-defined]
         finally:
             av.logging.set_level(level)
 
