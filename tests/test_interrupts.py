@@ -188,7 +188,7 @@ def test_training_on_the_command_line(data: Path, clip_folder: Path, tmp_path: P
     assert status == 128 + signum
     (kept,) = list_checkpoints(out / "checkpoints", "step")
     step = load_checkpoint(kept).state["step"]
-    (line,) = said.splitlines()
+    *_, line = said.splitlines()  # before it a line a minute, on a slow machine
     assert (
         line
         == f"interrupted: {step} steps are done and kept in {out}; the same command with --resume goes on from there"
@@ -209,8 +209,7 @@ def test_start_up_is_interrupted_in_a_sentence(data: Path, clip_folder: Path, tm
         os.killpg(training.process.pid, signal.SIGINT)  # type: ignore[union-attr]
         status, said = training.ended()
     assert status == 130
-    assert len(said.splitlines()) == 1
-    assert said.startswith("interrupted")
+    assert [line for line in said.splitlines() if not line.startswith("starting")][-1].startswith("interrupted")
 
 
 def test_a_second_ctrl_c_ends_at_once(data: Path, clip_folder: Path, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ from lexivid.models.trained import TrainedModel
 from lexivid.storage import write_atomically
 from lexivid.training.clips import TrainingClips, draw_clips, identified, open_clips, open_held_out
 from lexivid.training.distributed import is_sharded, load_trained, make_accelerator, trained_state
-from lexivid.training.log import OnProgress, held_out
+from lexivid.training.log import OnProgress, Progress, held_out
 from lexivid.training.loop import FitResult, OnEpoch, fit
 from lexivid.training.recipe import Recipe, load_recipe
 
@@ -177,7 +177,7 @@ def train(
         _write_summary(out, summary)
         model.save_config(out)
         own_clips = data.files.held_out if data.files else None
-        calibrate(model, data.held_out, num_workers=recipe.data.num_workers, clips=own_clips)
+        calibrate(model, data.held_out, num_workers=recipe.data.num_workers, clips=own_clips, on_progress=on_progress)
         summary |= _fitted(model)
         model.save_config(out)
         _write_summary(out, summary)
@@ -311,7 +311,12 @@ def trained_model(recipe: Recipe, backbone: Backbone, system: System, base_class
 
 
 def calibrate(
-    model: TrainedModel, held_out: Samples | None, *, num_workers: int, clips: Sequence[Clip] | None = None
+    model: TrainedModel,
+    held_out: Samples | None,
+    *,
+    num_workers: int,
+    clips: Sequence[Clip] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> None:
     """Fit what held-out base clips can say: the offset between base and novel classes of a softmax, and what a label's
     standing is worth. What they do not suffice for stays unset, and `model.not_fitted` says why.
@@ -332,6 +337,7 @@ def calibrate(
             model, held_out, classes=model.base_classes, batch_size=16, num_workers=num_workers,
             paths=[clip.path for clip in clips] if clips else None,
             groups=recording_names(clips) if clips else None,
+            on_progress=on_progress and (lambda done, total: on_progress(Progress("calibrating", done, total))),
         )  # fmt: skip
     except LexividError as error:
         whats = ("evidence",) if model.scales is not None else ("calibration", "evidence")
