@@ -18,8 +18,9 @@ from av.video.stream import VideoStream
 
 from lexivid.errors import MediaError
 from lexivid.media._container import LATE_DEMUXERS, MAX_PIXELS, RAW_FORMATS, check_declared_sizes, open_container
-from lexivid.media._extent import MAX_TIME_S, Extent, PartClock, Point, Reach, extent_of
+from lexivid.media._extent import Extent, extent_of
 from lexivid.media._gaps import Gaps
+from lexivid.media._parts import MAX_TIME_S, PartClock, Point, Reach
 from lexivid.media._refusal import has_no_frames, is_locked, shown
 from lexivid.media._streams import codec_name, frame_rate_of, is_encrypted, pick_audio, pick_video
 

@@ -21,8 +21,9 @@ import torch
 
 from lexivid.errors import LexividError, MediaError
 from lexivid.media._container import LATE_DEMUXERS, open_container
-from lexivid.media._extent import PartClock, reach_in_parts
+from lexivid.media._extent import reach_in_parts
 from lexivid.media._mixing import Mix, has_rate_of_sound, layout_of, mix_of, samples_of
+from lexivid.media._parts import PartClock
 from lexivid.media._refusal import shown
 from lexivid.media._streams import pick_video
 

@@ -20,7 +20,8 @@ from lexivid.errors import MediaError
 from lexivid.media._colour import approximation
 from lexivid.media._container import MediaInfo, open_container
 from lexivid.media._cursor import Cursor, pts_of
-from lexivid.media._extent import Reach, declared_end_s, extent_of
+from lexivid.media._extent import declared_end_s, extent_of
+from lexivid.media._parts import Reach
 from lexivid.media._picture import Presentation, orientation, to_rgb
 from lexivid.media._refusal import shown
 from lexivid.media._streams import (
