@@ -174,8 +174,9 @@ def fit_classes_out(folds: Sequence[Fold]) -> Calibration:
     before = float(np.mean([harmonic_mean(*accuracies(fold, offset=0.0)) for fold in folds]))
     base, novel = sides.mean(axis=0).tolist()
     return Calibration(
-        offset, (), "classes-out", sum(len(f.targets) for f in folds), len(folds), base, novel, mean, before
-    )
+        offset, method="classes-out", num_clips=sum(len(f.targets) for f in folds), num_folds=len(folds),
+        base=base, novel=novel, harmonic_mean=mean, before=before,
+    )  # fmt: skip
 
 
 def fit_held_out(folds: Mapping[int, Sequence[Fold]], *, spare: float = 0.05) -> Calibration:
@@ -202,7 +203,9 @@ def fit_held_out(folds: Mapping[int, Sequence[Fold]], *, spare: float = 0.05) ->
         lost = int(spare * len(limits))
         table.append((number, float((limits[max(0, lost - 1)] + limits[lost]) / 2) - 1e-9))
     first = next(iter(folds.values()))[0]
-    fitted = Calibration(0.0, tuple(table), "held-out", len(first.targets), sum(map(len, folds.values())))
+    fitted = Calibration(
+        offsets=tuple(table), method="held-out", num_clips=len(first.targets), num_folds=sum(map(len, folds.values()))
+    )
     return replace(fitted, offset=fitted.offset_for(int(first.is_base.sum())))
 
 

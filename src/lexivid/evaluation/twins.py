@@ -96,7 +96,7 @@ def _key(recipe: Recipe, clips: RunClips, backbone: Backbone, left_out: Sequence
 
 
 def _show(on_progress: Callable[[int, int], None] | None, place: int, num_twins: int, now: Progress) -> None:
-    if on_progress and now.total:
+    if on_progress and now.phase == "training" and now.total:
         on_progress(place * now.total + now.step, num_twins * now.total)
 
 
