@@ -12,7 +12,6 @@ import pytest
 from valid_files import CONTAINERS, EDITS, ENCODERS, RATES, Case, differences, draw, explanation, make, reference
 
 
-
 def one_of_each() -> list[int]:
     """Seeds of short files, each with another pair of container and edit."""
     found: dict[tuple[str, str | None], int] = {}
