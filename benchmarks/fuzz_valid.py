@@ -47,24 +47,32 @@ def run(seed: int) -> dict:
     return {**row, "differences": found, "commands": made.commands}
 
 
+def report(row: dict) -> None:
+    """What is to be said of a file, a line a difference."""
+    for kind, said in row.get("differences", {}).items():
+        print(f"{row['seed']:5} {row['container']} {row['codec']} {kind}: {said}", flush=True)
+    if "not_made" in row:
+        print(f"{row['seed']:5} {row['container']} {row['codec']} not made: {row['not_made'][-200:]}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--num-cases", type=int, default=1500)
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=60.0, help="begin no file after so long")
     parser.add_argument("--num-workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     args = parser.parse_args()
     began = time.perf_counter()
-    rows = []
+    rows: list[dict] = []
+    end = args.first_seed + args.num_cases
     with ProcessPoolExecutor(args.num_workers) as pool:
-        for row in pool.map(run, range(args.first_seed, args.first_seed + args.num_cases)):
-            rows.append(row)
-            for kind, said in row.get("differences", {}).items():
-                print(f"{row['seed']:5} {row['container']} {row['codec']} {kind}: {said}", flush=True)
-            if "not_made" in row:
-                print(
-                    f"{row['seed']:5} {row['container']} {row['codec']} not made: {row['not_made'][-200:]}", flush=True
-                )
+        for first in range(args.first_seed, end, 20):
+            if time.perf_counter() - began > 60 * args.minutes:
+                break
+            for row in pool.map(run, range(first, min(first + 20, end))):
+                rows.append(row)
+                report(row)
     compared = [row for row in rows if "differences" in row]
     differ = [row for row in compared if row["differences"]]
     version = subprocess.run([FFMPEG, "-version"], capture_output=True, text=True, check=True).stdout.split()[2]

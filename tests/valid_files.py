@@ -251,23 +251,40 @@ class Reference:
 
 def reference(path: Path, *, sound: bool) -> Reference:
     """Decode with ffmpeg, every frame as it comes, turned and converted to RGB."""
-    command = [FFMPEG, "-v", "info", "-nostdin", "-nostats", "-i", str(path), "-map", "0:v:0"]
-    command += ["-vf", "format=rgb24,showinfo=checksum=0", "-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1"]
-    if sound:
-        command += ["-map", "0:a:0", "-af", "ashowinfo", "-f", "null", "-"]
-    done = subprocess.run(command, capture_output=True, timeout=120)
+    command = [FFMPEG, "-v", "info", "-nostdin", "-nostats", "-i", str(path)]
+    pictures = ["-map", "0:v:0", "-vf", "format=rgb24,showinfo=checksum=0", "-fps_mode", "passthrough"]
+    # Each run takes the other stream along: ffmpeg counts time from the first of the streams that it takes.
+    pictures += ["-f", "rawvideo", "pipe:1", *(["-map", "0:a:0", "-c", "copy", "-f", "null", "-"] if sound else [])]
+    done = subprocess.run([*command, *pictures], capture_output=True, timeout=120)
     said = done.stderr.decode(errors="replace")
     found = re.findall(r"showinfo_\d+ @ .*? pts_time:(\S+) +duration: *\S+ duration_time:(\S+) .*? s:(\d+)x(\d+)", said)
-    found = [line for line in found if line]
     if not found:
         raise RuntimeError(f"ffmpeg decodes nothing of {path.name}: {said[-300:]}")
     times, lengths = np.array([[float(a), float(b)] for a, b, _, _ in found]).T
     width, height = int(found[0][2]), int(found[0][3])
-    frames = np.frombuffer(done.stdout, np.uint8).reshape(-1, height, width, 3)
-    heard = re.findall(r"ashowinfo_\d+ @ .*? pts_time:(\S+) .*? rate:(\d+) nb_samples:(\d+)", said)
+    frames = np.frombuffer(done.stdout, np.uint8).reshape(len(times), height, width, 3)
     span = None
-    if heard:
-        span = float(heard[0][0]), float(heard[-1][0]) + int(heard[-1][2]) / int(heard[-1][1])
+    if sound:  # in a run of its own: ffmpeg mixes up the lines of two filters
+        tones = [
+            "-map",
+            "0:a:0",
+            "-af",
+            "ashowinfo",
+            "-f",
+            "null",
+            "-",
+            "-map",
+            "0:v:0",
+            "-c",
+            "copy",
+            "-f",
+            "null",
+            "-",
+        ]
+        done = subprocess.run([*command, *tones], capture_output=True, text=True, errors="replace", timeout=120)
+        heard = re.findall(r"ashowinfo_\d+ @ .*? pts_time:(\S+) .*? rate:(\d+) nb_samples:(\d+)", done.stderr)
+        if heard:
+            span = float(heard[0][0]), float(heard[-1][0]) + int(heard[-1][2]) / int(heard[-1][1])
     return Reference(frames, times, lengths, span)
 
 
