@@ -17,7 +17,6 @@ from lexivid.media import Views, read_views
 
 # The ffmpeg of the tests is that of a Python package (one version on every machine) and never one that is installed.
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
-needs_ffmpeg = pytest.mark.filterwarnings()  # nothing is needed any more: to be deleted
 
 
 def ffmpeg(*args: str | Path) -> None:

@@ -13,7 +13,6 @@ from media_files import (
     ffmpeg,
     make_video,
     mp3_with_cover,
-    needs_ffmpeg,
     png,
     reference_frames,
     why,
@@ -85,7 +84,6 @@ ODD_NAMES = [
 ]
 
 
-@needs_ffmpeg
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_a_name_is_a_name_and_nothing_else(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_video(tmp_path / "plain.mp4", *X264, seconds=0.2)
@@ -101,7 +99,6 @@ def test_a_name_that_is_not_text(tmp_path: Path) -> None:
     assert r"bad\udcff\n.mp4" in why(path)
 
 
-@needs_ffmpeg
 def test_sound_alone_is_no_video(tmp_path: Path) -> None:
     ffmpeg("-f", "lavfi", "-i", "sine=duration=1", tmp_path / "a.wav")
     assert "a.wav' has sound but no pictures" in why(tmp_path / "a.wav")
@@ -113,7 +110,6 @@ def test_sound_alone_is_no_video(tmp_path: Path) -> None:
     assert len(read_waveform(cover)) > 15000
 
 
-@needs_ffmpeg
 def test_a_codec_that_nobody_knows(tmp_path: Path) -> None:
     path = make_video(tmp_path / "a.avi", "-c:v", "mjpeg", seconds=0.4)
     path.write_bytes(path.read_bytes().replace(b"MJPG", b"QQQQ"))
@@ -125,7 +121,6 @@ def test_a_codec_that_nobody_knows(tmp_path: Path) -> None:
 # ---- cut and damaged
 
 
-@needs_ffmpeg
 @pytest.mark.parametrize(
     ("name", "codec"),
     [
@@ -150,7 +145,6 @@ def test_a_file_cut_in_the_middle_gives_what_decodes(name: str, codec: list[str]
     assert np.abs(sampled.times_s - Views().times_s(left, 25.0)).max() < 0.25
 
 
-@needs_ffmpeg
 def test_the_second_plan_decodes_only_what_the_first_did_not(tmp_path: Path) -> None:
     path = make_video(tmp_path / "a.mp4", *X264, "-movflags", "+faststart", "-g", "25", seconds=10)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -164,14 +158,12 @@ def frame_at(path: Path, at_s: float) -> np.ndarray:
     return reference_frames(path)[round(at_s * 25)].transpose(2, 0, 1)
 
 
-@needs_ffmpeg
 def test_a_file_cut_before_its_index(tmp_path: Path) -> None:
     path = make_video(tmp_path / "a.mp4", *X264, seconds=2)
     path.write_bytes(path.read_bytes()[:20_000])
     assert "a.mp4' is cut off before its index (no moov atom)" in why(path)
 
 
-@needs_ffmpeg
 def test_a_file_that_ends_with_its_index(tmp_path: Path) -> None:
     path = make_video(tmp_path / "a.mp4", *X264, "-movflags", "+faststart", seconds=2)
     data = path.read_bytes()
@@ -179,7 +171,6 @@ def test_a_file_that_ends_with_its_index(tmp_path: Path) -> None:
     assert "declares video (h264) of which no frame can be decoded; it seems cut off" in why(path)
 
 
-@needs_ffmpeg
 @pytest.mark.parametrize(
     ("name", "codec"),
     [

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from media_files import ffmpeg, make_video, needs_ffmpeg, reference_frames, reference_times_s, source
+from media_files import ffmpeg, make_video, reference_frames, reference_times_s, source
 
 from lexivid.media import VideoReader, Views, open_video, probe, read_views
 
@@ -15,8 +15,6 @@ X264 = ["-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p"]
 X265 = ["-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "log-level=none:keyint=10"]
 GOP = "keyint=10:bframes=3:b-pyramid=2:scenecut=0"
 VPX = ["-deadline", "realtime", "-cpu-used", "8", "-g", "12"]
-
-pytestmark = needs_ffmpeg
 
 # Every one must give exactly what ffmpeg gives; a few whose conversion differs between versions of FFmpeg stand below.
 EXACT = {

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from media_files import make_video, needs_ffmpeg
+from media_files import make_video
 from typer.testing import CliRunner
 
 from lexivid.backbones import load_backbone
@@ -29,7 +29,6 @@ from lexivid.models.trained import TrainedModel
 from lexivid.training.recipe import Recipe, load_recipe
 from lexivid.training.run import train
 
-pytestmark = needs_ffmpeg
 CLASSES = ("red ball", "running dog", "still lake")
 
 

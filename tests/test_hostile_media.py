@@ -22,7 +22,6 @@ from media_files import (
     in_mpegts,
     make_video,
     mp3_with_cover,
-    needs_ffmpeg,
     png,
     source,
     why,
@@ -74,7 +73,6 @@ BAIT = {
 NAMED = {"hls": "an HLS playlist", "con": "a concat script", "sdp": "an SDP description", "das": "a DASH manifest"}
 
 
-@needs_ffmpeg
 @pytest.mark.parametrize("name", BAIT)
 def test_nothing_else_is_opened(name: str, tmp_path: Path, server: tuple[str, list[str]]) -> None:
     address, asked = server
@@ -104,7 +102,6 @@ def test_nothing_else_is_opened(name: str, tmp_path: Path, server: tuple[str, li
     assert NAMED.get(name[:3], "") in message
 
 
-@needs_ffmpeg
 def test_the_bait_works_without_the_lists(tmp_path: Path, server: tuple[str, list[str]]) -> None:
     """The control for the test above: FFmpeg as it comes does open the file and the address."""
     address, asked = server
@@ -120,7 +117,6 @@ def test_the_bait_works_without_the_lists(tmp_path: Path, server: tuple[str, lis
     assert asked
 
 
-@needs_ffmpeg
 def test_quicktime_references_stay_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = ["-c:v", "rawvideo", "-pix_fmt", "yuv420p"]
     canary = make_video(tmp_path / "canary.mov", *raw, seconds=0.4)
@@ -223,7 +219,6 @@ def hostile(name: str, folder: Path) -> Path:
     return path
 
 
-@needs_ffmpeg
 def test_hostile_sizes_take_no_memory(tmp_path: Path) -> None:
     names = ["a.gif", "a.h264", "a.ts", "a.mp3", "a.apng", "a.avi", "a.mkv", "a.mpg"]
     messages, grown, _ = measured(*(hostile(name, tmp_path) for name in names))
@@ -249,7 +244,6 @@ def test_8k_is_accepted(tmp_path: Path) -> None:
     assert grown < 600
 
 
-@needs_ffmpeg
 def test_a_size_that_changes_on_the_way(tmp_path: Path) -> None:
     parts = [make_video(tmp_path / f"{size}.ts", *X264, size=size, seconds=1) for size in ("128x96", "64x48")]
     path = tmp_path / "both.h264"
@@ -264,7 +258,6 @@ def test_a_size_that_changes_on_the_way(tmp_path: Path) -> None:
         assert {tuple(frame.shape) for _, frame in reader.frames_between()} == {(3, 96, 128)}
 
 
-@needs_ffmpeg
 @pytest.mark.slow
 def test_an_hour_stays_small(tmp_path: Path) -> None:
     path = tmp_path / "hour.mp4"

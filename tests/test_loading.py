@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from media_files import ffmpeg, make_video, needs_ffmpeg, reference_frames, source
+from media_files import ffmpeg, make_video, reference_frames, source
 from torch import Tensor
 
 from lexivid.backbones.preprocess import ImageProcessing
@@ -75,7 +75,6 @@ def _same(first: dict, second: dict) -> bool:
 # ---- what is read
 
 
-@needs_ffmpeg
 @pytest.mark.parametrize(
     ("views", "images"),
     [
@@ -114,7 +113,6 @@ def _expected_flow(frames: np.ndarray, firsts: list[int]) -> Tensor:
     return flow_to_image(flow(np.stack([frames[a] for a, _ in pairs]), np.stack([frames[b] for _, b in pairs])))
 
 
-@needs_ffmpeg
 def test_flow_is_from_each_frame_to_the_files_next(files: dict[str, Path]) -> None:
     """Stride 16 from the end of 50 frames: 1, 17, 33, 49; the last has no next and gets the flow that leads to it."""
     spec = SampleSpec(IMAGES, ALL, train=False, num_frames=4, stride=16, num_clips=2)
@@ -129,7 +127,6 @@ def test_flow_is_from_each_frame_to_the_files_next(files: dict[str, Path]) -> No
     assert not torch.equal(expected, _expected_flow(frames, [0, 16, 32, 48]))  # a neighbour would be noticed
 
 
-@needs_ffmpeg
 def test_flow_where_frames_come_at_odd_times(tmp_path: Path) -> None:
     """Every frame that has its neighbour one step on, however long each is shown; more samples than frames."""
     path = tmp_path / "odd.mkv"
@@ -154,7 +151,6 @@ def test_flow_where_frames_come_at_odd_times(tmp_path: Path) -> None:
     assert len(seen) >= 5
 
 
-@needs_ffmpeg
 def test_frames_are_kept_at_the_working_size(files: dict[str, Path]) -> None:
     """The short side shrinks and never grows; flow has a size of its own, and its motion is in its own pixels."""
     spec = replace(SPEC, work_size=32, flow_size=24, num_windows=3)
@@ -169,7 +165,6 @@ def test_frames_are_kept_at_the_working_size(files: dict[str, Path]) -> None:
     )
 
 
-@needs_ffmpeg
 def test_sound(files: dict[str, Path]) -> None:
     """Normalised as a whole, then cut; a short one is repeated."""
     spec = SampleSpec(IMAGES, ("video", "audio"), train=False, audio_s=0.5, num_audio_views=3)
@@ -183,7 +178,6 @@ def test_sound(files: dict[str, Path]) -> None:
     assert any(torch.equal(repeated, window_of(whole, 800, start=s)) for s in range(200))
 
 
-@needs_ffmpeg
 def test_long_sound_is_sampled(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     info = loading.probe(files["sound"])
     monkeypatch.setattr(_reading, "MAX_SOUND_S", 1.0)
@@ -198,7 +192,6 @@ def test_long_sound_is_sampled(files: dict[str, Path], monkeypatch: pytest.Monke
     assert peaks[-1] - peaks[0] > 0.7 * (whole.argmax(0)[-10] - whole.argmax(0)[10])
 
 
-@needs_ffmpeg
 def test_part_of_a_file(files: dict[str, Path]) -> None:
     """Frames 25 to 37 alone, and the sound of the same time."""
     clip = Clip(str(files["both"]), ("a",), start_s=1.0, end_s=1.52)
@@ -210,7 +203,6 @@ def test_part_of_a_file(files: dict[str, Path]) -> None:
     assert torch.equal(found["audio"][0], sound)
 
 
-@needs_ffmpeg
 @pytest.mark.parametrize(
     ("name", "mask"),
     [("both", [1, 1, 1]), ("silent", [1, 1, 0]), ("sound", [0, 0, 1]), ("one_frame", [1, 0, 0])],
@@ -222,7 +214,6 @@ def test_mask_says_which_streams_are_there(files: dict[str, Path], name: str, ma
         assert [int(found[stream] is not None) for stream in ALL] == mask
 
 
-@needs_ffmpeg
 def test_digital_silence_is_no_sound(files: dict[str, Path], tmp_path: Path) -> None:
     path = tmp_path / "silence.mp4"
     ffmpeg(*source(size="64x48"), "-f", "lavfi", "-i", "anullsrc=r=16000:d=2", *H264, "-c:a", "aac", "-shortest", path)
@@ -230,7 +221,6 @@ def test_digital_silence_is_no_sound(files: dict[str, Path], tmp_path: Path) -> 
     assert _samples(SPEC, path)[0]["mask"].tolist() == [True, True, False]
 
 
-@needs_ffmpeg
 def test_inputs_leave_the_mask_in_the_models_order(files: dict[str, Path]) -> None:
     found = _samples(replace(SPEC, inputs=("audio",)), files["both"])[0]
     assert found["mask"].tolist() == [False, False, True]
@@ -251,7 +241,6 @@ def test_windows_in_time() -> None:
     assert SPEC.windows.num_windows == 1
 
 
-@needs_ffmpeg
 def test_training_draws_from_all_windows(files: dict[str, Path], tmp_path: Path) -> None:
     spec = replace(SPEC, inputs=("video",), num_windows=3, crop_scale=1.0, mirror=False, colour=0.0)
     samples = _samples(spec, files["both"], cache=ClipCache(tmp_path))
@@ -266,7 +255,6 @@ def test_training_draws_from_all_windows(files: dict[str, Path], tmp_path: Path)
 # ---- what a sample depends on
 
 
-@needs_ffmpeg
 def test_samples_depend_on_seed_epoch_and_index_alone(files: dict[str, Path], tmp_path: Path) -> None:
     paths = [files["both"], files["silent"], files["both"]]
     cache = ClipCache(tmp_path)
@@ -290,7 +278,6 @@ def test_samples_depend_on_seed_epoch_and_index_alone(files: dict[str, Path], tm
     assert _same(backwards[2], first)
 
 
-@needs_ffmpeg
 def test_leaving_a_stream_out_does_not_change_the_others(files: dict[str, Path]) -> None:
     every = _samples(SPEC, files["both"])[0]
     for inputs in (("video",), ("flow",), ("audio",), ("video", "audio")):
@@ -307,7 +294,6 @@ def _box(ramps: Tensor) -> Tensor:
     return torch.stack([x.mean(), y.mean(), *slopes])
 
 
-@needs_ffmpeg
 @pytest.mark.parametrize(("size", "work_size", "flow_size"), [("320x240", 256, 224), ("426x240", 100, 161)])
 def test_frames_and_flow_share_their_crop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str, work_size: int, flow_size: int
@@ -340,7 +326,6 @@ def test_frames_and_flow_share_their_crop(
     assert (furthest < torch.tensor([0.01, 0.01, 0.03, 0.03])).all(), f"boxes of frames and flow differ by {furthest}"
 
 
-@needs_ffmpeg
 def test_a_cached_clip_is_not_opened(files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [files["both"], files["silent"], files["sound"]]
     before = [_samples(SPEC, *paths, cache=ClipCache(tmp_path))[i] for i in range(3)]
@@ -349,7 +334,6 @@ def test_a_cached_clip_is_not_opened(files: dict[str, Path], tmp_path: Path, mon
     assert all(_same(a, b) for a, b in zip(before, after, strict=True))
 
 
-@needs_ffmpeg
 @pytest.mark.parametrize(
     "change",
     [
@@ -370,7 +354,6 @@ def test_what_decides_pictures_is_in_the_key(files: dict[str, Path], tmp_path: P
     assert _same(_samples(spec, files["both"], cache=ClipCache(tmp_path))[0], _samples(spec, files["both"])[0])
 
 
-@needs_ffmpeg
 def test_a_file_that_changed_is_read_again(files: dict[str, Path], tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     path.write_bytes(files["both"].read_bytes())
@@ -383,7 +366,6 @@ def test_a_file_that_changed_is_read_again(files: dict[str, Path], tmp_path: Pat
 # ---- what cannot be read
 
 
-@needs_ffmpeg
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
@@ -402,13 +384,11 @@ def test_failures(files: dict[str, Path], tmp_path: Path, name: str, reason: str
     assert found["index"] == 0
 
 
-@needs_ffmpeg
 def test_a_part_behind_the_end_fails(files: dict[str, Path]) -> None:
     found = ClipSamples([Clip(str(files["both"]), ("a",), start_s=5.0)], SPEC, classes=["a"])[0]
     assert "begins at 5 s, but the pictures end at 2.00 s" in found["failed"]
 
 
-@needs_ffmpeg
 def test_a_file_that_is_cut_off_says_so(files: dict[str, Path], tmp_path: Path) -> None:
     """What decodes is used, and the warning survives the cache."""
     whole = make_video(tmp_path / "whole.mkv", *H264, seconds=4.0)
@@ -423,7 +403,6 @@ def test_a_file_that_is_cut_off_says_so(files: dict[str, Path], tmp_path: Path) 
     assert loader.warnings == [(str(path), warning)]
 
 
-@needs_ffmpeg
 def test_a_fault_of_one_clip_is_counted_and_of_the_settings_is_raised(
     files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -440,7 +419,6 @@ def test_a_fault_of_one_clip_is_counted_and_of_the_settings_is_raised(
         _samples(SPEC, files["both"])[0]
 
 
-@needs_ffmpeg
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_loader_counts_what_failed_and_replaces_nothing(files: dict[str, Path], num_workers: int) -> None:
     names = ["both", "missing", "silent", "text", "sound"]
@@ -466,7 +444,6 @@ def _rows(batches: list) -> list[tuple]:
     return [(batch, int(index)) for batch in batches for index in batch.indices]
 
 
-@needs_ffmpeg
 def test_a_batch_of_mixed_clips(files: dict[str, Path]) -> None:
     """Rows of streams that a clip lacks are zeros; a batch of failures alone is empty."""
     samples = _samples(SPEC, files["both"], files["sound"], files["missing"], files["text"])
@@ -482,7 +459,6 @@ def test_a_batch_of_mixed_clips(files: dict[str, Path]) -> None:
     assert len(second.failures) == 2
 
 
-@needs_ffmpeg
 def test_loader_does_not_depend_on_workers_and_resumes(files: dict[str, Path], tmp_path: Path) -> None:
     paths = [files[name] for name in ("both", "silent", "sound", "both", "silent", "both", "missing")]
     runs = []
@@ -584,7 +560,6 @@ def test_real_clips(media: Path) -> None:
 # ---- several labels at once
 
 
-@needs_ffmpeg
 def test_several_labels_are_a_row_of_truths(files: dict[str, Path]) -> None:
     clips = [
         Clip(str(files["both"]), ("drum", "dog")),

@@ -11,13 +11,11 @@ import av
 import numpy as np
 import pytest
 import torch
-from media_files import ffmpeg, make_video, needs_ffmpeg, reference_waveform, source
+from media_files import ffmpeg, make_video, reference_waveform, source
 
 from lexivid.data._reading import read_log_mel
 from lexivid.errors import LexividError, MediaError
 from lexivid.media import probe, read_sound, read_waveform
-
-pytestmark = needs_ffmpeg
 
 LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "quad", 6: "5.1", 8: "7.1"}
 
