@@ -25,7 +25,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from media_files import FFMPEG
-from valid_files import Made, differences, draw, make
+from valid_files import Made, differences, draw, explanation, make
 
 from lexivid import __version__
 
@@ -44,7 +44,8 @@ def run(seed: int) -> dict:
             found = differences(made.path, case)
         except RuntimeError as error:
             return {**row, "not_made": str(error)}
-    return {**row, "differences": found, "commands": made.commands}
+    why = {kind: explanation(case, kind) for kind in found}
+    return {**row, "differences": found, "explanations": why, "commands": made.commands}
 
 
 def report(row: dict) -> None:
@@ -92,6 +93,7 @@ def main() -> None:
         "files_that_agree": len(compared) - len(differ),
         "files_by_container": dict(Counter(row["container"] for row in compared).most_common()),
         "files_by_codec": dict(Counter(row["codec"] for row in compared).most_common()),
+        "files_that_differ_without_explanation": sum(None in row["explanations"].values() for row in differ),
         "differences_by_kind": dict(Counter(kind for row in differ for kind in row["differences"]).most_common()),
         "differences": differ,
     }

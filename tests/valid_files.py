@@ -147,7 +147,7 @@ def can_be(case: Case, edit: str) -> bool:
     if edit == "joined":
         return case.container in CAN_BE_CAT.union(CAN_BE_CUT)
     if edit.startswith("cut"):
-        return case.container in CAN_BE_CUT
+        return case.container in CAN_BE_CUT and (case.container, edit) != ("nut", "cut with negative times")
     if edit == "shifted":
         return case.container in HAVE_TIMES - {"flv", "wmv"}
     return mp4 and (edit == "fragmented" or (case.codec in B_FRAMES and case.b_frames > 0))
@@ -352,6 +352,39 @@ def random_access(path: Path, times: np.ndarray, frames: list[torch.Tensor], cas
     return None
 
 
+# (containers, codecs, edits or None for all, kinds of difference, why), as docs/media.md tells in more words.
+EXPLAINED = [
+    (
+        "mpg vob ts m2ts",
+        "mpeg1 mpeg2",
+        None,
+        "times duration",
+        "only some frames carry a time; each counts on by itself",
+    ),
+    ("wmv", "wmv2 mpeg4", None, "start", "the first packet of Windows Media sound holds no sound"),
+    ("wmv", "wmv2 mpeg4", None, "duration", "the length of the last frame is stored nowhere"),
+    ("flv", "flv1", None, "duration", "the length of the last frame is stored nowhere"),
+    ("avi", "xvid mpeg4", None, "duration", "a packet of two frames, and one of none, at a cut"),
+]
+# The same, where ffmpeg is right.
+NOT_MENDED = [
+    ("mpg vob", "mpeg1 mpeg2", None, "frames picture start sound", "a cut or a join drops a few frames"),
+    (
+        "flv",
+        "h264 flv1",
+        "cut with negative times",
+        "times duration warning",
+        "times below zero, which FLV cannot hold",
+    ),
+    ("nut", "h264 mpeg4 ffv1", "shifted", "warning duration", "the time before the first picture counts as lost"),
+    ("nut flv", "h264 mpeg4 ffv1 flv1", "joined", "warning duration", "sound longer than pictures counts as damage"),
+]
+
+
 def explanation(case: Case, kind: str) -> str | None:
-    """Why a difference of this kind is right for such a file, as docs/media.md says, or None if it is a fault."""
+    """Why a difference of this kind is known for such a file, or None if it is a new fault."""
+    for containers, codecs, edit, kinds, why in (*EXPLAINED, *NOT_MENDED):
+        fits = case.container in containers.split() and case.codec in codecs.split() and kind in kinds.split()
+        if fits and edit in (None, case.edit):
+            return why
     return None
