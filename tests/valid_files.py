@@ -368,6 +368,7 @@ EXPLAINED = [
 ]
 # The same, where ffmpeg is right.
 NOT_MENDED = [
+    ("mxf", "h264", None, "size", "a crop at the left in the codec is taken off twice"),
     ("mpg vob", "mpeg1 mpeg2", None, "frames picture start sound", "a cut or a join drops a few frames"),
     (
         "flv",
