@@ -10,14 +10,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from training_cases import COLOURS, make_clip
+from typer.testing import CliRunner
 
 from lexivid.backbones import load_backbone
+from lexivid.cli import app
 from lexivid.errors import LabelError
 from lexivid.inference import Classifier
+from lexivid.inference_trained import TrainedClassifier
 from lexivid.labels import Label, check_labels, read_labels_file, read_names, split_labels, with_phrases
 from lexivid.labels.database import create_database, open_database
 from lexivid.labels.identifiers import class_key, words_of
 from lexivid.models.label_encoders import open_encoder
+from lexivid.models.mov import MOV, MOVConfig
+from lexivid.models.trained import TrainedModel
 
 
 @pytest.mark.parametrize(
@@ -285,3 +291,34 @@ def test_a_database_of_before_keeps_its_vectors(clip_folder: Path, tmp_path: Pat
     )
     assert (vocabulary.labels, vocabulary.phrases) == (("HorseRace",), ("HorseRace",))
     torch.testing.assert_close(vocabulary.vectors, encoder.encode(["HorseRace"]))
+
+
+def test_a_trained_model_knows_its_base_classes_by_name_and_phrase(clip_folder: Path) -> None:
+    """However a label is spelled, it is read as in training; what the user says counts more."""
+    backbone = load_backbone(str(clip_folder), device="cpu", dtype="float32")
+    mov = MOV.from_backbone(backbone, MOVConfig.for_backbone(backbone, modalities=("video",))).eval()
+    model = TrainedModel(backbone, mov, ("horse race", "Brush_Hair", "surfing"), "name", ("video",))
+    classifier = TrainedClassifier(model)
+    made = classifier.prepare(["golf", "HorseRace", "brush hair", "SURFING", Label("horse", "horse race")])
+    assert made.labels == ("golf", "HorseRace", "brush hair", "SURFING", "horse")
+    assert made.phrases == ("golf", "horse race", "Brush_Hair", "surfing", "horse race")
+    assert classifier._is_base(made).tolist() == [False, True, True, True, True]
+    assert not classifier._is_base(classifier.prepare({"surfing": "surfing the web"})).any()
+
+
+def test_names_on_the_command_line(clip_folder: Path, tmp_path: Path) -> None:
+    film = tmp_path / "a.mp4"
+    make_clip(film, COLOURS["red"], step=1, tone_hz=None, num=8)
+    (tmp_path / "classInd.txt").write_text("1 HorseRace\n2 BrushHair\n")
+    (tmp_path / "names.csv").write_text("HorseRace,horses on a track\nGolf,golf\n")
+    words = [
+        "classify", str(film), "--labels-file", str(tmp_path / "classInd.txt"), "--names", str(tmp_path / "names.csv"),
+        "--model", str(clip_folder), "--device", "cpu", "--format", "csv",
+    ]  # fmt: skip
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert {line.split(",")[7] for line in done.stdout.splitlines()[1:]} == {"HorseRace", "BrushHair"}
+    said = " ".join(done.stderr.split())
+    assert "names that no label has: 'Golf'" in said
+    assert said.count("'BrushHair' as 'brush hair'") == 1
+    assert "'HorseRace' as" not in said
