@@ -1,0 +1,48 @@
+"""Files damaged at random are read, or refused by one clear error, in bounded memory and time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from damaged_files import KINDS, damaged, make_valid
+
+from lexivid.media import Views, probe, read_sound, read_views
+
+SCRIPT = Path(__file__).parent.parent / "benchmarks" / "fuzz_damaged.py"
+NUM_CASES = 3 * len(KINDS)
+
+
+@pytest.mark.slow
+def test_damaged_files_are_read_or_refused(tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    command = [sys.executable, SCRIPT, "--num-cases", str(NUM_CASES), "--out", out]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    result = json.loads(out.read_text())
+    assert result["failures"] == []
+    assert sum(result["frames"].values()) == sum(result["sound"].values()) == NUM_CASES
+    assert result["frames"]["read"] > 20  # the damage is such that there is something to read
+    assert result["sound"]["read"] > 40
+    assert result["largest_mib"] < 1024
+    assert result["longest_sound"][0]["sound_s"] < 120
+
+
+def test_valid_files_are_read(tmp_path: Path) -> None:
+    """What is damaged is whole before."""
+    valid = make_valid(tmp_path)
+    assert max(map(len, valid.values())) < 2 << 20
+    for number, kind in enumerate(KINDS):
+        assert damaged(number, valid)[0] == kind
+        assert damaged(number, valid) == damaged(number, valid)
+        info = probe(tmp_path / kind)
+        assert info.has_video or info.has_audio
+        if info.has_video:
+            assert read_views(tmp_path / kind, Views(num_frames=2)).warnings == ()
+        if info.has_audio:
+            heard = read_sound(tmp_path / kind)
+            assert heard.warnings == ()
+            assert 1.9 < len(heard.waveform) / heard.sample_rate_hz < 2.2
