@@ -304,9 +304,11 @@ class Classifier:
             features,
             vocabulary,
             multi_label,
-            duration_s=sampled.info.duration_s,
+            duration_s=sampled.info.end_s,
             warnings=tuple(sampled.warnings),
-            thumbnails=pick_thumbnails(sampled.times_s.ravel(), sampled.frames.flatten(0, 1), num_thumbnails),
+            thumbnails=pick_thumbnails(
+                sampled.info.video_start_s + sampled.times_s.ravel(), sampled.frames.flatten(0, 1), num_thumbnails
+            ),
         )
 
     def _encode_views(self, sampled: SampledFrames, views: Views) -> Tensor:
@@ -398,7 +400,7 @@ class _FrameGrid:
     def __init__(self, classifier: Classifier, video: VideoReader, window_s: float, num_thumbnails: int) -> None:
         self.classifier, self.video = classifier, video
         self.start_s = video.info.video_start_s
-        self.declared_s = max(self.start_s + video.info.duration_s, 1e-3)
+        self.declared_s = max(video.info.end_s, 1e-3)
         self.hop_s = min(window_s / HOPS_PER_WINDOW, self.declared_s)
         step_s = self.hop_s / FRAMES_PER_HOP
         times = (np.arange(math.ceil(self.declared_s / step_s - 1e-6)) + 0.5) * step_s
@@ -455,7 +457,7 @@ class _FrameGrid:
                     last_time = time_s
                 owners.append(len(fresh))  # 0: the last frame of the batch before
                 if index in self.wanted:
-                    self.thumbnails.append((float(time_s), frame))
+                    self.thumbnails.append((self.start_s + float(time_s), frame))
             known: list[Tensor] = [] if feature is None else [feature]
             encoded = torch.cat([*known, backbone.encode_images(torch.stack(fresh))]) if fresh else feature
             if encoded is None or not owners:

@@ -285,11 +285,12 @@ class TrainedClassifier(Classifier):
         thumbnails: tuple[tuple[float, Tensor], ...] = ()
         if num_thumbnails and "frames" in read.parts:
             times = read.spec.windows.times_s(read.info.duration_s, read.info.frame_rate)
+            times += read.info.video_start_s
             thumbnails = pick_thumbnails(times.ravel(), read.parts["frames"].flatten(0, 1), num_thumbnails)
         scorer = self._scorer(asked)
         return self._said(
             path, scorer, mean_of(scorer, self.model.features(**tokens), tuple(tokens)), tuple(tokens),
-            duration_s=read.info.duration_s,
+            duration_s=read.info.end_s,
             warnings=(*read.warnings, *_lacking(read.spec.reads, tuple(tokens)), *self._other_views(asked, read.spec)),
             thumbnails=thumbnails,
         )  # fmt: skip
@@ -311,7 +312,7 @@ class TrainedClassifier(Classifier):
         All of it as the windows come: what is kept does not grow with the film.
         """
         info = probe(path)
-        hop_s = min(window_s / HOPS_PER_WINDOW, max(info.video_start_s + info.duration_s, 1e-3))
+        hop_s = min(window_s / HOPS_PER_WINDOW, max(info.end_s, 1e-3))
         spec = self.model.sample_spec(Views(num_frames=FRAMES_PER_HOP), inputs=used)
         reader = HopReader(info, spec, hop_s)
         film = FilmWindows(self.model, spec, reader, num_thumbnails=num_thumbnails)

@@ -133,6 +133,8 @@ def read_pictures(
 
     reader: of the same file, if it is open already; it stays open.
 
+    `start_s` and `end_s` count from the start of the file, times of windows from the first picture of the part.
+
     Flow at a sampled frame is that from it to the next frame of the file; at the last frame, that which leads to it.
     A file of one frame has no flow, and its windows lack the key.
 
@@ -149,9 +151,15 @@ def read_pictures(
         for _ in range(2):  # again where less decodes than the file declares, as `read_views`
             begin_s = max(start_s - info.video_start_s, 0.0)
             stop_s = length_s if end_s is None else min(end_s - info.video_start_s, length_s)
+            if stop_s <= 0:
+                raise MediaError(
+                    f"{info.path!r}: the clip ends at {end_s:g} s, before the first picture at "
+                    f"{info.video_start_s:.2f} s"
+                )
             if begin_s >= stop_s:
                 raise MediaError(
-                    f"{info.path!r}: the clip begins at {start_s:g} s, but the pictures end at {length_s:.2f} s"
+                    f"{info.path!r}: the clip begins at {start_s:g} s, but the pictures end at "
+                    f"{info.video_start_s + length_s:.2f} s"
                 )
             times = begin_s + windows.times_s(stop_s - begin_s, reader.info.frame_rate)[chosen]
             wanted = sorted(set(times.ravel().tolist()) - found.keys())
@@ -240,7 +248,7 @@ def read_log_mel(info: MediaInfo, *, start_s: float, end_s: float | None) -> tup
     Raises:
         MediaError: the sound cannot be decoded.
     """
-    stop_s = info.video_start_s + info.duration_s if end_s is None else end_s
+    stop_s = info.end_s if end_s is None else end_s
     span_s = max(stop_s - start_s, 0.0)
     if span_s <= MAX_SOUND_S:
         # Without an end: to the end of the sound, which may be longer than the pictures.

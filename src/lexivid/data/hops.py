@@ -84,7 +84,7 @@ class HopReader:
 
     def __init__(self, info: MediaInfo, spec: SampleSpec, hop_s: float) -> None:
         self.info, self.spec, self.hop_s = info, spec, hop_s
-        self.duration_s = max(info.video_start_s + info.duration_s, 1e-3)
+        self.duration_s = max(info.end_s, 1e-3)
         self._of_pictures: list[str] = []
         self._of_sound: dict[str, None] = {}
 
@@ -137,7 +137,8 @@ class HopReader:
         }
         pictures = []
         if "frames" in parts:
-            pictures = [((first + i + 0.125) * self.hop_s, parts["frames"][i, 0]) for i in range(num)]
+            times_s = [max((first + i + 0.125) * self.hop_s, self.info.video_start_s) for i in range(num)]
+            pictures = list(zip(times_s, parts["frames"][:num, 0], strict=True))
         if made:
             parts["picture_size"] = made[0]["picture_size"]
         sound: list[Tensor | None] = [None] * num

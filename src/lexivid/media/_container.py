@@ -54,12 +54,12 @@ class MediaInfo:
     """What a file holds. Without a video stream: width, height and frame rate are 0; without audio the audio's are.
 
     `duration_s` is the length of the video stream as declared (found by reading on where nothing is declared), or of
-    the audio where there is no video. `video_start_s` is when the first frame is shown, from the start of the file,
-    which audio times count from. `width` and `height` are square pixels of the picture as it is shown: cropped as the
-    container says and turned. `rotation_deg` is how far to turn the stored picture clockwise: 0, 90, 180 or 270.
-    `video_stream` and `audio_stream` are the numbers of the streams that are used (None: there is none), of
-    `num_video_streams` and `num_audio_streams` (cover art is none); `stream_choice` says why these, where there were
-    several, and is empty otherwise.
+    the audio where there is no video. `video_start_s` is when the first frame is shown, from the start of the file:
+    that begins with whatever begins first, pictures or sound, and is what a player counts from. `width` and `height`
+    are square pixels of the picture as it is shown: cropped as the container says and turned. `rotation_deg` is how far
+    to turn the stored picture clockwise: 0, 90, 180 or 270. `video_stream` and `audio_stream` are the numbers of the
+    streams that are used (None: there is none), of `num_video_streams` and `num_audio_streams` (cover art is none);
+    `stream_choice` says why these, where there were several, and is empty otherwise.
     """
 
     path: str
@@ -82,6 +82,11 @@ class MediaInfo:
     num_video_streams: int = 0
     num_audio_streams: int = 0
     stream_choice: str = ""
+
+    @property
+    def end_s(self) -> float:
+        """When the pictures end (without any: the sound), in seconds from the start of the file."""
+        return self.video_start_s + self.duration_s
 
 
 class PlainFile:

@@ -176,12 +176,13 @@ def flow_file(
     Args:
         path: a local video file.
         out: FILE.mp4, a colour-wheel video; FILE.npz, arrays `flow` (N, 2, H, W) float32 in pixels, `times_s` (N,) of
-            each pair's first frame, `frame_rate`, `algorithm`, `gap`; or a folder (new or empty) of PNG pictures
-            000000.png, ... as `flow_to_image` maps them, with flow.json, which says the same.
+            each pair's first frame in seconds from the start of the file, `frame_rate`, `algorithm`, `gap`; or a folder
+            (new or empty) of PNG pictures 000000.png, ... as `flow_to_image` maps them, with flow.json, which says the
+            same.
         algorithm: see `flow`.
         short_side: larger frames are scaled down to this short side first, in pixels; None: full size. The field's
             flow is computed at 256.
-        start_s, end_s: which part, in seconds.
+        start_s, end_s: which part, in seconds from the start of the file, which may begin with sound alone.
         every: only every n-th pair.
         gap: frames between the two of a pair; 1: consecutive frames.
         color_bound_px: pixels that get the full colour in a colour-wheel video.
@@ -207,7 +208,8 @@ def flow_file(
         raise LexividError(f"{out} is the video itself: choose another output")
     with open_video(path, max_short_side=short_side) as reader:
         rate = (reader.info.frame_rate or 25.0) / every
-        length_s = min(end_s if end_s is not None else reader.info.duration_s, reader.info.duration_s) - start_s
+        info = reader.info
+        length_s = min(end_s if end_s is not None else info.end_s, info.end_s) - max(start_s, info.video_start_s)
         expected = max(1, round(length_s * rate - gap / every))
         facts = {"algorithm": algorithm, "frame_rate": rate, "gap": gap, "bound_px": BOUND_PX}
         to_picture = {
@@ -224,8 +226,8 @@ def flow_file(
                     on_progress(done, max(expected, done))
             if not done:
                 raise MediaError(
-                    f"{os.fspath(path)}: no two frames {gap} apart between {start_s} and "
-                    f"{end_s if end_s is not None else reader.info.duration_s} s, so there is no motion to show"
+                    f"{os.fspath(path)}: no two frames {gap} apart between {start_s:g} and "
+                    f"{end_s if end_s is not None else info.end_s:g} s, so there is no motion to show"
                 )
         if on_progress:
             on_progress(done, done)
@@ -235,19 +237,24 @@ def flow_file(
 def _batches(
     reader: VideoReader, start_s: float, end_s: float | None, every: int, gap: int
 ) -> Iterator[tuple[list[float], Tensor, Tensor]]:
-    """(times, first (N, H, W) uint8, second) of a few megapixels each, so that threads or a GPU have work."""
+    """(times, first (N, H, W) uint8, second) of a few megapixels each, so that threads or a GPU have work.
+
+    Times count from the start of the file, those of the reader from the first picture.
+    """
+    offset_s = reader.info.video_start_s
+    own_end_s = None if end_s is None else end_s - offset_s
     recent: deque[tuple[float, Tensor]] = deque(maxlen=gap + 1)
     times: list[float] = []
     firsts: list[Tensor] = []
     seconds: list[Tensor] = []
-    for index, (at_s, frame) in enumerate(reader.frames_between(start_s, end_s)):
+    for index, (at_s, frame) in enumerate(reader.frames_between(max(start_s - offset_s, 0.0), own_end_s)):
         grey = rgb_to_grey(frame.movedim(0, -1)[None])[0].byte()
         if recent and recent[-1][1].shape != grey.shape:
             raise MediaError(
-                f"{reader.info.path} changes its picture size at {at_s:.2f} s, from {_size(recent[-1][1])} to "
-                f"{_size(grey)}: write its parts one by one (start, end)"
+                f"{reader.info.path} changes its picture size at {offset_s + at_s:.2f} s, from "
+                f"{_size(recent[-1][1])} to {_size(grey)}: write its parts one by one (start, end)"
             )
-        recent.append((at_s, grey))
+        recent.append((offset_s + at_s, grey))
         if index < gap or (index - gap) % every:
             continue
         times.append(recent[0][0])
