@@ -85,19 +85,30 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         make_valid(Path(folder))
         for first in range(args.first_case, last, _CASES_PER_PROCESS):
-            rows += run(Path(folder), first, min(first + _CASES_PER_PROCESS, last))
-            failed = sum(bool(row["failures"]) for row in rows)
-            print(f"{len(rows)} of {args.num_cases}, {failed} failed, {time.perf_counter() - began:.0f} s", flush=True)
+            stop = min(first + _CASES_PER_PROCESS, last)
+            fresh = run(Path(folder), first, stop)
+            rows += fresh
+            result = summary(rows, (args.first_case, stop), time.perf_counter() - began)
+            args.out.write_text(json.dumps(result, indent=1) + "\n")
+            print(f"{len(rows)} of {args.num_cases}, {result['seconds']:.0f} s", flush=True)
+            for row in fresh:
+                if row["failures"]:
+                    print(row, flush=True)
+    print(f"{args.out}: {len(result['failures'])} failures")
+
+
+def summary(rows: list[dict], cases: tuple[int, int], seconds: float) -> dict:
+    """What is written: of the cases so far."""
     ffmpeg = ".".join(map(str, av.library_versions["libavcodec"]))
-    result = {
+    return {
         "versions": {
             "lexivid": __version__, "av": av.__version__, "libavcodec": ffmpeg,
             "torch": torch.__version__, "python": platform.python_version(),
         },
         "machine": {"processor": _processor(), "cores": os.cpu_count()},
-        "cases": [args.first_case, last],
+        "cases": cases,
         "limits": {"seconds": LIMIT_S, "mib": LIMIT_MIB},
-        "seconds": round(time.perf_counter() - began, 1),
+        "seconds": round(seconds, 1),
         "frames": Counter(row["frames"] for row in rows),
         "sound": Counter(row["sound"] for row in rows),
         "slowest": _most(rows, "seconds"),
@@ -110,8 +121,6 @@ def main() -> None:
             for kind in KINDS
         },
     }  # fmt: skip
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"{args.out}: {len(result['failures'])} failures")
 
 
 def _most(rows: list[dict], what: str) -> list[dict]:

@@ -8,6 +8,7 @@ more is refused, and pictures above `MAX_PIXELS` are refused before memory is ta
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -139,7 +140,11 @@ class PlainFile:
         return self._file.read(size) or b""
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset + self._begin if whence == os.SEEK_SET else offset, whence) - self._begin
+        """The new place; below 0, as FFmpeg takes an error, where there is no such place: damaged files name some."""
+        try:
+            return self._file.seek(offset + self._begin if whence == os.SEEK_SET else offset, whence) - self._begin
+        except (OSError, OverflowError):
+            return -errno.EINVAL
 
     def tell(self) -> int:
         return self._file.tell() - self._begin
