@@ -370,15 +370,7 @@ EXPLAINED = [
 NOT_MENDED = [
     ("mxf", "h264", None, "size", "a crop at the left in the codec is taken off twice"),
     ("mpg vob", "mpeg1 mpeg2", None, "frames picture start sound", "a cut or a join drops a few frames"),
-    (
-        "flv",
-        "h264 flv1",
-        "cut with negative times",
-        "times duration warning",
-        "times below zero, which FLV cannot hold",
-    ),
-    ("nut", "h264 mpeg4 ffv1", "shifted", "warning duration", "the time before the first picture counts as lost"),
-    ("nut flv", "h264 mpeg4 ffv1 flv1", "joined", "warning duration", "sound longer than pictures counts as damage"),
+    ("flv", "h264 flv1", "cut with negative times", "frames times picture", "one frame too few at times below zero"),
 ]
 
 
