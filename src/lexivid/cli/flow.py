@@ -21,6 +21,9 @@ def flow(
     algorithm: Annotated[
         str, typer.Option(help="tvl1 (as OpenCV's), tvl1-fast (3 warps, less faithful), dis (needs lexivid\\[dis]).")
     ] = "tvl1",
+    texture: Annotated[
+        bool, typer.Option("--texture", help="Flow of the pictures' texture: follows flicker and fades less.")
+    ] = False,
     size: Annotated[
         int, typer.Option(min=0, help="Short side in pixels that frames are scaled to (0: as they are).")
     ] = 256,
@@ -40,6 +43,7 @@ def flow(
             video,
             out,
             algorithm=algorithm,  # type: ignore[arg-type]
+            texture=texture,
             short_side=size or None,
             start_s=start,
             end_s=end,

@@ -97,15 +97,21 @@ class FrameSize:
 
 @dataclass(frozen=True)
 class FlowSize:
-    """Which flow, and the short side in pixels of the frames that it is computed from (never enlarged)."""
+    """Which flow, of the pictures' texture or as they are, and the short side in pixels of the frames that it is
+    computed from (never enlarged)."""
 
     algorithm: Algorithm
     short_side: int
+    texture: bool = False
 
     def __call__(self, first: Tensor, second: Tensor) -> Tensor:
         """Two frames (3, H, W) uint8 -> (2, h, w) uint8, the first two channels of a picture of flow."""
         pair = [shrink(frame, self.short_side, mode="bilinear").movedim(0, -1)[None] for frame in (first, second)]
-        return flow_to_image(flow(*pair, algorithm=self.algorithm))[0, :2]
+        return flow_to_image(flow(*pair, algorithm=self.algorithm, texture=self.texture))[0, :2]
+
+    def key(self) -> list[Any]:
+        """JSON types, for the cache: all that decides the result."""
+        return [self.algorithm, self.short_side, *(["texture"] if self.texture else [])]
 
 
 def shrink(frame: Tensor, short_side: int, *, mode: str) -> Tensor:

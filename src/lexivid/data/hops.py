@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from lexivid.data import _reading
-from lexivid.data._reading import FlowSize
 from lexivid.data.loading import SampleSpec, test_views
 from lexivid.media.decode import MediaInfo, VideoReader, open_video
 from lexivid.media.spectrogram import STEPS_PER_S
@@ -123,7 +122,7 @@ class HopReader:
             start_s=offset_s,
             end_s=None,
             frames=spec.frame_size if "video" in spec.reads else None,
-            flow=FlowSize(spec.flow, spec.flow_size or spec.images.resize_to) if "flow" in spec.reads else None,
+            flow=spec.flow_of_frames,
             reader=reader,
         )
         self._of_pictures = warnings  # of all that was read so far

@@ -51,10 +51,11 @@ class SampleSpec:
             4, or 1 where the frames are spread over the whole clip (more: shifted within their segments).
         num_clips, num_crops, num_audio_views: testing: views (the paper: 4, 3 and 12).
         work_size: training: short side of the frames that are kept, before random crops, pixels.
-        flow: algorithm. flow_size: short side of the frames that flow is computed from, pixels; None: as the backbone
-            resizes its pictures. Motion is in pixels of that size. Smaller ones are not enlarged before.
-        flow_crop: side of a crop of flow, pixels; None: as the backbone crops its pictures. A tower that is trained
-            on flow from the start can look at less: its cost is the square of this.
+        flow: algorithm. flow_texture: of the pictures' texture (see `lexivid.media.flow`). flow_size: short side of the
+            frames that flow is computed from, pixels; None: as the backbone resizes its pictures. Motion is in pixels
+            of that size. Smaller ones are not enlarged before.
+        flow_crop: side of a crop of flow, pixels; None: as the backbone crops its pictures. A tower that is trained on
+            flow from the start can look at less: its cost is the square of this.
         audio_s: length of a crop of sound in seconds.
         crop_scale: smallest share of the picture's area in a random crop. mirror, colour: see
             `sample_clip_augmentation`. spec_time, spec_mel: SpecAugment's longest masks, steps of 10 ms and mel bins.
@@ -76,6 +77,7 @@ class SampleSpec:
     num_audio_views: int = 1
     work_size: int = 256
     flow: Algorithm = "tvl1"
+    flow_texture: bool = False
     flow_size: int | None = None
     flow_crop: int | None = None
     audio_s: float = 8.0
@@ -122,7 +124,7 @@ class SampleSpec:
 
         Args:
             num_audio_views: None: as many windows of sound as `views` has of pictures.
-            sampling: flow, flow_size, flow_crop, audio_s.
+            sampling: flow, flow_texture, flow_size, flow_crop, audio_s.
         """
         return cls(
             images,
@@ -163,6 +165,13 @@ class SampleSpec:
         if self.train:
             return FrameSize(short_side=self.work_size)
         return FrameSize(self.images, keep_aspect=self.num_crops > 1)
+
+    @property
+    def flow_of_frames(self) -> FlowSize | None:
+        """How flow is made of them; None where it is not read."""
+        if "flow" not in self.reads:
+            return None
+        return FlowSize(self.flow, self.flow_size or self.images.resize_to, self.flow_texture)
 
 
 class ClipSamples(torch.utils.data.Dataset[Sample]):
@@ -367,7 +376,7 @@ def read_parts(
         MediaError: the file is missing or broken.
     """
     content = content_id(clip.path) if cache is not None else ""
-    flow_size = FlowSize(spec.flow, spec.flow_size or spec.images.resize_to) if "flow" in spec.reads else None
+    flow_size = spec.flow_of_frames
     frame_size = spec.frame_size if "video" in spec.reads else None
     span = {"start_s": clip.start_s, "end_s": clip.end_s, "decoder": decoder_version()}
     places = _reading.windows_key(spec.windows)
@@ -377,8 +386,7 @@ def read_parts(
         if frame_size:
             wanted["frames", window] = key_of(content, {**place, "what": "frames", "size": frame_size.key()})
         if flow_size:
-            size = [flow_size.algorithm, flow_size.short_side]
-            wanted["flow", window] = key_of(content, {**place, "what": "flow", "size": size})
+            wanted["flow", window] = key_of(content, {**place, "what": "flow", "size": flow_size.key()})
     if "audio" in spec.reads:
         wanted["log_mel", 0] = key_of(content, {**span, "what": "log_mel"})
 

@@ -150,6 +150,7 @@ def evaluate(
         "stride_rate": spec.stride_rate,
         "views": {"clips": spec.num_clips, "crops": spec.num_crops, "audio": spec.num_audio_views},
         "flow": spec.flow if "flow" in spec.reads else None,
+        "flow_texture": spec.flow_texture and "flow" in spec.reads,
         "data": dataset.name,
         "clips": which,
         "split": asdict(chosen),

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lexivid.errors import LexividError, MediaError, MissingExtraError
 from lexivid.media._flow_writers import writer_for
+from lexivid.media._texture import texture_of
 from lexivid.media.decode import VideoReader, open_video
 from lexivid.media.tvl1 import rgb_to_grey, tvl1
 
@@ -36,6 +37,7 @@ def flow(
     second: np.ndarray | Tensor,
     *,
     algorithm: Algorithm = "tvl1",
+    texture: bool = False,
     device: str | torch.device | None = None,
     num_threads: int | None = None,
 ) -> Tensor:
@@ -47,6 +49,8 @@ def flow(
         algorithm: "tvl1" (the field's), "tvl1-fast" (3 warps instead of 5: twice as fast, 0.07 px off on most pairs,
             more on fast motion), "dis" (OpenCV's DIS, faster still; 0.7 to 1 px away from TV-L1, so no stand-in
             where a model was trained on TV-L1).
+        texture: flow of the pictures' texture (Wedel et al. 2009), which follows light that flickers or fades less.
+            The field's flow is not computed so, and a model must be trained on it.
         device, num_threads: see `tvl1`; "dis" runs on the CPU with OpenCV's own threads.
 
     Returns:
@@ -58,6 +62,9 @@ def flow(
     """
     if algorithm not in get_args(Algorithm):
         raise LexividError(f"unknown flow algorithm {algorithm!r}: choose {', '.join(get_args(Algorithm))}")
+    if texture:
+        first = texture_of(rgb_to_grey(first, name="first", device=device))
+        second = texture_of(rgb_to_grey(second, name="second", device=device))
     if algorithm == "dis":
         return _dis(first, second).to(device or "cpu")
     return tvl1(first, second, warps=3 if algorithm == "tvl1-fast" else 5, device=device, num_threads=num_threads)
@@ -159,6 +166,7 @@ def flow_file(
     out: str | os.PathLike[str],
     *,
     algorithm: Algorithm = "tvl1",
+    texture: bool = False,
     short_side: int | None = 256,
     start_s: float = 0.0,
     end_s: float | None = None,
@@ -176,10 +184,10 @@ def flow_file(
     Args:
         path: a local video file.
         out: FILE.mp4, a colour-wheel video; FILE.npz, arrays `flow` (N, 2, H, W) float32 in pixels, `times_s` (N,) of
-            each pair's first frame in seconds from the start of the file, `frame_rate`, `algorithm`, `gap`; or a folder
-            (new or empty) of PNG pictures 000000.png, ... as `flow_to_image` maps them, with flow.json, which says the
-            same.
-        algorithm: see `flow`.
+            each pair's first frame in seconds from the start of the file, `frame_rate`, `algorithm`, `texture`, `gap`;
+            or a folder (new or empty) of PNG pictures 000000.png, ... as `flow_to_image` maps them, with flow.json,
+            which says the same.
+        algorithm, texture: see `flow`.
         short_side: larger frames are scaled down to this short side first, in pixels; None: full size. The field's
             flow is computed at 256.
         start_s, end_s: which part, in seconds from the start of the file, which may begin with sound alone.
@@ -211,7 +219,7 @@ def flow_file(
         info = reader.info
         length_s = min(end_s if end_s is not None else info.end_s, info.end_s) - max(start_s, info.video_start_s)
         expected = max(1, round(length_s * rate - gap / every))
-        facts = {"algorithm": algorithm, "frame_rate": rate, "gap": gap, "bound_px": BOUND_PX}
+        facts = {"algorithm": algorithm, "texture": texture, "frame_rate": rate, "gap": gap, "bound_px": BOUND_PX}
         to_picture = {
             "color": lambda found: flow_to_color(found, bound_px=color_bound_px),
             "image": flow_to_image,
@@ -220,7 +228,10 @@ def flow_file(
         with writer_for(out, facts, to_picture) as writer:
             for times_s, first, second in _batches(reader, start_s, end_s, every, gap):
                 shape = (first.shape[1], first.shape[2])
-                writer.add(flow(first, second, algorithm=algorithm, device=device, num_threads=num_threads), times_s)
+                found = flow(
+                    first, second, algorithm=algorithm, texture=texture, device=device, num_threads=num_threads
+                )
+                writer.add(found, times_s)
                 done += len(times_s)
                 if on_progress:
                     on_progress(done, max(expected, done))

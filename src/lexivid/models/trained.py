@@ -60,6 +60,7 @@ from lexivid.models.standing import Path_, standing
 from lexivid.models.towers import make_frozen_tower
 from lexivid.storage import write_atomically
 
+_OF_FLOW_AND_SOUND = ("flow", "flow_texture", "flow_size", "flow_crop", "audio_s")  # of `sampling`
 _SAMPLES_PER_TENSOR = 4096
 
 
@@ -74,7 +75,7 @@ class TrainedModel:
         templates: the sentences around labels in training: a set by its name, or themselves.
         inputs: the streams it was trained with (of `mov.config.modalities`).
         base_score: "v_m" (eq. 10) or "mean" of all streams (score fusion).
-        sampling: how clips were looked at: num_frames, stride, stride_rate, flow, flow_size, audio_s.
+        sampling: how clips were looked at: num_frames, stride, stride_rate, flow, flow_texture, flow_size, audio_s.
         precision: "auto": bfloat16 on GPUs, float32 on CPUs; or one of these.
         calibration: what `lexivid.evaluation.calibration` fitted on held-out base clips, such as {"offset": ...}.
         evidence: "base", "novel" -> what a label's standing on that path is worth, fitted on held-out base clips.
@@ -197,7 +198,7 @@ class TrainedModel:
             modalities=self.mov.config.modalities,
             inputs=self.inputs if inputs is None else inputs,
             num_audio_views=num_audio_views,
-            **{k: self.sampling[k] for k in ("flow", "flow_size", "flow_crop", "audio_s") if k in self.sampling},
+            **{k: self.sampling[k] for k in _OF_FLOW_AND_SOUND if k in self.sampling},
         )
 
     @property

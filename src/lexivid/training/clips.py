@@ -98,8 +98,8 @@ def sample_spec(recipe: Recipe, images: ImageProcessing, *, train: bool) -> Samp
     return SampleSpec(
         images=images, modalities=recipe.model.modalities, inputs=inputs, train=train,
         num_frames=data.num_frames, stride=data.stride, stride_rate=data.stride_rate, num_windows=data.num_windows,
-        work_size=round(images.crop_size * 8 / 7), flow=data.flow, flow_size=data.flow_size, flow_crop=data.flow_crop,
-        audio_s=data.audio_s,
+        work_size=round(images.crop_size * 8 / 7), flow=data.flow, flow_texture=data.flow_texture,
+        flow_size=data.flow_size, flow_crop=data.flow_crop, audio_s=data.audio_s,
         crop_scale=data.crop_scale, mirror=data.mirror, colour=data.colour,
         spec_time=data.spec_time, spec_mel=data.spec_mel,
     )  # fmt: skip
@@ -182,6 +182,7 @@ def _with_cached_features(
         "modalities",
         "inputs",
         "flow",
+        "flow_texture",
         "flow_size",
         "flow_crop",
         "audio_s",

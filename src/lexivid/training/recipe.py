@@ -125,8 +125,9 @@ class DataRecipe:
         held_out: share of the base clips kept back, by group where groups are known, for choosing and calibrating.
         num_frames, stride, stride_rate: of a training clip; stride None spreads the frames over the whole file.
         num_windows: from how many places in time training clips are drawn; None: 4, or 1 for spread frames.
-        flow: algorithm of optical flow. flow_size: short side of the pictures it is computed from, pixels. flow_crop:
-            side of the crops that the flow tower sees; None: the backbone's. Its cost is the square of this.
+        flow: algorithm of optical flow. flow_texture: of the pictures' texture, for light that flickers or fades (the
+            paper has none). flow_size: short side of the pictures it is computed from, pixels. flow_crop: side of the
+            crops that the flow tower sees; None: the backbone's. Its cost is the square of this.
         flow_from: "flow"; the controls "frames" (the flow path sees the pictures) and "frozen" (it gets the frozen
             tower's features, untrained).
         audio_s: length of a training crop in seconds. spec_time, spec_mel: SpecAugment's longest masks, in steps of
@@ -153,6 +154,7 @@ class DataRecipe:
     stride_rate: float | Literal["native"] = "native"
     num_windows: int | None = None
     flow: Literal["tvl1", "tvl1-fast", "dis"] = "tvl1"
+    flow_texture: bool = False
     flow_size: int | None = None
     flow_crop: int | None = None
     flow_from: Literal["flow", "frames", "frozen"] = "flow"

@@ -353,7 +353,7 @@ def calibrate(
     model.not_fitted |= reasons
 
 
-SAMPLING = ("num_frames", "stride", "stride_rate", "flow", "flow_size", "flow_crop", "audio_s")
+SAMPLING = ("num_frames", "stride", "stride_rate", "flow", "flow_texture", "flow_size", "flow_crop", "audio_s")
 """What inference must know about how clips were looked at."""
 
 # May differ between a run and its resumption: they do not change what is computed, but for `epochs`, by which a
