@@ -261,6 +261,18 @@ def test_alpha_in_avi_means_nothing(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
+def test_alpha_that_is_not_decoded_is_a_warning(codec: str, tmp_path: Path) -> None:
+    told = {}
+    for pixels in ("yuva420p", "yuv420p"):
+        path = tmp_path / f"{pixels}.webm"
+        ffmpeg(*source(seconds=0.4), "-c:v", codec, "-pix_fmt", pixels, "-auto-alt-ref", "0", path)
+        told[pixels] = read_views(path, Views(num_frames=2)).warnings
+    assert told["yuv420p"] == ()
+    assert len(told["yuva420p"]) == 1
+    assert "transparency is not decoded" in told["yuva420p"][0]
+
+
 # ---- colours
 
 

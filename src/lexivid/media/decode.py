@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from lexivid.errors import MediaError
-from lexivid.media._colour import approximation
+from lexivid.media._colour import approximation, has_alpha
 from lexivid.media._container import MediaInfo, open_container
 from lexivid.media._cursor import Cursor, pts_of
 from lexivid.media._extent import declared_end_s, extent_of
@@ -281,6 +281,9 @@ def _about_the_picture(cursor: Cursor, info: MediaInfo) -> list[str]:
     found = []
     if info.num_video_streams > 1 and films_differ(cursor.container):
         found.append(f"the file holds several films: {info.stream_choice}")
+    # A second picture beside each frame of VP8 and VP9 in WebM, which FFmpeg's own decoders leave out.
+    if cursor.stream.metadata.get("alpha_mode") == "1" and not has_alpha(cursor.first.format.name):
+        found.append("its transparency is not decoded (VP8 and VP9 in WebM): colours that a viewer hides are seen")
     colours = approximation(cursor.first)
     return [*found, colours] if colours else found
 
