@@ -17,6 +17,8 @@ from lexivid.errors import LexividError
 from lexivid.media import probe
 from lexivid.media._signatures import kind_of_head
 from lexivid.media.files import AUDIO_SUFFIXES, VIDEO_SUFFIXES, find_media, kind_of_file, media_below
+from lexivid.training.clips import draw_clips
+from lexivid.training.recipe import load_recipe
 
 X264 = ["-c:v", "libx264", "-pix_fmt", "yuv420p"]
 
@@ -272,3 +274,14 @@ def test_classify_says_in_one_line_what_it_left_out(
         monkeypatch, capsys, "classify", tmp_path, "-l", "red, blue", "-f", "jsonl", "--modalities", "video"
     )
     assert len(narrowed[1].splitlines()) == 1
+
+
+def test_what_a_data_folder_leaves_out_is_said_by_training_and_evaluation(tmp_path: Path) -> None:
+    for name in ("a/1.mp4", "a/2.mp4", "a/notes.xyz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"plain words, no media")
+    dataset = read_dataset(tmp_path)
+    assert dataset.remarks == (dataset.left_out,)
+    assert "1 file that is no media (1 .xyz)" in dataset.left_out
+    clips = draw_clips(load_recipe("lite-mov", {"data.held_out": 0}), tmp_path)
+    assert clips.warnings == dataset.remarks

@@ -71,6 +71,11 @@ class Dataset:
     warnings: tuple[str, ...] = ()
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """What whoever uses the data should be told: the warnings, and what was left out."""
+        return self.warnings + ((self.left_out,) if self.left_out else ())
+
+    @property
     def synthetic(self) -> tuple[str, ...]:
         """Every synthetic label of the clips, sorted. Some may be classes too."""
         return tuple(sorted({label for clip in self.clips for label in clip.synthetic}))

@@ -159,7 +159,7 @@ def evaluate(
         "clips_asked": len(clips),
         "clips_failed": len(collected.failures),
         "clips_trained_on": _num_trained_on(trained, clips),
-        "warnings": list(dataset.warnings),
+        "warnings": list(dataset.remarks),
         "failures": [list(pair) for pair in collected.failures],
         "entries_missing": len(dataset.missing),
         "settings": collected.settings,

@@ -77,7 +77,7 @@ def draw_clips(recipe: Recipe, data: str | Path) -> RunClips:
         raise LexividError(f"base class {min(empty)!r} has no training clips in {str(data)!r}")
     one = recipe.objective.kind == "softmax"
     kept, out = hold_out(base.clips, fraction=settings.held_out, seed=settings.split_seed, each_class=one)
-    return RunClips(tuple(kept), tuple(out), split, str(data_folder(data)), {}, dataset.warnings)
+    return RunClips(tuple(kept), tuple(out), split, str(data_folder(data)), {}, dataset.remarks)
 
 
 def identified(clips: RunClips, accelerator: Accelerator | None = None) -> RunClips:
