@@ -203,6 +203,12 @@ def test_phrases_in_a_list() -> None:
         ("objects.tsv", "1\tPerson\n2\tSneakers\n", ["Person", "Sneakers"]),
         ("lvis.txt", "1\tacorn\tacorn.n.01\n2\taerosol_can\taerosol.n.02\n", ["acorn", "aerosol_can"]),
         ("row.csv", "dog,cat,bird\n", ["dog", "cat", "bird"]),
+        ("moments.txt", "clapping,0\npraying,1\n", ["clapping", "praying"]),
+        ("numbers.txt", "0,clapping\n1,praying\n", ["clapping", "praying"]),
+        ("commas.txt", "dog, brown\ncat, 2\n", ["dog, brown", "cat, 2"]),
+        ("europe.csv", "id;name\n1;dog barking\n2;cat, meowing\n", ["dog barking", "cat, meowing"]),
+        ("comment.txt", "# of last year\n#dance\nit's raining\n", ["#dance", "it's raining"]),
+        ("sports.csv", "youtube_id,kind of sport\n0347ZoDXyP0,rowing\nx7ZoDXyP0-_,judo\n", ["rowing", "judo"]),
         ("commas.csv", "dog, brown\ncat\n", ["dog, brown", "cat"]),
         ("map.json", json.dumps({"1": "air drumming", "0": "abseiling"}), ["abseiling", "air drumming"]),
         ("ids.json", json.dumps({'"riding a bike"': 1, "zumba": 0}), ["zumba", "riding a bike"]),
@@ -220,6 +226,17 @@ def test_lists_in_files(tmp_path: Path, file: str, text: str, labels: list[str])
     [
         ("a.csv", "id,label\n1,a\n2,b,c\n", "between 2 and 3 columns; put names with commas in double quotes"),
         ("a.csv", "0347ZoDXyP0,95\n1347ZoDXyP0,96\n", "none of its 2 columns holds names"),
+        (
+            "test.csv",
+            "youtube_id,split\n0347ZoDXyP0,test\n",
+            "none of its 2 columns holds names",
+        ),  # Kinetics' test list
+        (
+            "segments.csv",  # AudioSet's, which name classes by number
+            '# YTID, start_seconds, positive_labels\n--4gqARaEJE, 0.0, "/m/068hy,/m/07q6cd_"\n'
+            '-0p7hKXZ1ww, 30.0, "/m/04rlf"\n',
+            "none of its 3 columns holds names",
+        ),
         ("a.json", '{"a": [1]}', "no list of labels"),
         ("a.json", "[", "no JSON"),
     ],

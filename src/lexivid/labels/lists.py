@@ -5,6 +5,9 @@
     1 ApplyEyeMakeup                   a number or code before every name (UCF101, Charades, AVA): a column of its own
     index,mid,display_name             a header that names the column (AudioSet, Kinetics, YouTube-8M, VGGSounder)
     5ftf,1,"dog, barking",test         columns without a header (VGGSound): the first that is words, no id or number
+    clapping,0                         a number beside every name (Moments in Time)
+    id;name                            CSV with semicolons, as spreadsheets write it where the comma is decimal
+    # made on Sunday                   a comment: a number sign and a space
     {"0": "abseiling"}                 JSON: a list of names, or names and numbers
 
 A list with a row for each clip names each class once.
@@ -29,6 +32,11 @@ _NAME_COLUMNS = (
     "action labels classes names title"
 ).split()
 _MAY_BE_LABELS = frozenset(("action", "category", "title"))  # words that a list may hold, too
+# Columns of a list of clips that hold none.
+_OTHER_COLUMNS = frozenset(
+    "youtube_id ytid video_id videoid clip_id time_start time_end start_time end_time start_seconds end_seconds split "
+    "subset mid url filename file_name path num_frames duration".split()
+)
 _PHRASE_COLUMNS = ("phrase", "prompt", "description")
 _SPLITS = frozenset("train training val valid validate validation test testing eval dev".split())
 
@@ -42,6 +50,7 @@ def read_labels_file(path: str | Path) -> list[str]:
     text = _read(path, "labels file")
     if Path(path).suffix.lower() == ".json":
         return _from_json(path, text)
+    text = "".join(line for line in text.splitlines(keepends=True) if not re.match(r"\s*#(?:\s|$)", line))
     rows = _table(path, text)
     if rows is not None:
         return _from_table(path, rows)
@@ -108,7 +117,13 @@ def _table(path: str | Path, text: str) -> list[list[str]] | None:
     lines = [line for line in text.splitlines() if line.strip()]
     if suffix == ".tsv" or (lines and all("\t" in line.strip() for line in lines)):
         delimiter = "\t"
-    elif suffix == ".csv" or (lines and _header_place(lines[0].split(","), is_csv=False) is not None):
+    elif is_csv and _has_semicolons(lines):
+        delimiter = ";"
+    elif (
+        suffix == ".csv"
+        or (lines and _header_place(lines[0].split(","), is_csv=False) is not None)
+        or _are_numbered(lines)
+    ):
         delimiter = ","
     else:
         return None
@@ -129,24 +144,48 @@ def _table(path: str | Path, text: str) -> list[list[str]] | None:
     return None if widths == {1} and not is_csv else rows
 
 
+def _has_semicolons(lines: Sequence[str]) -> bool:
+    """Whether the columns of a CSV are parted by semicolons: as many in each line, and no comma in the first."""
+    return (
+        bool(lines)
+        and "," not in lines[0]
+        and len({line.count(";") for line in lines} | {0}) == 2
+        and all(";" in line for line in lines)
+    )
+
+
+def _are_numbered(lines: Sequence[str]) -> bool:
+    """Whether each line is a name and a number of its own: "clapping,0" or "0,clapping"."""
+    found = [re.fullmatch(r"\s*(?:(\d+)\s*,[^,]*[^\W\d][^,]*|[^,]*[^\W\d][^,]*,\s*(\d+))\s*", line) for line in lines]
+    numbers = {m[1] or m[2] for m in found if m}
+    return len(lines) > 1 and len(numbers) == len(lines)
+
+
 def _header_place(row: Sequence[str], *, is_csv: bool) -> int | None:
     """The column of the names that a header names; None: it is no header, such as "action, drama"."""
-    cells = [cell.strip().strip('"').lower().replace(" ", "_") for cell in row]
+    cells = _as_columns(row)
     if len(cells) == 1 and not is_csv:
         return None
     found = [name for name in _NAME_COLUMNS if name in cells]
     return cells.index(found[0]) if found and not _MAY_BE_LABELS.issuperset(cells) else None
 
 
+def _as_columns(row: Sequence[str]) -> list[str]:
+    return [cell.strip().strip('"').lower().replace(" ", "_") for cell in row]
+
+
 def _from_table(path: str | Path, rows: list[list[str]]) -> list[str]:
     place = _header_place(rows[0], is_csv=True)
+    width = len(rows[0])
+    if place is None and len(rows) > 1 < width and _OTHER_COLUMNS.intersection(_as_columns(rows[0])):
+        rows = rows[1:]  # a header that names no column of names
+    elif len(rows) == 1 and place is None:
+        return [name for name in dict.fromkeys(rows[0]) if name]
     if place is not None:
         header = [cell.lower() for cell in rows[0]]
         phrase = next((header.index(name) for name in _PHRASE_COLUMNS if name in header), None)
         found = [Label(r[place], r[phrase]) if phrase is not None and r[phrase] else r[place] for r in rows[1:]]
-    elif len(rows) == 1:
-        found = rows[0]
-    elif len(rows[0]) == 1:
+    elif width == 1:
         lines = [row[0] for row in rows]
         found = [named(line[end:]) for line, end in zip(lines, index_ends(lines), strict=True)]
     else:
@@ -154,8 +193,8 @@ def _from_table(path: str | Path, rows: list[list[str]]) -> list[str]:
         words = [column for column in columns if _is_words(column)]
         if not words:
             raise LabelError(
-                f"labels file {str(path)!r}: none of its {len(columns)} columns holds names; say which by a first line "
-                f"such as {','.join('label' if i == 0 else f'column{i}' for i in range(len(columns)))}"
+                f"labels file {str(path)!r}: none of its {width} columns holds names; say which by a first line "
+                f"such as {','.join('label' if i == 0 else f'column{i}' for i in range(width))}"
             )
         found = list(words[0])
     return list(dict.fromkeys(name for name in found if name))
@@ -169,7 +208,7 @@ def _is_words(column: Sequence[str]) -> bool:
     strange = [
         cell for cell in cells
         if not any(c.isalpha() for c in cell)
-        or re.fullmatch(r"/[mtg]/\w+|\S+\.[A-Za-z0-9]{2,4}|\S*[_/]\d{4,}|[-\d.,:]+", cell)
+        or re.fullmatch(r"/[mtg]/\w+(?:,\s*/[mtg]/\w+)*|\S+\.[A-Za-z0-9]{2,4}|\S*[_/]\d{4,}|[-\d.,:]+", cell)
         or (re.fullmatch(r"[\w-]{11}", cell) and re.search(r"\d|[a-z][A-Z]|[A-Z]{2}", cell))
     ]  # fmt: skip
     return len(strange) * 2 < len(cells)
