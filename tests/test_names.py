@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from training_cases import COLOURS, make_clip
 from typer.testing import CliRunner
@@ -94,6 +94,7 @@ def test_a_list_is_more_evidence_than_a_name(names: list[str], words: list[str])
     assert words_of(names) == words
 
 
+@example(["-", "_-", "1Xa"])
 @given(st.lists(st.text("abXY12 _-'.", min_size=1, max_size=8), min_size=1, max_size=8))
 @settings(max_examples=300, deadline=None)
 def test_no_two_names_become_one(names: list[str]) -> None:

@@ -55,7 +55,22 @@ def words_of(names: Sequence[str], *, are_identifiers: bool = False) -> list[str
     found = [_split(name, are_kebab=are_kebab, are_phrases=are_phrases) for name in proper]
     if are_identifiers or (any(found) and not any(" " in name for name in proper)):
         found = [words or name.split() for words, name in zip(found, proper, strict=True)]
-    return [" ".join(_lowered(words)) if words else name for words, name in zip(found, proper, strict=True)]
+    read = [" ".join(_lowered(words)) if words else name for words, name in zip(found, proper, strict=True)]
+    return _kept_apart(names, read)
+
+
+def _kept_apart(names: Sequence[str], read: list[str]) -> list[str]:
+    """What is read, but for names that would be read as one: those stay as they are."""
+    while True:
+        called: dict[str, set[str]] = {}
+        for name, text in zip(names, read, strict=True):
+            called.setdefault(class_key(text), set()).add(class_key(name))
+        joined = {key for key, of in called.items() if len(of) > 1}
+        changed = [i for i, text in enumerate(read) if text != names[i] and class_key(text) in joined]
+        if not changed:
+            return read
+        for i in changed:
+            read[i] = names[i]
 
 
 def index_ends(names: Sequence[str]) -> list[int]:
