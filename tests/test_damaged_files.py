@@ -12,6 +12,7 @@ import pytest
 from damaged_files import KINDS, damaged, make_valid
 
 from lexivid.media import Views, probe, read_sound, read_views
+from lexivid.media._container import PlainFile
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "fuzz_damaged.py"
 NUM_CASES = 3 * len(KINDS)
@@ -46,3 +47,15 @@ def test_valid_files_are_read(tmp_path: Path) -> None:
             heard = read_sound(tmp_path / kind)
             assert heard.warnings == ()
             assert 1.9 < len(heard.waveform) / heard.sample_rate_hz < 2.2
+
+
+def test_a_place_that_no_file_has_is_an_error_to_ffmpeg_and_not_to_python(tmp_path: Path) -> None:
+    """What a damaged WMV asks for."""
+    path = tmp_path / "a"
+    path.write_bytes(b"0123456789")
+    file = PlainFile(str(path))
+    file.seek(4)
+    for offset, whence in ((-1, os.SEEK_SET), (1 << 70, os.SEEK_SET), (-50, os.SEEK_CUR)):
+        assert file.seek(offset, whence) < 0
+        assert file.tell() == 4
+    file.close()

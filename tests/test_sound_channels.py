@@ -216,6 +216,7 @@ def test_mono_tracks_are_channels_of_one_programme(ending: str, tmp_path: Path) 
     found = read_waveform(both)
     assert strength(found, 440) == pytest.approx(0.2, rel=0.02)
     assert strength(found, 880) == pytest.approx(0.2, rel=0.02)
+    assert probe(both).stream_choice == "of 2 streams of sound, mono ones are heard together (numbers 1, 2)"
     part = read_waveform(both, start_s=1.0, duration_s=0.5)
     assert (part - found[RATE : RATE + RATE // 2]).abs().max() < 0.06  # within half a sample
     second = tracks(tmp_path / f"second.{ending}", "0", HIGH, "0", "0")

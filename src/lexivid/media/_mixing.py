@@ -29,7 +29,7 @@ import numpy as np
 from lexivid.errors import MediaError
 from lexivid.media._container import open_container
 from lexivid.media._refusal import shown
-from lexivid.media._streams import pick_audio
+from lexivid.media._streams import heard_together, pick_audio
 
 Layout = tuple[str, ...]  # names of channels, in order
 
@@ -37,8 +37,6 @@ _LOW = frozenset({"LFE", "LFE2"})
 _CENTRE = frozenset({"FC", "BFC", "TFC"})
 _FRONT = frozenset({"FL", "FR", "FLC", "FRC", "TFL", "TFR", "BFL", "BFR", "DL", "DR", "BIL", "BIR"})
 _UNPLACED = frozenset({"NONE", "UNK"})
-_CHANNELS_APART = frozenset({"mov", "mxf", "gxf"})  # containers whose mono streams are channels of one programme
-_MAX_TRACKS = 16
 
 # What is listened to before the decision: all of a short file, as many seconds in places of a longer one.
 _LISTEN_S = 30.0
@@ -95,7 +93,7 @@ def _mix_of(path: str, identity: tuple[int, int, int]) -> Mix:
         chosen = pick_audio(container)
         if chosen is None:
             raise MediaError(f"{shown(path)} has no sound that can be decoded; give another file, or leave sound out")
-        streams = _tracks_beside(container, chosen)
+        streams = heard_together(container, chosen)
         indices = tuple(stream.index for stream in streams)
         even = np.full(len(streams), 1 / len(streams), np.float32)
         if len(streams) == 1 and chosen.channels == 1:
@@ -174,28 +172,6 @@ def _only(layout: Layout, channel: int) -> np.ndarray:
     return weights
 
 
-def _tracks_beside(container: av.container.InputContainer, chosen: av.AudioStream) -> list[av.AudioStream]:
-    """The chosen stream, or it among the mono streams that are channels of the same programme."""
-    if chosen.channels != 1 or not set(container.format.name.split(",")) & _CHANNELS_APART:
-        return [chosen]
-
-    def kind(stream: av.AudioStream) -> tuple[object, ...]:
-        apart = av.stream.Disposition
-        said = stream.disposition & (
-            apart.comment | apart.lyrics | apart.karaoke | apart.hearing_impaired | apart.visual_impaired | apart.dub
-        )
-        return (
-            stream.channels,
-            stream.rate,
-            stream.codec_context.name,
-            stream.metadata.get("language", "und"),
-            int(said),
-        )
-
-    alike = [s for s in container.streams.audio if s.codec_context and kind(s) == kind(chosen)]
-    return alike if len(alike) <= _MAX_TRACKS else [chosen]
-
-
 # ---- listening
 
 
@@ -235,7 +211,7 @@ def _hear(
     found: dict[int, list[_Heard]] = {index: [] for index in by_index}
     length_s = dict.fromkeys(found, 0.0)
     num_values = 0
-    with suppress(av.error.FFmpegError, OSError, IndexError):  # IndexError: see `audio._packets`
+    with suppress(av.error.FFmpegError, OSError, IndexError):  # IndexError: see `read_packets`
         for count, packet in enumerate(container.demux(list(streams))):
             index = packet.stream.index  # (of the packet that marks the end, `stream_index` says 0)
             with suppress(av.error.FFmpegError):

@@ -29,6 +29,8 @@ _FOR_SOME = (
     | Disposition.non_diegetic
     | Disposition.descriptions
 )
+_CHANNELS_APART = frozenset({"mov", "mxf", "gxf"})  # containers whose mono streams are channels of one programme
+_MAX_TRACKS = 16
 _MOST_OBLONG = 16.0  # a pixel's sides; what is beyond counts as square
 _LEAST_OBLONG = 1.04  # and what is below: the rounding of whoever scaled a film (DVD's pixels begin at 1.067)
 _describing = threading.Lock()
@@ -65,6 +67,22 @@ def pick_audio(container: InputContainer) -> av.AudioStream | None:
     return max(found, key=_audio_merit) if found else None
 
 
+def heard_together(container: InputContainer, chosen: av.AudioStream) -> list[av.AudioStream]:
+    """The chosen stream of sound, or it among the mono streams that are channels of one programme.
+
+    Cameras and broadcasters write them so: of one codec, rate, language and kind, in MXF, QuickTime, MP4 and GXF.
+    """
+    if chosen.channels != 1 or not set(container.format.name.split(",")) & _CHANNELS_APART:
+        return [chosen]
+
+    def kind(stream: av.AudioStream) -> tuple[object, ...]:
+        apart = stream.disposition & (_FOR_SOME | Disposition.lyrics | Disposition.dub)
+        return stream.channels, stream.rate, codec_name(stream), stream.metadata.get("language", "und"), int(apart)
+
+    alike = [stream for stream in _sounds(container) if kind(stream) == kind(chosen)]
+    return alike if len(alike) <= _MAX_TRACKS else [chosen]
+
+
 def choice_of(container: InputContainer) -> Choice:
     """Which streams are used, and why these where there were several."""
     video, audio = pick_video(container), pick_audio(container)
@@ -75,6 +93,9 @@ def choice_of(container: InputContainer) -> Choice:
         reasons.append(f"of {len(videos)} streams of pictures, number {video.index} is used ({why})")
     if num_audio > 1 and audio is None:
         reasons.append(f"none of {num_audio} streams of sound decodes and belongs to the pictures")
+    elif audio is not None and len(together := heard_together(container, audio)) > 1:
+        numbers = ", ".join(str(stream.index) for stream in together)
+        reasons.append(f"of {num_audio} streams of sound, mono ones are heard together (numbers {numbers})")
     elif num_audio > 1 and audio is not None:
         sounds = _sounds(container)
         why = _decisive(_audio_merit(audio), [_audio_merit(other) for other in sounds if other is not audio], _AUDIO)

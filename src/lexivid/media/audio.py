@@ -7,11 +7,9 @@ resamples. What a damaged file says of its times is believed as far as the file 
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -25,17 +23,15 @@ from lexivid.media._extent import reach_in_parts
 from lexivid.media._mixing import Mix, has_rate_of_sound, layout_of, mix_of, samples_of
 from lexivid.media._parts import PartClock
 from lexivid.media._refusal import shown
+from lexivid.media._sound_packets import JUMP_S, read_packets, without_outliers
 from lexivid.media._streams import pick_video
 
 _PREROLL_S = 0.5  # decoded before the wanted part, for codecs that need a run-up
 _RUN_UP_S = 0.05  # resampled before it, for the filter
 _GAP_S = 0.1  # a jump of the clock above this is kept as silence
-_JUMP_S = 1.0  # one above this is looked at before it is believed
-_LOOK_AHEAD = 512  # packets, of all streams together
 _LONG_GAP_S = 10.0  # of containers that declare no length, a pause above this needs other streams that go on
 _LEAST_BYTES_PER_S = 50.0  # a file has more than this: telephone codecs 90, a picture that stands still 200
 _SLACK_S = 1.0
-_MAX_READ_ERRORS = 50
 _MAX_SAMPLES = 1 << 30  # 18 hours at 16 kHz, 4 GiB
 _LEAST_LOSS_S = 0.25  # what is lost at a cut or a join is less, and not worth a word
 
@@ -129,8 +125,8 @@ def _read(path: str | os.PathLike[str], mix: Mix, part: _Part, *, seek: bool) ->
             with suppress(av.error.FFmpegError):
                 container.seek(first.ticks(part.start_s - _PREROLL_S), stream=first.stream)
         at_end = True
-        packets = _packets(container, [line.stream for line in lines.values()])
-        for packet in _without_outliers(clocks[packet.stream_index].shifted(packet) for packet in packets):
+        packets = read_packets(container, [line.stream for line in lines.values()])
+        for packet in without_outliers(clocks[packet.stream_index].shifted(packet) for packet in packets):
             line = lines[packet.stream_index]
             if line.is_full:
                 if all(other.is_full for other in lines.values()):
@@ -291,7 +287,7 @@ class _Line:
         own_s = None if frame.pts is None else frame.pts * self._base - self._bounds.file_start_s
         if own_s is None:
             return (expected_s or 0.0), expected_s is None
-        back = self._clock_s is not None and own_s - self._clock_s < -_JUMP_S
+        back = self._clock_s is not None and own_s - self._clock_s < -JUMP_S
         self._clock_s = own_s + length_s
         if expected_s is None:
             if self._sought:
@@ -375,73 +371,3 @@ class _Line:
             )
         if self._have >= _MAX_SAMPLES:
             yield f"the sound is cut after {_MAX_SAMPLES / self._part.rate / 3600:.0f} hours; read it in parts"
-
-
-# ---- packets
-
-
-def _packets(container: av.container.InputContainer, streams: list[av.AudioStream]) -> Iterator[av.Packet]:
-    """All packets of the streams from here on, as far as the file can be read."""
-    for _ in range(_MAX_READ_ERRORS):
-        try:
-            for packet in container.demux(streams):
-                if packet.size:  # without any: the end, in PyAV's way
-                    yield packet
-            return
-        except IndexError:  # the end, in PyAV's way, of a file of which a stream appeared on the way
-            return
-        except (av.error.FFmpegError, OSError):
-            continue
-
-
-def _without_outliers(packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
-    """The same packets. A run of them whose clock jumps, and then jumps back to where it was, loses its times.
-
-    That is what a damaged time stamp looks like; where the clock goes on from where it jumped to, nothing is changed.
-    """
-    source = iter(packets)
-    ahead: deque[av.Packet] = deque()
-    ends: dict[int, float] = {}  # when the last packet of each stream ended that was believed
-    while True:
-        if not ahead:
-            ahead.extend(itertools.islice(source, 1))
-        if not ahead:
-            return
-        packet = ahead.popleft()
-        at_s, length_s = _span_s(packet)
-        if at_s is not None:
-            end_s = ends.get(packet.stream_index)
-            if end_s is not None and abs(at_s - end_s) > _JUMP_S:
-                ahead.extend(itertools.islice(source, max(_LOOK_AHEAD - len(ahead), 0)))
-                if _comes_back(packet, ahead, end_s):
-                    packet.pts = packet.dts = None
-                    at_s = None
-            if at_s is not None:
-                ends[packet.stream_index] = at_s + length_s
-            elif end_s is not None:
-                ends[packet.stream_index] = end_s + length_s
-        yield packet
-
-
-def _comes_back(packet: av.Packet, ahead: Iterable[av.Packet], end_s: float) -> bool:
-    """Whether the packets that follow jump back to the clock that ended at `end_s`."""
-    first_s, length_s = _span_s(packet)
-    assert first_s is not None
-    last_s = first_s + length_s
-    elapsed_s = length_s
-    for other in ahead:
-        at_s, length_s = _span_s(other)
-        if other.stream_index != packet.stream_index or at_s is None:
-            continue
-        if abs(at_s - last_s) > _JUMP_S and abs(at_s - end_s - elapsed_s) <= _JUMP_S:
-            return True
-        last_s = at_s + length_s
-        elapsed_s += length_s
-    return False
-
-
-def _span_s(packet: av.Packet) -> tuple[float | None, float]:
-    """(when a packet begins by its stream's clock, or None; its length), in seconds."""
-    base = float(packet.time_base or 0)
-    at = packet.pts if packet.pts is not None else packet.dts
-    return (None if at is None else at * base), (packet.duration or 0) * base
