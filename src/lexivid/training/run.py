@@ -327,6 +327,10 @@ def calibrate(
     from lexivid.evaluation.evidence import fit_model_evidence
     from lexivid.evaluation.protocols import calibrate as fit_offset
 
+    def show(done: int, total: int) -> None:
+        if on_progress:
+            on_progress(Progress("calibrating", done, total))
+
     model.calibration, model.evidence = None, {}
     model.mov.eval()
     try:
@@ -337,7 +341,7 @@ def calibrate(
             model, held_out, classes=model.base_classes, batch_size=16, num_workers=num_workers,
             paths=[clip.path for clip in clips] if clips else None,
             groups=recording_names(clips) if clips else None,
-            on_progress=on_progress and (lambda done, total: on_progress(Progress("calibrating", done, total))),
+            on_progress=show if on_progress else None,
         )  # fmt: skip
     except LexividError as error:
         whats = ("evidence",) if model.scales is not None else ("calibration", "evidence")
