@@ -285,3 +285,16 @@ def test_what_a_data_folder_leaves_out_is_said_by_training_and_evaluation(tmp_pa
     assert "1 file that is no media (1 .xyz)" in dataset.left_out
     clips = draw_clips(load_recipe("lite-mov", {"data.held_out": 0}), tmp_path)
     assert clips.warnings == dataset.remarks
+
+
+@pytest.mark.parametrize(
+    ("name", "is_list"),
+    [("train.csv", True), ("brush_hair_test_split1.txt", True), ("validate.csv", True), ("testlist.txt", True),
+     ("contest.txt", False), ("readme.txt", False), ("training notes.md", False)],
+)  # fmt: skip
+def test_a_list_of_parts_that_is_not_read_is_told_of(tmp_path: Path, name: str, is_list: bool) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.mp4").write_bytes(b"a clip")
+    (tmp_path / name).write_text("a/1.mp4 1\n")
+    warnings = read_dataset(tmp_path, kind="folders").warnings
+    assert [name in warning for warning in warnings] == [True] * is_list

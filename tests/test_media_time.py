@@ -142,7 +142,9 @@ def test_pictures_and_sound_of_a_joined_file_end_together(files: Path) -> None:
     assert part.abs().max() > 0.05
 
 
-@pytest.mark.parametrize(("ending", "codec"), [("mp4", X264), ("flv", X264), ("wmv", ["-c:v", "wmv2"])])
+@pytest.mark.parametrize(
+    ("ending", "codec"), [("mp4", X264), ("flv", X264), ("wmv", ["-c:v", "wmv2"]), ("mxf", ["-c:v", "mpeg2video"])]
+)
 def test_a_joined_file_that_cannot_be_read_on_is_told_of(ending: str, codec: list[str], files: Path) -> None:
     part = plain(files / f"part.{ending}", "red", *codec)
     sampled = read_views(joined(files / f"twice.{ending}", part, part), Views())

@@ -28,6 +28,9 @@ _COLUMNS = ("path", "label", "labels", "split", "start_s", "end_s", "group", "sy
 _UCF_GROUP = re.compile(r"^(v_.+_g\d+)_c\d+$")
 
 
+_PART_IN_NAME = re.compile(r"(^|[^a-z])(train|val|valid|validation|validate|test)(ing|list|split)?([^a-z]|$)")
+
+
 @dataclass(frozen=True)
 class Clip:
     """One labelled piece of a file.
@@ -310,6 +313,7 @@ def _seconds(text: str | None, default: float | None, where: str) -> float | Non
 def _read_folders(root: Path, called: Mapping[str, str]) -> Dataset:
     folders = folders_of(root)
     left_out = LeftOut()
+    warnings: tuple[str, ...] = ()
     clips: list[Clip] = []
     if _are_parts(folders):
         for folder in folders:
@@ -317,8 +321,19 @@ def _read_folders(root: Path, called: Mapping[str, str]) -> Dataset:
             clips += [clip for inner in folders_of(folder) for clip in _clips_of(inner, part, left_out)]
     else:
         clips = [clip for folder in folders for clip in _clips_of(folder, "train", left_out)]
+        if lists := _lists_beside(root):
+            warnings = (
+                f"{lists[0].name} in {root} seems to list the parts of this data, and is not read: all clips are for "
+                "training; write a manifest.csv with a column split, or folders train/CLASS and test/CLASS",
+            )
     looked_for = f"looked for {root}/CLASS/FILE and {root}/train/CLASS/FILE, video or sound"
-    return make_dataset(root.name, clips, called, looked_for, are_folders=True, left_out=left_out)
+    return make_dataset(root.name, clips, called, looked_for, are_folders=True, left_out=left_out, warnings=warnings)
+
+
+def _lists_beside(root: Path) -> list[Path]:
+    """Files beside the folders of classes that are named as lists of parts are: train.csv, x_test_split1.txt."""
+    tables = (path for path in _entries(root) if path.suffix.lower() in (".csv", ".tsv", ".txt", ".json"))
+    return sorted(path for path in tables if _PART_IN_NAME.search(path.stem.lower()))
 
 
 def _are_parts(folders: list[Path]) -> bool:

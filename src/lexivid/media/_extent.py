@@ -30,8 +30,8 @@ _DECLARING = _SEEKABLE | {"flv"}
 _MAX_READ_ERRORS = 50
 _MAX_CACHED = 64
 _DISCARDED = 2  # flag of an entry in an index
-# These stop reading at the end that their headers describe, whatever follows.
-_ENDS_ITSELF = frozenset({"mov", "asf"})
+# Reading these stops at the end that their headers describe, or what follows has no times of its own (MXF).
+_ENDS_ITSELF = frozenset({"mov", "asf", "mxf"})
 # What a file begins with, of formats that stop where the next file begins.
 _MARKS = {"flv": b"FLV\x01", "ogg": b"OggS\0\2", "nut": b"nut/multimedia container", "ivf": b"DKIF", "apng": b"\x89PNG"}
 _INDEX_TAIL = 500  # entries at the end of an index that may belong to nothing that is shown

@@ -16,6 +16,7 @@ _MAX_BOXES = 100_000
 _MAX_DEPTH = 3
 _EBML = b"\x1a\x45\xdf\xa3"
 _SEGMENT = 0x18538067
+_MXF_PARTITION = bytes.fromhex("060e2b34020501010d01020101")  # then 2 for a header, 3 for a body, 4 for a footer
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 
 
@@ -61,6 +62,8 @@ def structure_of(path: str, formats: set[str]) -> Structure:
             return Structure(_segment_end(file, size), size)
         if "asf" in formats:
             return Structure(_asf_end(file, size), size)
+        if "mxf" in formats:
+            return Structure(_mxf_end(file), size)
         return Structure(None, size)
     finally:
         file.close()
@@ -174,3 +177,27 @@ def _asf_end(file: PlainFile, size: int) -> int | None:
             return None
         start += length
     return None
+
+
+def _mxf_end(file: PlainFile) -> int | None:
+    """The header says where the footer is; behind that nothing but an index of partitions belongs to the file."""
+    pack = _at(file, 0, 64)
+    if not pack.startswith(_MXF_PARTITION):
+        return None  # something stands before the header
+    body, _ = _klv(pack, 0)
+    start = int.from_bytes(pack[body + 24 : body + 32], "big")
+    if not start or not _at(file, start, 13).startswith(_MXF_PARTITION):
+        return None  # the header was never filled in, or the file is cut off
+    for number in range(_MAX_BOXES):
+        head = _at(file, start, 25)
+        if len(head) < 17 or head[:4] != _MXF_PARTITION[:4] or (number and head[:14] == _MXF_PARTITION + b"\2"):
+            return start
+        _, start = _klv(head, start)
+    return None
+
+
+def _klv(head: bytes, start: int) -> tuple[int, int]:
+    """A key of 16 bytes, a length, a value -> (where the value begins, where it ends), `head` read at `start`."""
+    width = head[16] & 0x7F if head[16] & 0x80 else 0
+    length = int.from_bytes(head[17 : 17 + width], "big") if width else head[16]
+    return start + 17 + width, start + 17 + width + length
