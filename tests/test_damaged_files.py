@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from damaged_files import KINDS, damaged, make_valid
+from damaged_files import KINDS, damaged, make_valid, try_case
 
 from lexivid.media import Views, probe, read_sound, read_views
 from lexivid.media._container import PlainFile
@@ -59,3 +59,10 @@ def test_a_place_that_no_file_has_is_an_error_to_ffmpeg_and_not_to_python(tmp_pa
         assert file.seek(offset, whence) < 0
         assert file.tell() == 4
     file.close()
+
+
+def test_a_second_stream_of_pictures_without_a_decoder_is_no_other_film(tmp_path: Path) -> None:
+    """Damage in a program stream announces one: case 1856 of the fuzz."""
+    valid = make_valid(tmp_path)
+    outcome = try_case(1856, valid, tmp_path)
+    assert (outcome.kind, outcome.frames, outcome.failures) == ("mpeg1.mpg", "read", [])

@@ -116,6 +116,8 @@ def films_differ(container: InputContainer) -> bool:
     video = pick_video(container)
     assert video is not None
     for other in _moving_pictures(container):
+        if not other.codec_context:
+            continue  # nobody here can see it
         if not (
             video.duration and other.duration and video.time_base and other.time_base and other.width and video.height
         ):
