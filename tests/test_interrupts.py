@@ -247,3 +247,10 @@ def test_what_lasts_says_a_line_a_minute_without_a_terminal(
         bar.show(1, 2)
     assert not capsys.readouterr().err
     assert not [thread for thread in threading.enumerate() if thread.name == "lexivid-progress"]
+
+
+def test_a_message_needs_no_import(tmp_path: Path) -> None:
+    """Ctrl-C may come while PyTorch is imported, and a second import of it fails: what says so must not ask for one."""
+    code = "import sys\nfrom lexivid.cli import console\nconsole.say('interrupted')\n"
+    code += "heavy = {'torch', 'numpy', 'av'}\nassert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == "interrupted\n"

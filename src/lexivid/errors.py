@@ -23,3 +23,8 @@ class LabelError(LexividError):
 
 class MissingExtraError(LexividError):
     """An optional dependency is needed; the message names the extra that brings it."""
+
+
+def printable(text: str) -> str:
+    """File names come from strangers: no control characters reach the terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

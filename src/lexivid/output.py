@@ -17,7 +17,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lexivid.errors import LexividError
+from lexivid.errors import LexividError, printable
 from lexivid.labels.evidence import DEFAULT_THRESHOLD
 from lexivid.storage import write_atomically
 
@@ -149,11 +149,6 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(tenths, 600)
     hours, minutes = divmod(minutes, 60)
     return (f"{hours}:{minutes:02d}" if hours else f"{minutes}") + f":{rest // 10:02d}.{rest % 10}"
-
-
-def printable(text: str) -> str:
-    """File names come from strangers: no control characters reach the terminal."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 class Journal:

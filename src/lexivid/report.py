@@ -18,8 +18,9 @@ from typing import Any
 from torch import Tensor
 
 from lexivid import __version__
+from lexivid.errors import printable
 from lexivid.labels.evidence import DEFAULT_THRESHOLD
-from lexivid.output import clock, printable
+from lexivid.output import clock
 from lexivid.page import render_page
 from lexivid.prediction import Prediction, Vocabulary
 

@@ -23,14 +23,17 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from lexivid.errors import printable
+
 _messages = Console(stderr=True, highlight=False)
 _LINE_EVERY_S = 60.0
 
 
 def say(message: str, style: str = "") -> None:
-    """A message on standard error. (As Text: brackets in file names are no markup.)"""
-    from lexivid.output import printable
+    """A message on standard error. (As Text: brackets in file names are no markup.)
 
+    It imports nothing: Ctrl-C may have come while PyTorch was imported, which cannot be done twice.
+    """
     _messages.print(Text(printable(message), style=style), soft_wrap=True)
 
 
