@@ -27,6 +27,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))
 
 
+@pytest.fixture(autouse=True)
+def _threads_are_the_tests_own() -> Generator[None, None, None]:
+    """A test that computes with one thread, to compare bits, does not slow down those after it."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 def why_skipped(report: pytest.TestReport | pytest.CollectReport) -> str:
     """The reason that a skipped test gives."""
     reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
