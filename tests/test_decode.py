@@ -35,7 +35,6 @@ EXACT = {
     "hevc.mp4": [*X265, "-pix_fmt", "yuv420p"],
     "vp8.webm": ["-c:v", "libvpx", *VPX],
     "vp9.webm": ["-c:v", "libvpx-vp9", *VPX],
-    "vp9_alpha.webm": ["-c:v", "libvpx-vp9", *VPX, "-pix_fmt", "yuva420p"],
     "av1.mp4": ["-c:v", "libsvtav1", "-preset", "13"],
     "mpeg4.avi": ["-c:v", "mpeg4", "-bf", "2", "-q:v", "4"],
     "xvid_packed.avi": ["-c:v", "libxvid", "-bf", "2", "-q:v", "4"],

@@ -171,6 +171,11 @@ class Training:
         log = self.out / "log.jsonl"
         return log.read_text().count('"loss"') if log.is_file() else 0
 
+    def loads_torch(self) -> bool:
+        """Whether Python is past its own start, where Ctrl-C is out of any program's hands."""
+        assert self.process is not None
+        return "libtorch" in Path(f"/proc/{self.process.pid}/maps").read_text()
+
     def ended(self) -> tuple[int, str]:
         assert self.process is not None
         said = self.process.communicate(timeout=240)[1]
@@ -204,7 +209,7 @@ def test_start_up_is_interrupted_in_a_sentence(data: Path, clip_folder: Path, tm
         if after_s:
             training.wait_for((out / "recipe.yaml").is_file)
         else:
-            time.sleep(0.4)
+            training.wait_for(training.loads_torch)
         time.sleep(after_s)
         os.killpg(training.process.pid, signal.SIGINT)  # type: ignore[union-attr]
         status, said = training.ended()
