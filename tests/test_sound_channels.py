@@ -12,7 +12,7 @@ import pytest
 import torch
 from media_files import ffmpeg, source
 
-from lexivid.media import probe, read_waveform
+from lexivid.media import probe, read_sound, read_waveform
 from lexivid.media._mixing import choose_weights, mix_of, placed_weights
 
 RATE = 16000
@@ -223,6 +223,32 @@ def test_mono_tracks_are_channels_of_one_programme(ending: str, tmp_path: Path) 
     assert strength(read_waveform(second), 880) == pytest.approx(0.4, rel=0.02)
     against = tracks(tmp_path / f"against.{ending}", LOW, AGAINST)
     assert strength(read_waveform(against), 440) == pytest.approx(0.4, rel=0.02)
+
+
+@pytest.mark.parametrize("ending", ["mov", "mp4"])
+def test_mono_tracks_of_several_rates_and_codecs_are_heard_together(ending: str, tmp_path: Path) -> None:
+    codecs = ["-c:a", "aac"] if ending == "mp4" else ["-c:a:1", "pcm_s24le", "-c:a:2", "aac"]
+    options = [*codecs, "-ar:a:0", "48000", "-ar:a:1", "32000", "-ar:a:2", "44100"]
+    path = tracks(tmp_path / f"rates.{ending}", LOW, HIGH, "0.4*sin(2*PI*1320*t)", options=options)
+    found = read_sound(path)
+    assert found.warnings == ()
+    assert [strength(found.waveform, hz) for hz in (440, 880, 1320)] == pytest.approx([0.4 / 3] * 3, rel=0.03)
+    assert probe(path).stream_choice == "of 3 streams of sound, mono ones are heard together (numbers 1, 2, 3)"
+    part = read_waveform(path, start_s=1.0, duration_s=0.5)
+    assert [strength(part, hz) for hz in (440, 880, 1320)] == pytest.approx([0.4 / 3] * 3, rel=0.03)
+    # one of them is silent, and two are in opposite phase: decided as for tracks of one rate
+    silent = tracks(tmp_path / f"silent.{ending}", "0", HIGH, options=options)
+    assert strength(read_waveform(silent), 880) == pytest.approx(0.4, rel=0.03)
+    against = tracks(tmp_path / f"against.{ending}", LOW, AGAINST, options=options)
+    assert strength(read_waveform(against), 440) == pytest.approx(0.4, rel=0.03)
+
+
+def test_more_mono_tracks_than_are_mixed_are_told_of(tmp_path: Path) -> None:
+    path = tracks(tmp_path / "many.mov", *[f"0.4*sin(2*PI*{300 + 100 * i}*t)" for i in range(18)], seconds=1)
+    found = read_sound(path)
+    assert found.warnings == ("of 18 mono streams of sound 16 are heard: more than that are not mixed",)
+    heard = [strength(found.waveform, 300 + 100 * i) for i in range(18)]
+    assert heard == pytest.approx([0.4 / 16] * 16 + [0, 0], abs=0.001)
 
 
 def test_tracks_of_several_languages_are_not_mixed(tmp_path: Path) -> None:

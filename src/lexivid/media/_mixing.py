@@ -29,7 +29,7 @@ import numpy as np
 from lexivid.errors import MediaError
 from lexivid.media._container import open_container
 from lexivid.media._refusal import shown
-from lexivid.media._streams import heard_together, pick_audio
+from lexivid.media._streams import heard_together, pick_audio, unheard_channels
 
 Layout = tuple[str, ...]  # names of channels, in order
 
@@ -59,11 +59,13 @@ class Mix:
         streams: indices of the streams that are heard; several are mono.
         tracks: what each of several streams counts for, (N,).
         channels: what the channels of the one stream count for, (C,), by layout; a stream may change it on the way.
+        warning: what is left out; empty: nothing.
     """
 
     streams: tuple[int, ...]
     tracks: np.ndarray
     channels: dict[Layout, np.ndarray] = field(default_factory=dict)
+    warning: str = ""
 
     def weights(self, layout: Layout) -> np.ndarray | None:
         """(C,); None: mono or stereo as FFmpeg mixes it."""
@@ -98,10 +100,12 @@ def _mix_of(path: str, identity: tuple[int, int, int]) -> Mix:
         even = np.full(len(streams), 1 / len(streams), np.float32)
         if len(streams) == 1 and chosen.channels == 1:
             return Mix(indices, even)
+        warning = unheard_channels(container, chosen)
         places = _listen(container, streams)
     if len(streams) > 1:
         together = [heard for place in places if (heard := _aligned(place)) is not None]
-        return Mix(indices, choose_weights(("NONE",) * len(streams), [b for heard in together for b in _blocks(heard)]))
+        weights = choose_weights(("NONE",) * len(streams), [b for heard in together for b in _blocks(heard)])
+        return Mix(indices, weights, warning=warning)
     by_layout: dict[Layout, list[np.ndarray]] = {}
     for place in places:
         for heard in place[0]:
@@ -246,12 +250,22 @@ def _blocks(heard: _Heard) -> Iterator[np.ndarray]:
 def _aligned(place: list[list[_Heard]]) -> _Heard | None:
     """What N mono streams have in common at a place, as N channels; None where one of them has nothing."""
     first = [stretches[0] for stretches in place if stretches]
-    if len(first) < len(place) or any(len(heard.layout) != 1 or heard.rate != first[0].rate for heard in first):
+    if len(first) < len(place) or any(len(heard.layout) != 1 for heard in first):
         return None
-    start_s, rate = max(heard.at_s for heard in first), first[0].rate
-    rows = [heard.samples[0, round((start_s - heard.at_s) * rate) :] for heard in first]
+    start_s, rate = max(heard.at_s for heard in first), min(heard.rate for heard in first)
+    rows = [_at_rate(heard, rate)[round((start_s - heard.at_s) * rate) :] for heard in first]
     num = min(map(len, rows))
     return _Heard(start_s, rate, ("NONE",) * len(rows), np.stack([row[:num] for row in rows])) if num else None
+
+
+def _at_rate(heard: _Heard, rate: int) -> np.ndarray:
+    """Its first channel, (S,), with as many samples a second."""
+    if heard.rate == rate:
+        return heard.samples[0]
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(heard.samples[:1]), format="fltp", layout="mono")
+    frame.sample_rate = heard.rate
+    resampler = av.AudioResampler(format="fltp", layout="mono", rate=rate)
+    return np.concatenate([out.to_ndarray()[0] for out in (*resampler.resample(frame), *resampler.resample(None))])
 
 
 def has_rate_of_sound(frame: av.AudioFrame) -> bool:

@@ -70,17 +70,33 @@ def pick_audio(container: InputContainer) -> av.AudioStream | None:
 def heard_together(container: InputContainer, chosen: av.AudioStream) -> list[av.AudioStream]:
     """The chosen stream of sound, or it among the mono streams that are channels of one programme.
 
-    Cameras and broadcasters write them so: of one codec, rate, language and kind, in MXF, QuickTime, MP4 and GXF.
+    Cameras and broadcasters write them so: of one language and kind, in MXF, QuickTime, MP4 and GXF. Their rates and
+    codecs may differ, as where sound was laid beside that of the camera. Of more than 16, the first 16.
     """
+    together = _channels_apart(container, chosen)
+    if len(together) > _MAX_TRACKS:
+        others = [stream for stream in together if stream is not chosen][: _MAX_TRACKS - 1]
+        together = sorted([*others, chosen], key=lambda stream: stream.index)
+    return together
+
+
+def unheard_channels(container: InputContainer, chosen: av.AudioStream) -> str:
+    """In words, which channels of the programme are left out because they are too many; empty: none."""
+    all_channels, heard = _channels_apart(container, chosen), heard_together(container, chosen)
+    if len(all_channels) == len(heard):
+        return ""
+    return f"of {len(all_channels)} mono streams of sound {len(heard)} are heard: more than that are not mixed"
+
+
+def _channels_apart(container: InputContainer, chosen: av.AudioStream) -> list[av.AudioStream]:
     if chosen.channels != 1 or not set(container.format.name.split(",")) & _CHANNELS_APART:
         return [chosen]
 
     def kind(stream: av.AudioStream) -> tuple[object, ...]:
         apart = stream.disposition & (_FOR_SOME | Disposition.lyrics | Disposition.dub)
-        return stream.channels, stream.rate, codec_name(stream), stream.metadata.get("language", "und"), int(apart)
+        return stream.channels, stream.metadata.get("language", "und"), int(apart)
 
-    alike = [stream for stream in _sounds(container) if kind(stream) == kind(chosen)]
-    return alike if len(alike) <= _MAX_TRACKS else [chosen]
+    return [stream for stream in _sounds(container) if kind(stream) == kind(chosen)]
 
 
 def choice_of(container: InputContainer) -> Choice:
