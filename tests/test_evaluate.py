@@ -290,6 +290,72 @@ def test_a_run_that_does_not_say_what_it_was_trained_on(trained, tmp_path):
         runs.evaluate(run, trained / "data", protocol="calibrate", num_workers=0, device="cpu")
 
 
+@pytest.fixture(scope="module")
+def listed(tmp_path_factory, clip_folder):
+    """A run on UCF101's layout, whose recipe says which lists, where they are, and what classes are called."""
+    root = tmp_path_factory.mktemp("listed")
+    for number, name in enumerate(("PlayingViolin", "HorseRace")):
+        for group in (1, 2, 3):
+            path = root / "data" / name / f"v_{name}_g0{group}_c01.avi"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            make_video(path, "-c:v", "mpeg4", size=f"{48 + 16 * number}x48", rate=str(10 + group), seconds=0.4)
+    (root / "lists").mkdir()
+    (root / "lists" / "classInd.txt").write_text("1 PlayingViolin\n2 HorseRace\n")
+    for number, (test, rest) in {1: ((1,), (2, 3)), 2: ((1, 2), (3,))}.items():
+        for part, groups in (("test", test), ("train", rest)):
+            names = [f"{n}/v_{n}_g0{g}_c01.avi" for n in ("PlayingViolin", "HorseRace") for g in groups]
+            (root / "lists" / f"{part}list0{number}.txt").write_text("\n".join(names))
+    (root / "names.csv").write_text("PlayingViolin,a person with a violin\n")
+    recipe = Recipe.from_dict(
+        {
+            "model": {"backbone": str(clip_folder), "modalities": ["video", "flow"], "mlp_ratio": 1.0},
+            "data": {
+                "kind": "ucf101", "list_number": 2, "lists": str(root / "lists"), "names": str(root / "names.csv"),
+                "inputs": ["video"], "num_frames": 2, "stride": None, "held_out": 0, "num_workers": 0,
+                "cache_clips": False,
+            },
+            "training": {"epochs": 0, "batch_size": 4},
+        }
+    )  # fmt: skip
+    train(recipe, root / "data", root / "run", device="cpu")
+    return root
+
+
+def test_data_are_read_as_the_recipe_of_the_run_says(listed, tmp_path):
+    words = (listed / "run", "--data", listed / "data", "--out", tmp_path)
+
+    def found(*more):
+        warnings = _evaluate(*words, *more)
+        result = json.loads((tmp_path / "base-novel.json").read_text())
+        return result["clips_asked"], result["clips_trained_on"], result["split"]["base"], result["layout"], warnings
+
+    classes = ["a person with a violin", "horse race"]
+    layout = {"kind": "ucf101", "list_number": 2, "lists": str(listed / "lists"), "names": str(listed / "names.csv")}
+    assert found()[:4] == (4, 0, classes, layout)
+    # what is asked for counts more
+    assert found("--list-number", "1")[:4] == (2, 0, classes, layout | {"list_number": 1})
+    auto = {"kind": "folders", "list_number": None, "lists": None, "names": str(listed / "names.csv")}
+    assert found("--kind", "folders")[:4] == (6, 2, classes, auto)
+
+
+def test_a_recipe_that_does_not_fit_the_data_is_named(listed, tmp_path):
+    run = shutil.copytree(listed / "run", tmp_path / "run")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(LexividError, match=r"the run's recipe says kind 'ucf101', list_number '2', .*--kind auto"):
+        runs.evaluate(run, tmp_path / "other", num_workers=0, device="cpu")
+    recipe = load_recipe(run / "recipe.yaml")
+    gone = replace(recipe, data=replace(recipe.data, names="/gone/names.csv"))
+    (run / "recipe.yaml").write_text(gone.to_yaml())
+    result = runs.evaluate(run, listed / "data", num_workers=0, device="cpu", split=ClassSplit(("horse race",), ()))
+    assert result["clips_asked"] == 2
+    assert result["warnings"][0] == (
+        "'/gone/names.csv', data.names of the run's recipe, is not there: say where by --names"
+    )
+    (run / "recipe.yaml").write_text("data: {list_number: two}\n")
+    result = runs.evaluate(run, listed / "data", num_workers=0, device="cpu", split=ClassSplit(("horse race",), ()))
+    assert "it is not known how the run read its data" in result["warnings"][0]
+
+
 def test_a_twin_is_tested_on_no_clip_that_it_was_trained_on():
     clips = [Clip(f"{name}{i}", (name,)) for name in "abcd" for i in range(4)]
     kept, held_out = [c for c in clips if c.path[1] in "012"], [c for c in clips if c.path[1] == "3"]

@@ -26,8 +26,10 @@ def evaluate(
     stride_rate: StrideRate = None,
     split: Annotated[Path | None, typer.Option(help="JSON with base and novel classes. Default: the run's.")] = None,
     part: Annotated[str, typer.Option(help="Which clips of the data.")] = "test",
-    list_number: Annotated[int | None, typer.Option(help="Which of UCF101's lists, 1 to 3.")] = None,
-    lists: Annotated[Path | None, typer.Option(help="Folder of UCF101's lists.")] = None,
+    list_number: Annotated[
+        int | None, typer.Option(help="Which of UCF101's lists, 1 to 3. Default: the recipe's.")
+    ] = None,
+    lists: Annotated[Path | None, typer.Option(help="Folder of UCF101's lists. Default: the recipe's.")] = None,
     distractors: Annotated[
         Path | None, typer.Option(help="A list of more names for every vocabulary, as --labels-file of `classify`.")
     ] = None,
@@ -36,9 +38,12 @@ def evaluate(
         float, typer.Option(min=0, max=1, help="multi-label: from which probability on a label is said to hold.")
     ] = 0.5,
     kind: Annotated[
-        str,
-        typer.Option(help="Layout: csv, folders, ucf101, activitynet, charades, youtube8m or vggsounder."),
-    ] = "auto",
+        str | None,
+        typer.Option(
+            help="Layout: auto, csv, folders, ucf101, activitynet, charades, youtube8m or vggsounder. Default: that of "
+            "the run's recipe, or auto.",
+        ),
+    ] = None,
     names: Names = None,
     twins: Annotated[int, typer.Option(min=0, help="calibrate: train so many twins of the run for it.")] = 0,
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode.")] = 2,

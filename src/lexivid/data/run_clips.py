@@ -29,6 +29,8 @@ from lexivid.storage import write_atomically
 CLIPS_FILE, SPLIT_FILE = "clips.jsonl", "split.json"
 _FORMAT = 1
 _COLUMNS = ("role", "path", "content", "start_s", "end_s", "labels", "group", "synthetic")
+RECIPE_FILE = "recipe.yaml"
+_LAYOUT = {"kind": str, "list_number": int, "lists": str, "names": str}
 _READERS = 8  # threads: reading three blocks of a file is waiting
 
 
@@ -199,6 +201,32 @@ class RunClips:
             return path
         rest = os.path.relpath(path, self.data)
         return str(Path(path).absolute()) if Path(rest).parts[0] == os.pardir else rest
+
+
+def recipe_layout(folder: Path) -> dict[str, Any]:
+    """How a run's recipe says that its data are read: kind, list_number, lists and names, as `read_dataset` takes them,
+    where it says something; {}: no recipe lies there.
+
+    Raises:
+        LexividError: the recipe cannot be read.
+    """
+    path = folder / RECIPE_FILE
+    if not path.is_file():
+        return {}
+    try:
+        import yaml
+
+        said = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]
+        found = {key: said[key] for key in _LAYOUT if said.get(key) is not None}
+        if any(isinstance(value, bool) or not isinstance(value, _LAYOUT[key]) for key, value in found.items()):
+            raise ValueError("data.kind, lists and names are words, data.list_number is a number")
+    except ImportError:
+        problem = "PyYAML is missing"
+    except Exception as error:  # of PyYAML's many
+        problem = f"{type(error).__name__}: {error}".replace("\n", " ")
+    else:
+        return found
+    raise LexividError(f"{str(path)!r} cannot be read, so it is not known how the run read its data ({problem})")
 
 
 def contents_of(paths: Iterable[str]) -> dict[str, str]:

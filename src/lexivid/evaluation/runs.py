@@ -14,10 +14,10 @@ from typing import Any
 from torch import Tensor
 
 from lexivid.data.clip_cache import ClipCache
-from lexivid.data.dataset import Clip, read_dataset
+from lexivid.data.dataset import Clip, Dataset, read_dataset
 from lexivid.data.loading import ClipSamples, SampleSpec
 from lexivid.data.recordings import recording_names
-from lexivid.data.run_clips import CLIPS_FILE, SPLIT_FILE, RunClips, contents_of
+from lexivid.data.run_clips import CLIPS_FILE, SPLIT_FILE, RunClips, contents_of, recipe_layout
 from lexivid.data.splits import ClassSplit
 from lexivid.errors import LexividError
 from lexivid.evaluation import protocols
@@ -42,7 +42,7 @@ def evaluate(
     num_audio_views: int | None = None,
     split: str | Path | ClassSplit | None = None,
     part: str | None = "test",
-    kind: str = "auto",
+    kind: str | None = None,
     list_number: int | None = None,
     lists: str | Path | None = None,
     names: str | Path | None = None,
@@ -59,7 +59,8 @@ def evaluate(
 
     Args:
         model: a run folder of `lexivid train`, or what `lexivid.load` takes.
-        data: see `lexivid.data.dataset.read_dataset`, with kind, list_number, lists and names.
+        data: see `lexivid.data.dataset.read_dataset`, with kind, list_number, lists and names; what is None of these is
+            as the run's recipe says. Another kind than the recipe's takes none of its lists.
         protocol: see `lexivid.evaluation.protocols`.
         out: a folder for `<protocol>.json` and the collected features; None: nothing is written.
         views: None: 16 frames over the whole file for a backbone; as it was trained for a run. What `ViewsAsked` does
@@ -83,8 +84,10 @@ def evaluate(
 
     if protocol not in protocols.PROTOCOLS:
         raise LexividError(f"unknown protocol {protocol!r}: choose {', '.join(protocols.PROTOCOLS)}")
-    dataset = read_dataset(data, kind=kind, list_number=list_number, lists=lists, names=names)  # type: ignore[arg-type]
     trained = TrainedModel.from_pretrained(model, device=device) if is_trained_model(model) else None
+    asked = {"kind": kind, "list_number": list_number, "lists": lists, "names": names}
+    layout, from_recipe, warnings = _layout(asked, trained.folder if trained else None)
+    dataset = _read(data, layout, from_recipe)
     if protocol == "calibrate" and (trained is None or not Path(model).is_dir()):
         hint = "" if trained is None else f": fetch it by `hf download {model} --local-dir FOLDER`, and name that"
         raise LexividError(f"only a run of `lexivid train` in a folder can be calibrated{hint}")
@@ -99,7 +102,6 @@ def evaluate(
         raise LexividError(f"protocol {protocol!r} is of one label a clip; this run has several: use multi-label")
     if protocol == "calibrate":
         assert trained is not None
-        layout = {"kind": kind, "list_number": list_number, "lists": lists, "names": names}
         files, missing = held_out_clips(record, data, layout)
         clips, which = list(files.held_out), "held out of training"
         if missing:
@@ -152,6 +154,7 @@ def evaluate(
         "flow": spec.flow if "flow" in spec.reads else None,
         "flow_texture": spec.flow_texture and "flow" in spec.reads,
         "data": dataset.name,
+        "layout": {key: str(value) if isinstance(value, Path) else value for key, value in layout.items()},
         "clips": which,
         "split": asdict(chosen),
         "distractors": len(distractors),
@@ -159,7 +162,7 @@ def evaluate(
         "clips_asked": len(clips),
         "clips_failed": len(collected.failures),
         "clips_trained_on": _num_trained_on(trained, clips),
-        "warnings": list(dataset.remarks),
+        "warnings": [*warnings, *dataset.remarks],
         "failures": [list(pair) for pair in collected.failures],
         "entries_missing": len(dataset.missing),
         "settings": collected.settings,
@@ -243,6 +246,41 @@ def _multi_label_lines(found: dict[str, Any]) -> list[tuple[str, ...]]:
         shown = ["-" if cell is None else f"{100 * cell:.1f}" for cell in cells]
         lines.append((part, str(row["labels"]), *shown, f"{100 * error:.2f}"))
     return lines
+
+
+def _layout(asked: Mapping[str, Any], run: Path | None) -> tuple[dict[str, Any], list[str], list[str]]:
+    """How the data are read: what is asked for, else what the run's recipe says -> (the keyword arguments of
+    `read_dataset`, those of them that the recipe gave, what the user should be told).
+    """
+    layout, taken, warnings = dict(asked), list[str](), list[str]()
+    if run is not None:
+        try:
+            said = recipe_layout(run)
+        except LexividError as error:
+            said = {}
+            warnings.append(str(error))
+        if layout["kind"] not in (None, said.get("kind")):
+            said = {"names": said.get("names")}
+        for key, value in said.items():
+            if layout[key] is not None or value is None or value == "auto":
+                continue
+            if key in ("lists", "names") and not Path(value).exists():
+                warnings.append(f"{str(value)!r}, data.{key} of the run's recipe, is not there: say where by --{key}")
+                continue
+            layout[key] = value
+            taken.append(key)
+    layout["kind"] = layout["kind"] or "auto"
+    return layout, taken, warnings
+
+
+def _read(data: str | Path, layout: Mapping[str, Any], from_recipe: Sequence[str]) -> Dataset:
+    try:
+        return read_dataset(data, **layout)
+    except LexividError as error:
+        if not from_recipe:
+            raise
+        said = ", ".join(f"{key} {str(layout[key])!r}" for key in from_recipe)
+        raise LexividError(f"{error} (the run's recipe says {said}; --kind auto: go by what is there)") from None
 
 
 def _class_split(
