@@ -10,15 +10,22 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 import training_cases as cases
 from hub_server import serve_hub
+from language_models import make_gpt2
 
 import lexivid
 from lexivid.data.run_clips import RunClips
+from lexivid.errors import LexividError
 from lexivid.training import train
+from lexivid.training.pinning import as_begun, check_same, pinned
+from lexivid.training.recipe import Recipe, load_recipe
+from lexivid.training.run import check_folder
 
 pytest.importorskip("accelerate")
 SETTINGS = {
@@ -113,6 +120,93 @@ def test_a_published_run_is_used_by_the_name_that_its_card_prints(clip_folder: P
     again = json.loads(_run(USER, f"me/colours@{commit}", trained_on, data, home=user, endpoint=endpoint, offline=True))
     assert again["scores"] == found["scores"]
     assert again["base"] == found["base"]
+
+
+TRAINER = """
+import sys, training_cases
+from lexivid.training import train
+data, out, how, settings = sys.argv[1], sys.argv[2], sys.argv[3], __import__("json").loads(sys.argv[4])
+class Stop(Exception): pass
+def stop(*args):
+    if how == "stop":
+        raise Stop
+try:
+    recipe = training_cases.Recipe.from_dict({"name": "tiny"}).with_settings(settings)
+    train(recipe, data, out, resume=how == "resume", device="cpu", on_epoch=stop)
+    print("done")
+except Stop:
+    from lexivid.labels.language_model import FrozenLanguageModel
+    from lexivid.backbones import load_backbone
+    print(FrozenLanguageModel.load("they/words").lasting_name, load_backbone("they/clip", device="cpu").fingerprint)
+"""
+
+
+def test_a_run_goes_on_with_the_backbone_that_it_began_with(clip_folder: Path, tmp_path: Path) -> None:
+    """Another machine, where nothing is cached, and the Hub holds another model under the name by now."""
+    torch.set_num_threads(1)
+    data, out = cases.make_clips(tmp_path / "data", num=3), tmp_path / "run"
+    settings = {**SETTINGS, "model.backbone": "they/clip", "training.epochs": 2, "training.checkpoint_every": 1}
+    files = {path.name: path.read_bytes() for path in clip_folder.iterdir()}
+    with serve_hub() as (endpoint, hub):
+        first = hub.publish("they/clip", files)
+        files_of_words = {path.name: path.read_bytes() for path in make_gpt2(tmp_path / "words").iterdir()}
+        words = hub.publish("they/words", files_of_words)
+        said = _run(TRAINER, data, out, "stop", json.dumps(settings), home=tmp_path / "here", endpoint=endpoint)
+        assert said.startswith(f"they/words@{words} they/clip@{first}-")  # label vectors are cached under these
+        assert not (out / "config.json").exists()
+        assert load_recipe(out / "recipe.yaml").model.backbone == f"they/clip@{first}"
+        second = hub.publish("they/clip", {"model.safetensors": b"other weights"})
+        assert second != first
+        hub.requests.clear()
+        _run(TRAINER, data, out, "resume", json.dumps(settings), home=tmp_path / "there", endpoint=endpoint)
+        assert any(first in request for request in hub.requests)
+        assert not any(second in request or "/main/" in request for request in hub.requests)
+    backbone = json.loads((out / "config.json").read_text())["backbone"]
+    assert (backbone["name"], backbone["revision"]) == ("they/clip", first)
+
+
+def test_names_of_the_hub_in_the_recipe_of_a_run() -> None:
+    first, second = "1" * 40, "2" * 40
+
+    def of(backbone: str, language_model: str = "world") -> Recipe:
+        settings = {"model.backbone": backbone, "labels.language_model": language_model}
+        return Recipe.from_dict({}).with_settings(settings)
+
+    def loaded(name: str, commit: str | None) -> Any:
+        return SimpleNamespace(name=name, commit=commit)
+
+    encoder = SimpleNamespace(language_model=SimpleNamespace(lasting_name=f"they/words@{second}"))
+    assert pinned(of("they/clip", "they/words"), loaded("they/clip", first), encoder) == of(
+        f"they/clip@{first}", f"they/words@{second}"
+    )
+    assert pinned(of("they/clip@v1"), loaded("they/clip@v1", first)) == of(f"they/clip@{first}")
+    for name, model in (("lite", SimpleNamespace(name="lite")), ("they/clip", loaded("others/clip", first))):
+        assert pinned(of(name), model) == of(name)  # another model was handed in
+    begun = of(f"they/clip@{first}", f"they/words@{second}")
+    assert as_begun(of("they/clip", "they/words"), begun) == begun
+    for other in ("they/clip@v1", "others/clip", f"they/clip@{second}", "lite"):
+        assert as_begun(of(other), begun).model.backbone == other
+    assert as_begun(of("they/clip"), of("they/clip")) == of("they/clip")  # an earlier Lexivid began it
+    check_same(of(f"they/clip@{first}"), of(f"they/clip@{first}"))
+    check_same(of(f"they/clip@{first}"), of("they/clip"))
+    with pytest.raises(LexividError, match=f"started with 'they/clip@{first}': name that"):
+        check_same(of(f"they/clip@{second}"), of(f"they/clip@{first}"))
+
+
+@pytest.mark.parametrize(
+    ("name", "fits"),
+    [("they/clip", True), ("they/clip@v1", True), ("they/clip@" + "1" * 40, True), ("they/clip@" + "2" * 40, False),
+     ("they/other", False), ("lite", False)],
+)  # fmt: skip
+def test_a_run_is_resumed_by_the_name_that_began_it(name: str, fits: bool, tmp_path: Path) -> None:
+    recipe = Recipe.from_dict({}).with_settings({"model.backbone": "they/clip@" + "1" * 40})
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    asked = recipe.with_settings({"model.backbone": name})
+    if fits:
+        check_folder(tmp_path, asked, resume=True)
+    else:
+        with pytest.raises(LexividError, match=r"--resume: model.backbone is"):
+            check_folder(tmp_path, asked, resume=True)
 
 
 def _record(run: Path) -> RunClips:

@@ -88,8 +88,7 @@ def lasting_name(name: str, commit: str | None = None) -> str:
 
 def name_of(backbone: Backbone) -> str:
     """The `lasting_name` of a backbone that is loaded."""
-    config = getattr(getattr(backbone, "model", None), "config", None)
-    return lasting_name(backbone.name, getattr(config, "_commit_hash", None))
+    return lasting_name(backbone.name, getattr(backbone, "commit", None))
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:

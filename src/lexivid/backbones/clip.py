@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lexivid.backbones.host import quiet_transformers
-from lexivid.backbones.hub import is_hub_name, locate
+from lexivid.backbones.hub import commit_of, is_hub_name, locate
 from lexivid.backbones.preprocess import ImageProcessing
 from lexivid.errors import ModelError
 
@@ -48,12 +48,16 @@ class ClipBackbone:
         *,
         name: str,
         fingerprint: str,
+        commit: str | None = None,
     ) -> None:
-        """model: of transformers (CLIPModel, SiglipModel ...); it is frozen here and set to evaluation mode."""
+        """model: of transformers (CLIPModel, SiglipModel ...); it is frozen here and set to evaluation mode.
+
+        commit: of a model of the Hub.
+        """
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.images = images
-        self.name = name
+        self.name, self.commit = name, commit
         self.family: str = self.model.config.model_type
         parameter = next(model.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
@@ -91,6 +95,8 @@ class ClipBackbone:
         where = _locate(source, revision or None)
         try:
             config = AutoConfig.from_pretrained(source, **where)
+            if commit := commit_of(source, revision or None):
+                where["revision"] = commit  # of one state all, also where it changes meanwhile
             if config.model_type not in FAMILIES:
                 raise ModelError(
                     f"model {name!r} is of the kind {config.model_type!r}; Lexivid needs one whose pictures and texts "
@@ -109,8 +115,8 @@ class ClipBackbone:
                 f"model {name!r} could not be loaded: {reason}. It must hold config.json, model.safetensors "
                 "(no pickle is read), a tokenizer and preprocessor_config.json."
             ) from error
-        fingerprint = _fingerprint(source, config)
-        return cls(model.to(device), tokenizer, images, name=name, fingerprint=fingerprint)
+        fingerprint = _fingerprint(source, commit)
+        return cls(model.to(device), tokenizer, images, name=name, fingerprint=fingerprint, commit=commit)
 
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor) -> Tensor:
@@ -215,14 +221,14 @@ def _read_image_processing(source: str, where: dict[str, Any], config: Any) -> I
     )
 
 
-def _fingerprint(source: str, config: Any) -> str:
+def _fingerprint(source: str, commit: str | None) -> str:
     """The Hub's commit, or for a folder a hash of the configuration and of samples of the weights.
 
     Reading gigabytes at each start would cost more than the label vectors it protects, so of each large weight file
     the size, the time of its last change and 64 KiB at 8 places count. A small one counts whole, wherever it lies.
     """
     if not Path(source).is_dir():
-        return f"{source}@{getattr(config, '_commit_hash', None)}"
+        return f"{source}@{commit}"
     digest = hashlib.sha256((Path(source) / "config.json").read_bytes())
     for file in sorted(Path(source).glob("*.safetensors")):
         size = file.stat().st_size

@@ -51,6 +51,22 @@ def locate(source: str, revision: str | None) -> dict[str, Any]:
     return where
 
 
+def commit_of(source: str, revision: str | None = None) -> str | None:
+    """The commit of "owner/name" that was loaded, by the cache of this machine, which names each state by it; None: it
+    is no model of the Hub. (What transformers says of it in a configuration comes and goes with its releases.)
+    """
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    if Path(source).exists():
+        return None
+    try:
+        found = try_to_load_from_cache(source, "config.json", revision=revision)
+    except HFValidationError:
+        return None
+    return Path(found).parent.name if isinstance(found, str) else None
+
+
 def hub_config(name: str) -> dict[str, Any]:
     """config.json of "owner/name[@revision]"; {} where that has none.
 

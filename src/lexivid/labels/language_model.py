@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from lexivid.backbones.base import lasting_name
 from lexivid.backbones.host import quiet_transformers, random_state_kept
+from lexivid.backbones.hub import commit_of
 from lexivid.errors import ModelError
 
 WORLD = "world"
@@ -34,11 +35,12 @@ class FrozenLanguageModel(nn.Module):
 
     Args:
         model: a ...ForCausalLM of transformers. tokenizer: its own. name: as the user asked for it.
+        commit: of a model of the Hub.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, name: str) -> None:
+    def __init__(self, model: Any, tokenizer: Any, *, name: str, commit: str | None = None) -> None:
         super().__init__()
-        self.model, self.tokenizer, self.name = model, tokenizer, name
+        self.model, self.tokenizer, self.name, self.commit = model, tokenizer, name, commit
         self.requires_grad_(False)
         self.train(False)
 
@@ -69,7 +71,8 @@ class FrozenLanguageModel(nn.Module):
             try:
                 where = options | {"local_files_only": offline}
                 model: Any = AutoModelForCausalLM.from_pretrained(source, **where, use_safetensors=True, dtype=dtype)
-                return cls(model.to(device), AutoTokenizer.from_pretrained(source, **where), name=name)
+                tokenizer = AutoTokenizer.from_pretrained(source, **where)
+                return cls(model.to(device), tokenizer, name=name, commit=commit_of(source, revision or None))
             except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as reason:
                 error = reason
         raise ModelError(
@@ -92,7 +95,7 @@ class FrozenLanguageModel(nn.Module):
         """What finds this model again from anywhere: a folder's absolute path, "owner/name@commit", or "world"."""
         if self.name == WORLD:
             return WORLD
-        return lasting_name(self.name, getattr(self.model.config, "_commit_hash", None))
+        return lasting_name(self.name, self.commit)
 
     @property
     def fingerprint(self) -> str:

@@ -47,6 +47,7 @@ from lexivid.training.clips import TrainingClips, draw_clips, identified, open_c
 from lexivid.training.distributed import is_sharded, load_trained, make_accelerator, trained_state
 from lexivid.training.log import OnProgress, Progress, held_out
 from lexivid.training.loop import FitResult, OnEpoch, fit
+from lexivid.training.pinning import MODELS, as_begun, check_same, is_same_model, pinned
 from lexivid.training.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
@@ -129,6 +130,9 @@ def train(
     """
     recipe, out = load_recipe(recipe, set).with_absolute_paths(), Path(out)
     check_folder(out, recipe, resume=resume)
+    before = load_recipe(out / "recipe.yaml") if resume and (out / "recipe.yaml").is_file() else None
+    if before is not None:
+        recipe = as_begun(recipe, before)
     started = time.monotonic()
     accelerator = make_accelerator(recipe.training, device=device)
     if resume and is_trained_model(out):
@@ -140,6 +144,9 @@ def train(
     torch.manual_seed(recipe.training.seed)  # the fusion blocks' first weights
     mov = MOV.from_backbone(backbone, config)
     label_encoder = make_label_encoder(recipe, backbone)
+    recipe = pinned(recipe, backbone, label_encoder)
+    if before is not None:
+        check_same(recipe, before)
     mov.to(accelerator.device)
     if not isinstance(data, TrainingClips):
         files = _files(recipe, data, begun, accelerator)
@@ -379,7 +386,9 @@ def check_folder(out: Path, recipe: Recipe, *, resume: bool) -> None:
     if path.is_file():
         before, now = (_flat(r.to_dict()) for r in (load_recipe(path), recipe))
         for key in now:
-            if key not in _FREE and now[key] != before[key] and not _same_split(out, key, now[key]):
+            if key in _FREE or now[key] == before[key] or _same_split(out, key, now[key]):
+                continue
+            if key not in MODELS or not is_same_model(now[key], before[key]):
                 raise LexividError(
                     f"--resume: {key} is {now[key]!r}, but the run in {str(out)!r} was started with {before[key]!r}"
                 )
