@@ -88,6 +88,19 @@ def test_what_a_person_writes_stays(name: str) -> None:
         (["ps4", "ps5", "gta5"],) * 2,
         (["jump_1", "jump_2"], ["jump 1", "jump 2"]),  # else they would be one
         (["jump_01", "run_02", "sit_03"], ["jump", "run", "sit"]),
+        (["jumping3", "running2", "walking1"], ["jumping", "running", "walking"]),
+        (["jumping01", "running01", "walking01"], ["jumping", "running", "walking"]),
+        (["HorseRace1", "PlayingViolin1", "Archery1"], ["horse race", "playing violin", "archery"]),
+        # digits that count nothing, and two capitals at the end, are a name's own
+        (["Formula1", "MotoGP"],) * 2,
+        (["Formula1", "Moto3", "surfing"],) * 2,
+        (["Formula1", "Dota2", "PS5"],) * 2,
+        (["Blink182", "Maroon5", "Route66"],) * 2,
+        (["MotoGP", "riding a bike", "running"],) * 2,
+        (["Formula1", "MotoGP", "PlayingViolin", "Archery"], ["Formula1", "MotoGP", "playing violin", "archery"]),
+        (["FinalFantasy7", "StreetFighter2", "Archery"], ["final fantasy 7", "street fighter 2", "archery"]),
+        (["WatchTV", "WatchingTV", "UnboxingPS"], ["watch TV", "watching TV", "unboxing PS"]),
+        (["WatchingMotoGP", "HorseRace"], ["watching MotoGP", "horse race"]),
     ],
 )
 def test_a_list_is_more_evidence_than_a_name(names: list[str], words: list[str]) -> None:
@@ -165,10 +178,30 @@ def test_what_a_model_was_trained_on_is_read_as_it_was() -> None:
         ('"say ""hi"", now", b', ['say "hi", now', "b"]),
         ("“a, b”, c", ["a, b", "c"]),
         (",,", []),
+        ("'surfing', 'diving', dancing", ["surfing", "diving", "dancing"]),
+        ("'people eating, drinking', dancing", ["people eating, drinking", "dancing"]),
+        ("‘a, b’, c", ["a, b", "c"]),
+        ("'children's party', 'dogs' bark', 'rock 'n' roll'", ["children's party", "dogs' bark", "rock 'n' roll"]),
+        ("'tis the season, the dogs', x", ["'tis the season", "the dogs'", "x"]),
+        ("'90s dance, '80s disco", ["'90s dance", "'80s disco"]),
+        ("'rock' and 'roll', b", ["'rock' and 'roll'", "b"]),
+        ("'unclosed, b", ["'unclosed", "b"]),
+        ("dogs', 'cats", ["dogs'", "'cats"]),
+        ("'', b", ["''", "b"]),
     ],
 )
 def test_quotes_in_a_list(text: str, labels: list[str]) -> None:
     assert split_labels(text) == labels
+
+
+def test_single_quotes_around_phrases_and_lines(tmp_path: Path) -> None:
+    found = split_labels("PlayingViolin = 'playing the violin', 'a, b' = 'c, d'")
+    assert [(name, name.phrase) for name in found] == [("PlayingViolin", "playing the violin"), ("a, b", "c, d")]
+    path = tmp_path / "labels.txt"
+    path.write_text("'surfing'\n'people eating, drinking'\nchildren's party\nx = 'the letter x'\n'90s dance\n")
+    labels = read_labels_file(path)
+    assert labels == ["surfing", "people eating, drinking", "children's party", "x", "'90s dance"]
+    assert labels[3].phrase == "the letter x"
 
 
 def test_phrases_in_a_list() -> None:

@@ -7,7 +7,8 @@ right with the same names in words. What is clearly an identifier is taken apart
     brush_hair, 001.Sooty_Gull     underscores stand in no word
     playing-violin                 only where a whole list is written so: hip-hop, T-shirt and e-bike stay
     2 ApplyLipstick, c000 Sitting  a number or code before the name, by the evidence of the whole list
-    brush_hair_01, jump1           a number after it: zero-padded, or where most of a list have one
+    brush_hair_01, jump1           a number after it: zero-padded, or where most of a list have one; not Formula1, Dota2
+    Formula1, MotoGP               digits or two capitals at the end are a name's own
 
 A list is more evidence than one name: where most names are phrases with spaces, inner capitals are a name's own, and
 where all are identifiers, single words ("Archery") are too and lose their capital. No name is changed so that two of a
@@ -27,9 +28,10 @@ _PROPER = (
     "GameCube PowerPoint OneNote OneDrive OpenAI ChatGPT DeepMind JavaScript TypeScript MySQL LaTeX MatLab AutoCAD "
     "WordPress PhotoShop BlackBerry MasterCard FedEx IKEA LEGO GoPro FitBit AirPods AirBnB HomePod WiFi HiFi LoFi PhD "
     "macOS MacBook HelloFresh DoorDash SoundCloud AliExpress SpaceX CrossFit TedTalk TEDx McFlurry BioNTech DreamWorks "
-    "StarCraft WarCraft MineCraft PokeMon BeyBlade JetSki SeaDoo RollerBlade PowerAde CamelBak KitKat"
+    "StarCraft WarCraft MotoGP MineCraft PokeMon BeyBlade JetSki SeaDoo RollerBlade PowerAde CamelBak KitKat"
 ).split()
 _PROPER_FORM = re.compile("|".join(sorted(map(re.escape, _PROPER), key=len, reverse=True)))
+_SHORT_WORDS = frozenset("TV PC DJ CD VR AR UV AI AC ID".split())  # acronyms that are used as words
 _ACRONYM_ENDS = re.compile(r"(?:s|'s|ing|ed|er|ers)(?![a-z])")
 
 _NUMBERED = re.compile(r"(\d+)\s*(?:[:.)]\s*|-\s+)(?=[^\W\d])")  # "1: bend", "001.Sooty_Gull"
@@ -138,15 +140,32 @@ def _without_last_numbers(names: Sequence[str]) -> list[str]:
     """Without a number at the end of identifiers, unless two of them would be one then."""
     found = [_LAST_NUMBER.search(name) for name in names]
     most = sum(m is not None and m.start() > 0 for m in found) * 2 > len(names) > 1
+    are_parts = most and _are_parts([m[1] for m in found if m and m.start() > 0])
+    all_plain = are_parts and len(names) > 2 and all(m is not None for m in found)
     cut = []
     for name, m in zip(names, found, strict=True):
         rest = name[: m.start()] if m else name
         is_identifier = " " not in name and ("_" in name or bool(_boundaries(rest)) or _slug(name))
-        plain = most and len(names) > 2 and " " not in name and rest.isalpha() and len(rest) > 3
+        plain = all_plain and " " not in name and rest.isalpha() and len(rest) > 3
         is_padded = m is not None and m[1].startswith("0") and len(m[1]) > 1
-        drop = bool(m) and len(rest) > 1 and ((is_identifier and (most or is_padded)) or plain)
+        is_apart = m is not None and m[0] != m[1]  # brush_hair_3
+        drop = (
+            bool(m)
+            and len(rest) > 1
+            and ((is_identifier and (is_padded or (most and (is_apart or are_parts)))) or plain)
+        )
         cut.append(rest if drop else name)
     return cut if len(set(map(class_key, cut))) == len(set(map(class_key, names))) else list(names)
+
+
+def _are_parts(numbers: Sequence[str]) -> bool:
+    """Whether numbers count names, and are no part of them as in Formula1, Moto3 and Route66: they run on, are all the
+    same, or padded with zeros."""
+    values = sorted(map(int, numbers))
+    if len({len(number) for number in numbers}) == 1 and len(numbers[0]) > 1 and any(n[0] == "0" for n in numbers):
+        return True
+    runs_on = values == list(range(values[0], values[0] + len(values))) and values[0] in (0, 1)
+    return runs_on or len(set(values)) == 1
 
 
 def _slug(name: str) -> bool:
@@ -214,10 +233,12 @@ def _whole(text: str, m: re.Match[str]) -> bool:
 
 
 def _is_name(text: str) -> bool:
-    """iPhone, eBay, MacBook, DeLorean, LeBron, O'Brien: one inner capital of a name's own."""
+    """iPhone, eBay, MacBook, DeLorean, LeBron, O'Brien: one capital of a name's own; MotoGP, no WatchingTV."""
+    if m := re.fullmatch(r"[A-Z][a-z]+([A-Z]{2})", text):
+        return m[1] not in _SHORT_WORDS and not text[:-2].endswith("ing")
     return bool(re.match(r"[a-z][A-Z]|(?:Mac|De|La|Le|Fitz)[A-Z][a-z]|[OD]['’][A-Z]", text))
 
 
 def _lowered(words: Sequence[str]) -> list[str]:
-    """Words without their first capital; acronyms (TV, DVDs, 3D) and names (iPhone) as they are."""
-    return [word if any(c.isupper() for c in word[1:]) else word.lower() for word in words]
+    """Words without their first capital; acronyms (TV, DVDs, 3D) and names (iPhone, Formula1) as they are."""
+    return [word if any(c.isupper() or c.isdigit() for c in word[1:]) else word.lower() for word in words]

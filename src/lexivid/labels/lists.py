@@ -94,7 +94,7 @@ def _read(path: str | Path, what: str) -> str:
 
 
 def _unquoted(line: str) -> str:
-    """A line without the double quotes around it."""
+    """A line without the quotes around it."""
     m = re.fullmatch(r'"((?:[^"]|"")+)"', line)
     return clean(m[1].replace('""', '"')) if m else named(line)
 

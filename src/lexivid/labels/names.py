@@ -18,7 +18,10 @@ from lexivid.labels.identifiers import class_key, words_of
 MAX_LABEL_CHARACTERS = 1_000
 MAX_LABELS = 100_000
 _SHOWN = 40
-_QUOTED = re.compile(r'\s*(?:"((?:[^"]|"")+)"|“([^”]+)”)[^\S\n]*(?=[,\n=]|$)')
+_QUOTED = re.compile(
+    r'\s*(?:"(?P<double>(?:[^"]|"")+)"|“(?P<curly>[^”]+)”|(?P<mark>[\'‘])(?P<single>[^\n]+?)[\'’])[^\S\n]*(?=[,\n=]|$)'
+)
+_ELISION = re.compile(r"\d0s\b|(?:tis|twas|til|cause|round|em|n)\b", re.IGNORECASE)  # 'tis, '90s
 
 
 class Label(str):
@@ -47,20 +50,19 @@ class CheckedLabels(NamedTuple):
 def split_labels(text: str) -> list[str]:
     """ "playing drums, dog barking" -> ["playing drums", "dog barking"], at commas and ends of lines.
 
-    A name with a comma stands in double quotes: '"people eating, drinking", dancing'. "name = phrase" gives the name a
-    phrase (`Label`).
+    A name with a comma stands in quotes: '"people eating, drinking", dancing'. "name = phrase" gives the name a phrase
+    (`Label`).
     """
     found: list[str] = []
     at = 0
     while at <= len(text):
-        if m := _QUOTED.match(text, at):
-            name = (m[1] or m[2]).replace('""', '"')
-            at = m.end()
+        if quoted := _quoted(text, at):
+            name, at = quoted
             phrase = ""
             if text[at : at + 1] == "=":
-                inner = _QUOTED.match(text, at + 1)
-                end = inner.end() if inner else _end_of_part(text, at)
-                phrase = (inner[1] or inner[2]).replace('""', '"') if inner else text[at + 1 : end]
+                inner = _quoted(text, at + 1)
+                end = inner[1] if inner else _end_of_part(text, at)
+                phrase = inner[0] if inner else text[at + 1 : end]
                 at = end
             found.append(Label(name.strip(), phrase.strip()) if phrase.strip() else name.strip())
         else:
@@ -71,6 +73,28 @@ def split_labels(text: str) -> list[str]:
     return [label for label in found if label]
 
 
+def _quoted(text: str, at: int) -> tuple[str, int] | None:
+    """The name in quotes that begins here, and where it ends; None: there is none, or the quote is an apostrophe."""
+    m = _QUOTED.match(text, at)
+    if m is None:
+        return None
+    if m["mark"] is None:
+        return (m["double"] or m["curly"]).replace('""', '"'), m.end()
+    name = m["single"]
+    opened, closed = re.search(r"\s['‘]", name), re.search(r"['’]\s", name)
+    if opened and closed and closed.start() < opened.start():  # 'rock' and 'roll'
+        return None
+    if not name.strip("'‘’ ") or ("," in name and (_ELISION.match(name) or opened)):  # 'tis, '80s
+        return None
+    return name, m.end()
+
+
+def unquoted(text: str) -> str:
+    """A text without the quotes around it; apostrophes stay."""
+    found = _quoted(text, 0)
+    return found[0].strip() if found and found[1] == len(text) else text
+
+
 def _end_of_part(text: str, start: int) -> int:
     places = [place for c in ",\n" if (place := text.find(c, start)) >= 0]
     return min(places, default=len(text))
@@ -79,7 +103,7 @@ def _end_of_part(text: str, start: int) -> int:
 def named(text: str) -> str:
     """ "PlayingViolin = playing the violin" -> a `Label`; without " = " the text, stripped."""
     name, sign, phrase = (part.strip() for part in text.partition(" = "))
-    return Label(name, phrase) if sign and name and phrase else text.strip()
+    return Label(unquoted(name), unquoted(phrase)) if sign and name and phrase else unquoted(text.strip())
 
 
 def clean(name: str) -> str:
