@@ -23,12 +23,12 @@ import real_media as media
 import torch
 from esc50 import NAMES, ROWS
 
-from lexivid.data.dataset import Clip
-from lexivid.data.loading import ClipSamples, SampleSpec
-from lexivid.evaluation import metrics
-from lexivid.evaluation.collected import Collected, opinion, score, settings_of
+from lexivid.base.storage import write_atomically
+from lexivid.data.clips import Clip
+from lexivid.data.sampling import ClipSamples, SampleSpec
+from lexivid.metrics import single_label
 from lexivid.models.trained import TrainedModel
-from lexivid.storage import write_atomically
+from lexivid.scoring.features import Collected, opinion, score, settings_of
 
 # What a label of these clips is called in ESC-50, where it is the same sound.
 SAME = {
@@ -84,7 +84,7 @@ def one_model(
     found = {
         "pictures": opinion(collected, vectors, name="v", tau=tau_v),
         "sound": opinion(collected, vectors, name="audio", tau=tau_a),
-        "both": score(collected, vectors, path="novel"),
+        "both": score(collected, vectors, head="novel"),
     }
     at = np.arange(len(clips))
     heard = [SAME.get(c.labels[0]) for c in clips]
@@ -93,7 +93,7 @@ def one_model(
         for h in heard
     ]
     return {
-        "ranks": {name: metrics.ranks(p, targets) for name, p in found.items()},
+        "ranks": {name: single_label.ranks(p, targets) for name, p in found.items()},
         "p": {name: p[at, targets] for name, p in found.items()},
         "said": {name: [names[i] for i in p.argmax(axis=1)] for name, p in found.items()},
         "kind": np.array(kind),
@@ -150,7 +150,7 @@ def summarise(runs: Sequence[Mapping[str, Any]], clips: Sequence[Clip], has_soun
             row[name] = {"top1": round(float((x < 1).mean()), 4), "top5": round(float((x < 5).mean()), 4)}
         for k in (1, 5):
             a, b = ((ranks[n] < k).astype(float) for n in ("both", "pictures"))
-            row[f"both - pictures, top{k}"] = metrics.bootstrap_difference(a, b, place[keep], run[keep]).to_dict()
+            row[f"both - pictures, top{k}"] = single_label.bootstrap_difference(a, b, place[keep], run[keep]).to_dict()
         result[group] = row
     return result
 

@@ -36,8 +36,8 @@ from torch.nn import functional as F
 
 from lexivid.data.augment import spec_augment
 from lexivid.data.splits import split_classes
-from lexivid.evaluation import calibration as cal
-from lexivid.evaluation import metrics
+from lexivid.metrics import single_label
+from lexivid.scoring import base_novel_offset
 
 NAMES = {
     "Airplane": "an airplane flying", "Breathing": "a person breathing", "Brushingteeth": "brushing teeth",
@@ -153,11 +153,11 @@ class Experiment:
             chosen = self.clips(classes, numbers)
             p = probabilities(features[chosen], texts[torch.from_numpy(classes)])
             targets = np.searchsorted(classes, self.class_of[chosen])
-            hits = metrics.hits(p, targets)
+            hits = single_label.hits(p, targets)
             result[side] = {
-                "top1": float(hits.mean()), "top5": metrics.top_k_accuracy(p, targets, k=5), "hits": hits.tolist(),
-                "top5_hits": metrics.hits(p, targets, k=5).tolist(), "clips": chosen.tolist(),
-                "recall": metrics.per_class_accuracy(targets, hits, num_classes=25).tolist(),
+                "top1": float(hits.mean()), "top5": single_label.top_k_accuracy(p, targets, k=5), "hits": hits.tolist(),
+                "top5_hits": single_label.hits(p, targets, k=5).tolist(), "clips": chosen.tolist(),
+                "recall": single_label.per_class_accuracy(targets, hits, num_classes=25).tolist(),
             }  # fmt: skip
         return result
 
@@ -166,31 +166,31 @@ class Experiment:
         clips = np.concatenate([self.clips(self.base, TEST), self.clips(self.novel, range(32))])
         p = np.log(probabilities(features[clips], texts))
         is_base = np.isin(np.arange(50), self.base)
-        fold = cal.Fold(p, p, self.class_of[clips], is_base)
+        fold = base_novel_offset.Fold(p, p, self.class_of[clips], is_base)
         result = {}
         for rule, shift in (("all-novel", 0.0), ("all-base", 0.0), ("calibrated", offset)):
-            scores = cal.combine(p, p, is_base, offset=shift)
-            base, novel = cal.accuracies(fold, offset=shift)
+            scores = base_novel_offset.combine(p, p, is_base, offset=shift)
+            base, novel = base_novel_offset.accuracies(fold, offset=shift)
             result[rule] = {
-                "base": base, "novel": novel, "harmonic_mean": metrics.harmonic_mean(base, novel),
-                "hits": metrics.hits(scores, self.class_of[clips]).tolist(), "clips": clips.tolist(),
+                "base": base, "novel": novel, "harmonic_mean": single_label.harmonic_mean(base, novel),
+                "hits": single_label.hits(scores, self.class_of[clips]).tolist(), "clips": clips.tolist(),
             }  # fmt: skip
         # for the plot, and never to choose: what every offset would have given
-        result["curve"] = [[o, *cal.accuracies(fold, offset=o)] for o in np.linspace(-1, 12, 53).tolist()]
+        result["curve"] = [[o, *base_novel_offset.accuracies(fold, offset=o)] for o in np.linspace(-1, 12, 53).tolist()]
         return result
 
-    def fold(self, features: np.ndarray, texts: Tensor, left_out: np.ndarray) -> cal.Fold:
+    def fold(self, features: np.ndarray, texts: Tensor, left_out: np.ndarray) -> base_novel_offset.Fold:
         """A twin that was trained without `left_out`: held-out clips of what it knows, all training-part ones of the
         rest, over the names of the 25 base classes."""
         kept = np.setdiff1d(self.base, left_out)
         clips = np.concatenate([self.clips(kept, HELD_OUT), self.clips(left_out, range(24))])
         p = np.log(probabilities(features[clips], texts[torch.from_numpy(self.base)]))
         targets = np.searchsorted(self.base, self.class_of[clips])
-        return cal.Fold(p, p, targets, np.isin(self.base, kept))
+        return base_novel_offset.Fold(p, p, targets, np.isin(self.base, kept))
 
     def left_out(self) -> list[np.ndarray]:
         names = [self.folders[i] for i in self.base]
-        folds = cal.class_folds(names, num_folds=2, seed=self.seed)
+        folds = base_novel_offset.class_folds(names, num_folds=2, seed=self.seed)
         return [np.array(sorted(self.folders.index(name) for name in fold)) for fold in folds]
 
     # ---- rows ----
@@ -234,26 +234,33 @@ class Experiment:
         return result
 
     def _calibrated(
-        self, features: np.ndarray, texts: Tensor, folds: list[cal.Fold], without_held_out: np.ndarray | None = None
+        self,
+        features: np.ndarray,
+        texts: Tensor,
+        folds: list[base_novel_offset.Fold],
+        without_held_out: np.ndarray | None = None,
     ) -> dict[str, Any]:
         """By twins, and, given features of a model that has not seen recordings 20 to 23, also without twins."""
-        fitted = cal.fit_classes_out(folds)
+        fitted = base_novel_offset.fit_classes_out(folds)
         result = {
             "calibration": fitted.to_dict(),
             "generalized": self.generalized(features, texts, fitted.offset),
             "twins": [
-                dict(zip(("base", "novel"), cal.accuracies(fold, offset=fitted.offset), strict=True)) for fold in folds
+                dict(zip(("base", "novel"), base_novel_offset.accuracies(fold, offset=fitted.offset), strict=True))
+                for fold in folds
             ],
         }
         if without_held_out is not None:
             clips = self.clips(self.base, HELD_OUT)
             targets, quick_folds = np.searchsorted(self.base, self.class_of[clips]), []
             for draw in range(10):
-                nothing = cal.names_of_nothing(25, seed=draw, exclude=[NAMES[self.folders[i]] for i in self.base])
+                nothing = base_novel_offset.distractor_labels(
+                    25, seed=draw, exclude=[NAMES[self.folders[i]] for i in self.base]
+                )
                 names = [texts[torch.from_numpy(self.base)], media.label_vectors(self.backbone, nothing)]
                 p = np.log(probabilities(without_held_out[clips], torch.cat(names)))
-                quick_folds.append(cal.Fold(p, p, targets, np.arange(50) < 25))
-            quick = cal.fit_held_out({25: quick_folds})
+                quick_folds.append(base_novel_offset.Fold(p, p, targets, np.arange(50) < 25))
+            quick = base_novel_offset.fit_held_out({25: quick_folds})
             result["quick"] = quick.to_dict()
             result["generalized"]["held-out"] = self.generalized(features, texts, quick.offset)["calibrated"]
         return result
@@ -261,7 +268,7 @@ class Experiment:
     def _held_out_accuracy(self, features: np.ndarray, texts: Tensor) -> float:
         clips = self.clips(self.base, HELD_OUT)
         p = probabilities(features[clips], texts[torch.from_numpy(self.base)])
-        return metrics.top_k_accuracy(p, np.searchsorted(self.base, self.class_of[clips]))
+        return single_label.top_k_accuracy(p, np.searchsorted(self.base, self.class_of[clips]))
 
     def _ridge(
         self, trunk: np.ndarray, texts: Tensor, classes: np.ndarray, weight: float, numbers: range = TRAIN
@@ -402,7 +409,7 @@ def about(args: argparse.Namespace) -> dict[str, Any]:
             "held-out: the offset costs 5 % of held-out base clips among 25 names of nothing; this share was set after "
             "seed 0, split 2 of ucf6, where 10 % cost more than it gave. calibrated: twins, nothing set.",
             "Spectrograms are normalised one by one (paper); the prototype kept loudness, which base classes need.",
-            "harmonic_mean: of base and novel accuracy over all clips of all seeds (lexivid.evaluation.metrics), as "
+            "harmonic_mean: of base and novel accuracy over all clips of all seeds (lexivid.metrics.single_label), as "
             "everywhere but in the report of the synthetic world.",
         ],
     }

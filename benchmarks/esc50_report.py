@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import real_media as media
 
-from lexivid.evaluation import metrics
-from lexivid.storage import write_atomically
+from lexivid.base.storage import write_atomically
+from lexivid.metrics import single_label
 
 METHODS = ("untrained", "frozen", "trained", "frozen-permuted", "trained-permuted")
 RULES = ("all-novel", "all-base", "calibrated", "held-out")
@@ -30,7 +30,7 @@ def summarise(rows: Mapping[tuple[str, int], dict[str, Any]]) -> dict[str, Any]:
             classes, run = _factors([x["clips"] for x in runs], seeds)
             for name, key in (("top1", "hits"), ("top5", "top5_hits")):
                 values = np.concatenate([x[key] for x in runs])
-                row[f"{side} {name}"] = metrics.bootstrap_mean(values, classes, run).to_dict()
+                row[f"{side} {name}"] = single_label.bootstrap_mean(values, classes, run).to_dict()
                 row[f"{side} {name} by seed"] = [round(float(np.mean(x[key])), 4) for x in runs]
         if all("generalized" in rows[method, seed] for seed in seeds):
             there = rows[method, seeds[0]]["generalized"]
@@ -39,7 +39,7 @@ def summarise(rows: Mapping[tuple[str, int], dict[str, Any]]) -> dict[str, Any]:
             curve = np.mean([rows[method, seed]["generalized"]["curve"] for seed in seeds], axis=0)
             row["curve (offset, base, novel)"] = np.round(curve, 4).tolist()
             best = [
-                max(metrics.harmonic_mean(b, n) for _, b, n in rows[method, seed]["generalized"]["curve"])
+                max(single_label.harmonic_mean(b, n) for _, b, n in rows[method, seed]["generalized"]["curve"])
                 for seed in seeds
             ]
             row["best offset of each seed chosen on test clips (not a result)"] = np.round(best, 4).tolist()
@@ -58,7 +58,7 @@ def _rule(rows: Mapping[tuple[str, int], dict[str, Any]], method: str, seeds: li
     return {
         "base": round(float(np.mean(base)), 4),
         "novel": round(float(np.mean(novel)), 4),
-        "harmonic_mean": metrics.bootstrap_harmonic_mean(hits, is_base, classes, run).to_dict(),
+        "harmonic_mean": single_label.bootstrap_harmonic_mean(hits, is_base, classes, run).to_dict(),
         "harmonic_mean by seed": [round(x["harmonic_mean"], 4) for x in runs],
     }
 
@@ -77,7 +77,7 @@ def difference(rows: Mapping[tuple[str, int], dict[str, Any]], first: str, secon
         classes, run = _factors([rows[first, s][side]["clips"] for s in seeds], seeds)
         for name, key in (("top1", "hits"), ("top5", "top5_hits")):
             a, b = (np.concatenate([rows[method, s][side][key] for s in seeds]) for method in (first, second))
-            found[f"{side} {name}"] = metrics.bootstrap_difference(a, b, classes, run).to_dict()
+            found[f"{side} {name}"] = single_label.bootstrap_difference(a, b, classes, run).to_dict()
     return found
 
 

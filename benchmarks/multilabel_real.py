@@ -3,7 +3,7 @@
     python benchmarks/multilabel_real.py [--media DIR] [--build]
 
 `--build` first computes what ships with the package: the background's vectors and the fitted evidence
-(src/lexivid/labels/background/). The clips' truth is multilabel_real_truth.json, written down from frames and
+(src/lexivid/scoring/background/). The clips' truth is multilabel_real_truth.json, written down from frames and
 descriptions before any score was seen; doubtful pairs are left out. Every probability of these clips comes from a fit
 without the clip in question. The shipped fit is on all of them, so a second set that had no part in it stands beside:
 UCF101's six classes of media/ucf6 (324 clips) among all 101 names.
@@ -29,15 +29,17 @@ from torch.nn import functional as F
 
 from lexivid.backbones.base import weights_of
 from lexivid.backbones.lite import LiteBackbone
-from lexivid.evaluation import multilabel
-from lexivid.evaluation.evidence import fit_evidence
+from lexivid.base.storage import write_atomically
 from lexivid.labels import load_templates
-from lexivid.labels.background import Judge, background_phrases, standing, write_background_vectors
-from lexivid.labels.bank import embed_labels
-from lexivid.labels.evidence import ASSUMED, DEFAULT_THRESHOLD, PREVALENCE, Evidence, evidence_for, posterior
-from lexivid.storage import write_atomically
+from lexivid.labels.prompt_cache import embed_labels
+from lexivid.metrics import multi_label
+from lexivid.models.calibration import DEFAULT_THRESHOLD, PREVALENCE, Calibration, posterior
+from lexivid.scoring.background import background_phrases, write_background_vectors
+from lexivid.scoring.calibration import ASSUMED, calibration_for, fit_calibration
+from lexivid.scoring.log_odds import log_odds
+from lexivid.scoring.per_label import PerLabelScorer
 
-PACKAGE = media.HERE.parent / "src/lexivid/labels/background"
+PACKAGE = media.HERE.parent / "src/lexivid/scoring/background"
 SIZES = (1, 2, 5, 10, 20, 40, 80)  # of the vocabularies of "none of these"
 DRAWS = 20
 TEMPERATURE = LiteBackbone.temperature
@@ -74,7 +76,7 @@ class Clips:
         self.features, self.labels, self.truth, self.judged = features, labels, truth, judged
         self.cosines = (features.double() @ labels.double().T).numpy()
         self.shares = (torch.from_numpy(self.cosines) / TEMPERATURE).softmax(-1).numpy()
-        self.standings = standing(features, labels, background, temperature=TEMPERATURE).numpy()
+        self.log_odds = log_odds(features, labels, background, temperature=TEMPERATURE).numpy()
         unrelated = (features.double() @ background.double().T).numpy()
         self.deviations = (self.cosines - unrelated.mean(1, keepdims=True)) / unrelated.std(1, keepdims=True)
 
@@ -109,7 +111,7 @@ def best_threshold_elsewhere(scores: np.ndarray, clips: Clips) -> np.ndarray:
     said = np.zeros(scores.shape, bool)
     for row in range(len(scores)):
         others = np.arange(len(scores)) != row
-        best = multilabel.best_f1(scores[others], clips.truth[others], average="micro", judged=clips.judged[others])
+        best = multi_label.best_f1(scores[others], clips.truth[others], average="micro", judged=clips.judged[others])
         said[row] = scores[row] >= best.threshold
     return said
 
@@ -124,7 +126,7 @@ def compare(clips: Clips, left_out: np.ndarray) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for name, scores in systems.items():
         row: dict[str, Any] = {
-            "mAP": round(multilabel.mean_average_precision(scores, clips.truth, clips.judged), 4),
+            "mAP": round(multi_label.mean_average_precision(scores, clips.truth, clips.judged), 4),
             "pooled average precision": pooled_ap(scores, clips),
             "threshold chosen on other clips": decisions(best_threshold_elsewhere(scores, clips), clips),
         }
@@ -137,7 +139,7 @@ def compare(clips: Clips, left_out: np.ndarray) -> dict[str, Any]:
         "logistic on the cosine in the background's mean and deviation (rejected)": clips.deviations,
     }
     for name, scores in controls.items():
-        p = as_probability(fit_evidence(scores, clips.truth, method="", judged=clips.judged)[1])
+        p = as_probability(fit_calibration(scores, clips.truth, method="", judged=clips.judged)[1])
         result[name] = {
             "pooled average precision": pooled_ap(p, clips),
             "at 0.5": decisions(p >= DEFAULT_THRESHOLD, clips),
@@ -149,15 +151,15 @@ def compare(clips: Clips, left_out: np.ndarray) -> dict[str, Any]:
 def pooled_ap(scores: np.ndarray, clips: Clips) -> float:
     """Average precision over all pairs: whether one threshold serves all labels."""
     flat = scores[clips.judged][:, None], clips.truth[clips.judged][:, None]
-    return round(float(multilabel.average_precision(*flat)[0]), 4)
+    return round(float(multi_label.average_precision(*flat)[0]), 4)
 
 
 def errors(p: np.ndarray, clips: Clips) -> dict[str, Any]:
     """Calibration error over all pairs, and over those that are not plainly absent: most pairs are, and hide it."""
     likely = clips.judged & (p >= 0.1)
     return {
-        "all pairs": multilabel.bootstrap_calibration_error(p, clips.truth, judged=clips.judged).to_dict(),
-        "pairs with 0.1 or more": multilabel.bootstrap_calibration_error(p, clips.truth, judged=likely).to_dict(),
+        "all pairs": multi_label.bootstrap_calibration_error(p, clips.truth, judged=clips.judged).to_dict(),
+        "pairs with 0.1 or more": multi_label.bootstrap_calibration_error(p, clips.truth, judged=likely).to_dict(),
         "number of those": int(likely.sum()),
     }
 
@@ -182,17 +184,19 @@ def none_of_these(clips: Clips, own: np.ndarray) -> dict[str, Any]:
     rows: list[tuple[int, int, bool, float, float, float, float]] = []
     for clip in range(len(own)):
         others = np.arange(len(own)) != clip
-        evidence, _ = fit_evidence(clips.standings[others], clips.truth[others], method="", judged=clips.judged[others])
+        evidence, _ = fit_calibration(
+            clips.log_odds[others], clips.truth[others], method="", judged=clips.judged[others]
+        )
         wrong = np.flatnonzero(~clips.truth[clip] & clips.judged[clip])
         for size in SIZES:
             for _ in range(DRAWS):
                 without = rng.choice(wrong, size, replace=False)
                 for there, chosen in ((True, np.append(own[clip], without[1:])), (False, without)):
-                    standings = torch.from_numpy(clips.standings[clip, chosen])
+                    log_odds = torch.from_numpy(clips.log_odds[clip, chosen])
                     share = (torch.from_numpy(clips.cosines[clip, chosen]) / TEMPERATURE).softmax(0).max()
                     rows.append((
-                        clip, size, there, 1 - float(evidence.none_of_these(standings)), float(share),
-                        float(clips.cosines[clip, chosen].max()), float(standings.max()),
+                        clip, size, there, 1 - float(evidence.none_of_these(log_odds)), float(share),
+                        float(clips.cosines[clip, chosen].max()), float(log_odds.max()),
                     ))  # fmt: skip
     table = np.array(rows, dtype=np.float64)
     result: dict[str, Any] = {"vocabularies": len(table)}
@@ -207,7 +211,7 @@ def none_of_these(clips: Clips, own: np.ndarray) -> dict[str, Any]:
             },
             "one holds and it is said": round(float((some[there] > 0.5).mean()), 3),
             "none holds and it is said": round(float((some[~there] <= 0.5).mean()), 3),
-            "calibration_error": multilabel.bootstrap_calibration_error(
+            "calibration_error": multi_label.bootstrap_calibration_error(
                 some[:, None], there[:, None], groups=part[:, 0]
             ).to_dict(),
         }  # fmt: skip
@@ -226,13 +230,13 @@ def backgrounds(clips: Clips, background: Tensor) -> dict[str, Any]:
     result = {}
     for name, part in chosen.items():
         other = Clips(clips.features, clips.labels, background[part], clips.truth, clips.judged)
-        p = as_probability(fit_evidence(other.standings, clips.truth, method="", judged=clips.judged)[1])
+        p = as_probability(fit_calibration(other.log_odds, clips.truth, method="", judged=clips.judged)[1])
         result[name] = {"pooled average precision": pooled_ap(p, clips), "at 0.5": decisions(p >= 0.5, clips)}
     return result
 
 
-def probabilities(evidence: Evidence, clips: Clips, prevalence: float | None = None) -> np.ndarray:
-    return evidence.probability(torch.from_numpy(clips.standings), prevalence=prevalence).numpy()
+def probabilities(evidence: Calibration, clips: Clips, prevalence: float | None = None) -> np.ndarray:
+    return evidence.probability(torch.from_numpy(clips.log_odds), prevalence=prevalence).numpy()
 
 
 def clip_rows(files: list[Path], labels: list[str], p: np.ndarray, clips: Clips) -> list[dict[str, Any]]:
@@ -269,7 +273,7 @@ def plot(path: Path, sets: dict[str, tuple[np.ndarray, Clips]], systems: dict[st
     figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.7), layout="constrained")
     left.plot([0, 1], [0, 1], color="#999", lw=1, ls="--")
     for colour, (name, (p, among)) in zip(("#0b6e99", "#d9730d"), sets.items(), strict=True):
-        said, held, counts = multilabel.reliability(p, among.truth, judged=among.judged, num_bins=5)
+        said, held, counts = multi_label.reliability(p, among.truth, judged=among.judged, num_bins=5)
         left.plot(said, held, marker="o", color=colour, label=name)
         for x, y, count in zip(said, held, counts, strict=True):
             if count:
@@ -308,21 +312,21 @@ def main() -> None:
     background = embed(list(background_phrases()))
     files, labels, truth, judged, own = read_truth(args.media)
     clips = Clips(features(files, "clips", backbone), embed(labels), background, truth, judged)
-    evidence, log_ratios = fit_evidence(clips.standings, truth, method=METHOD, judged=judged)
+    evidence, log_ratios = fit_calibration(clips.log_odds, truth, method=METHOD, judged=judged)
     left_out, at_own = as_probability(log_ratios), as_probability(log_ratios, evidence.fitted_prevalence or PREVALENCE)
     if args.build:
         stored = json.loads((PACKAGE / "evidence.json").read_text(encoding="utf-8"))
         stored[weights_of(backbone)] = evidence.to_dict()
         write_atomically(PACKAGE / "evidence.json", json.dumps(stored, indent=2) + "\n")
-    assert args.build or evidence_for(weights_of(backbone)) == evidence, "the shipped evidence is of other clips"
+    assert args.build or calibration_for(weights_of(backbone)) == evidence, "the shipped evidence is of other clips"
 
     names = [split_words(name) for name in (args.media / "labels/ucf101_names.txt").read_text().split()]
     ucf_files = sorted((args.media / "ucf6").glob("*/*.mp4"))
     ucf_truth = np.array([[name == split_words(path.parent.name) for name in names] for path in ucf_files])
     ucf = Clips(features(ucf_files, "ucf6", backbone), embed(names), background, ucf_truth, np.ones_like(ucf_truth))
     ucf_p, ucf_prior = probabilities(evidence, ucf), probabilities(evidence, ucf, 1 / len(names))
-    judge = Judge(clips.labels, background, TEMPERATURE, evidence)
-    assert np.allclose(judge.probabilities(clips.features).numpy(), probabilities(evidence, clips))
+    per_label = PerLabelScorer(clips.labels, background, TEMPERATURE, evidence)
+    assert np.allclose(per_label.probabilities(clips.features).numpy(), probabilities(evidence, clips))
 
     result = {
         "about": __doc__.splitlines()[0],
@@ -331,7 +335,7 @@ def main() -> None:
         "clips": {
             "clips": len(files), "labels": len(labels), "true": int(truth.sum()), "doubtful": int((~judged).sum()),
         },
-        "judged by themselves, clips left out of the fit": multilabel.report(left_out, truth, judged=judged),
+        "judged by themselves, clips left out of the fit": multi_label.report(left_out, truth, judged=judged),
         "the same at the prevalence of these clips": {
             "at 0.5": decisions(at_own >= 0.5, clips), "calibration_error": errors(at_own, clips),
         },

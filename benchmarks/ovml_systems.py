@@ -36,20 +36,20 @@ from torch import Tensor
 from lexivid import __version__
 from lexivid.backbones import load_backbone
 from lexivid.backbones.base import WORLD
-from lexivid.evaluation.collected import Collected, collect, standings
-from lexivid.evaluation.evidence import fit_evidence
-from lexivid.evaluation.metrics import t_interval
-from lexivid.evaluation.multilabel import average_precision, report
-from lexivid.labels import LabelBank, load_templates
-from lexivid.labels.language_model import FrozenLanguageModel
+from lexivid.base.storage import cache_dir, write_atomically
+from lexivid.base.workers import start_worker
+from lexivid.labels import PromptCache, load_templates
+from lexivid.labels.encoders.language_model import FrozenLanguageModel
+from lexivid.metrics.multi_label import average_precision, report
+from lexivid.metrics.single_label import t_interval
 from lexivid.models.trained import TrainedModel
-from lexivid.storage import cache_dir, write_atomically
+from lexivid.scoring.calibration import fit_calibration
+from lexivid.scoring.features import Collected, clip_log_odds, collect
 from lexivid.synthetic.reproduce.clips import PackedClips, WorldFeatures, WorldSamples, encode_world, pack_label_world
 from lexivid.synthetic.world.multilabel import LabelSets, draw_label_sets
 from lexivid.training import train
 from lexivid.training.clips import TrainingClips
 from lexivid.training.recipe import Recipe, load_recipe
-from lexivid.workers import start_worker
 
 RESULTS = Path(__file__).with_suffix(".json")
 SIZE: dict[str, Any] = {"num_train": 1000, "num_held_out": 150, "num_test": 800}
@@ -263,7 +263,7 @@ def label_vectors(system: System, b: Bench, backbone: Any, model: Any, names: li
         asked = [name for name in names if backbone.unknown_words(name)]
         said = dict(zip(asked, FrozenLanguageModel.load(b.language_model).answer(asked, num_tokens=6), strict=True))
         names = [said.get(name, name) for name in names]
-    return LabelBank(backbone).embed(names, load_templates(backbone.default_templates))
+    return PromptCache(backbone).embed(names, load_templates(backbone.default_templates))
 
 
 def probabilities(
@@ -274,13 +274,13 @@ def probabilities(
         for collected in found.values():
             collected.settings["scales"] = {"v_m": [1 / model.temperature, 0.0]}
     parts, error = [], {}
-    for path, at in (("base", slice(0, num_seen)), ("novel", slice(num_seen, None))):
-        own = standings(found["held-out"], labels[:num_seen], path=path)  # type: ignore[arg-type]
+    for head, at in (("base", slice(0, num_seen)), ("novel", slice(num_seen, None))):
+        own = clip_log_odds(found["held-out"], labels[:num_seen], head=head)  # type: ignore[arg-type]
         truth = found["held-out"].targets[:, :num_seen].astype(bool)
-        evidence, _ = fit_evidence(own, truth, method="held-out clips of the seed")
-        error[path] = {"slope": evidence.slope, "intercept": evidence.intercept, "error": evidence.error}
-        standing = standings(found["test"], labels[at], path=path)  # type: ignore[arg-type]
-        parts.append(evidence.probability(torch.from_numpy(standing)).numpy())
+        evidence, _ = fit_calibration(own, truth, method="held-out clips of the seed")
+        error[head] = {"slope": evidence.slope, "intercept": evidence.intercept, "error": evidence.error}
+        log_odds = clip_log_odds(found["test"], labels[at], head=head)  # type: ignore[arg-type]
+        parts.append(evidence.probability(torch.from_numpy(log_odds)).numpy())
     return np.concatenate(parts, axis=1), error
 
 

@@ -15,7 +15,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-from lexivid.storage import write_atomically
+from lexivid.base.storage import write_atomically
 
 RESULTS = Path(__file__).with_name("ovml_systems.json")
 TITLES = {"noun": "invented nouns", "words": "the same in plain words", "motion": "motions", "sound": "sounds"}

@@ -53,10 +53,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lexivid.backbones.clip import ClipBackbone
-from lexivid.evaluation.multilabel import best_f1, f1, mean_average_precision
-from lexivid.labels.language_model import FrozenLanguageModel
-from lexivid.labels.learned_context import LearnedContextEncoder
-from lexivid.labels.soft_attributes import SoftAttributeConfig, SoftAttributeEncoder
+from lexivid.labels.encoders.coop import LearnedContextEncoder
+from lexivid.labels.encoders.language_model import FrozenLanguageModel
+from lexivid.labels.encoders.soft_attributes import SoftAttributeConfig, SoftAttributeEncoder
+from lexivid.metrics.multi_label import best_f1, f1, mean_average_precision
 from lexivid.models.mov import similarity
 from lexivid.synthetic.world.words import COLOURS, MOTIONS, SHAPES
 

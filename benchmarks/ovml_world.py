@@ -41,14 +41,14 @@ from torch import Tensor, nn
 from lexivid import __version__
 from lexivid.backbones import load_backbone
 from lexivid.backbones.clip import ClipBackbone
-from lexivid.evaluation.metrics import t_interval
-from lexivid.evaluation.multilabel import mean_average_precision
-from lexivid.labels.language_model import WORLD, FrozenLanguageModel
-from lexivid.labels.soft_attributes import PromptingTransformer, SoftAttributeConfig, SoftAttributeEncoder
-from lexivid.labels.text_encoder import FrozenTextEncoder
+from lexivid.base.storage import cache_dir, write_atomically
+from lexivid.labels.encoders.language_model import WORLD, FrozenLanguageModel
+from lexivid.labels.encoders.soft_attributes import PromptingTransformer, SoftAttributeConfig, SoftAttributeEncoder
+from lexivid.labels.encoders.text_encoder import FrozenTextEncoder
+from lexivid.metrics.multi_label import mean_average_precision
+from lexivid.metrics.single_label import t_interval
 from lexivid.models.mov import similarity
 from lexivid.models.ovml import bce_loss, clip_feature
-from lexivid.storage import cache_dir, write_atomically
 from lexivid.synthetic.pretraining.language_model import (
     RECIPE,
     LanguageModelRecipe,

@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lexivid.backbones import Backbone
-from lexivid.labels import LabelBank, load_templates
-from lexivid.storage import write_atomically
+from lexivid.base.storage import write_atomically
+from lexivid.labels import PromptCache, load_templates
 
 HERE = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("LEXIVID_BENCH_CACHE") or Path(tempfile.gettempdir()) / "lexivid-bench")
@@ -109,7 +109,7 @@ def spectrograms(paths: Sequence[Path], name: str, *, num_steps: int = SPECTROGR
 
 def label_vectors(backbone: Backbone, labels: Sequence[str], templates: str | None = None) -> Tensor:
     """(K, D), unit length."""
-    return LabelBank(backbone).embed(list(labels), load_templates(templates or backbone.default_templates)).clone()
+    return PromptCache(backbone).embed(list(labels), load_templates(templates or backbone.default_templates)).clone()
 
 
 def row(folder: Path, key: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -41,8 +41,8 @@ from ucf6_generalized import NUM_TWINS, clips_of, generalized, train_twins, twin
 
 from lexivid.data.naming import class_name
 from lexivid.data.splits import ClassSplit, complementary_splits, hold_out
-from lexivid.evaluation import metrics
-from lexivid.evaluation.collected import Collected, score
+from lexivid.metrics import single_label
+from lexivid.scoring.features import Collected, score
 
 FRAMES, TOKENS = 8, 4
 STEPS, BATCH, LR, WEIGHT_DECAY = 60, 33, 3e-4, 0.05  # of the fusion
@@ -73,7 +73,7 @@ class Footage(Names):
     """All clips, looked at once."""
 
     def __init__(self, data: Path, labels: Path) -> None:
-        from lexivid.data.dataset import read_dataset
+        from lexivid.data.formats import read_dataset
         from lexivid.models.towers import make_tower
 
         super().__init__(labels)
@@ -166,11 +166,11 @@ class Run:
         for side, own, names in self._sides():
             part, targets = clips_of(collected, own)
             vectors = self.footage.vectors(names)
-            p = score(part, vectors, path=side)
-            found[f"{side} {len(names)}"] = metrics.hits(p, targets).tolist()
+            p = score(part, vectors, head=side)
+            found[f"{side} {len(names)}"] = single_label.hits(p, targets).tolist()
             if side == "novel" and collected.base_classes:
-                p = score(part, vectors, path="base")
-                found[f"novel by base path {len(names)}"] = metrics.hits(p, targets).tolist()
+                p = score(part, vectors, head="base")
+                found[f"novel by base path {len(names)}"] = single_label.hits(p, targets).tolist()
         return found
 
     def _grid(self, mov: Collected) -> dict[str, float]:
@@ -179,8 +179,8 @@ class Run:
         names = [*self.split.novel, *(n for n in self.footage.all if n not in self.split.novel)]
         vectors = self.footage.vectors(names)
         return {
-            f"{beta} {tau_v}": metrics.top_k_accuracy(
-                score(part, vectors, path="novel", beta=beta, tau_v=tau_v), targets
+            f"{beta} {tau_v}": single_label.top_k_accuracy(
+                score(part, vectors, head="novel", beta=beta, tau_v=tau_v), targets
             )
             for beta in (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
             for tau_v in (0.1, 0.05, 0.02, 0.015)
@@ -343,7 +343,7 @@ def about(args: argparse.Namespace) -> dict[str, Any]:
             "Its offsets come from 18 held-out clips a run.",
             "twins: three a run, each without one base class; the same stages and settings, nothing chosen. They were "
             "trained for the runs that 'runs with twins' counts: CPU time.",
-            "harmonic mean: of base and novel accuracy over all clips of all runs (lexivid.evaluation.metrics).",
+            "harmonic mean: of base and novel accuracy over all clips of all runs (lexivid.metrics.single_label).",
             "Pictures and flow are central crops here, so the fault of random crops that benchmarks/ucf6_crop.py "
             "measures was not in these rows.",
         ],

@@ -37,17 +37,17 @@ import torch
 from torch import Tensor
 
 from lexivid.backbones.lite import LiteBackbone
-from lexivid.data import loading
-from lexivid.data.clip_cache import ClipCache
-from lexivid.data.dataset import read_dataset
-from lexivid.data.loading import ClipSamples
+from lexivid.base.storage import write_atomically
+from lexivid.data import sampling
+from lexivid.data.cache import ClipCache
+from lexivid.data.formats import read_dataset
 from lexivid.data.naming import class_name
+from lexivid.data.sampling import ClipSamples
 from lexivid.data.splits import complementary_splits, hold_out
-from lexivid.evaluation import metrics
-from lexivid.evaluation.collected import collect, score
+from lexivid.metrics import single_label
 from lexivid.models.towers import LiteTower, make_frozen_tower, make_tower
 from lexivid.models.trained import TrainedModel
-from lexivid.storage import write_atomically
+from lexivid.scoring.features import collect, score
 from lexivid.training.clips import TrainingClips, sample_spec
 from lexivid.training.recipe import load_recipe
 from lexivid.training.run import train
@@ -116,7 +116,7 @@ class Footage:
 
     def flow(self, index: int, number: int, crop: str) -> Tensor:
         """The flow of a look: (T, 3, S, S) uint8."""
-        with mock.patch.object(loading, "read_parts", own_size if crop == "own" else loading.read_parts):
+        with mock.patch.object(sampling, "read_parts", own_size if crop == "own" else sampling.read_parts):
             return self.sample(index, number, "flow")
 
     def _low(self, index: int, number: int, crop: str) -> Tensor:
@@ -124,7 +124,7 @@ class Footage:
         return media.lower_blocks(self.tower, pictures).half()
 
 
-def own_size(*args: Any, read: Any = loading.read_parts, **settings: Any) -> Any:
+def own_size(*args: Any, read: Any = sampling.read_parts, **settings: Any) -> Any:
     """`read_parts` as it used to be used: the size that the crop is drawn from is the flow's."""
     parts, warnings = read(*args, **settings)
     return parts | {"picture_size": torch.tensor(parts["flow"].shape[-2:])}, warnings
@@ -192,8 +192,8 @@ def measure(footage: Footage, key: Key) -> dict[str, Any]:
             part, targets = collected.select(targets >= 0), targets[targets >= 0]
             row[f"{side} clips"], row[f"{side} groups"] = part.paths, part.groups
             for vocabulary in (own, [*own, *(name for name in names if name not in own)]):
-                p = score(part, model.embed(list(vocabulary)), path=side)  # type: ignore[arg-type]
-                found[f"{side} {len(vocabulary)}"] = metrics.hits(p, targets).tolist()
+                p = score(part, model.embed(list(vocabulary)), head=side)  # type: ignore[arg-type]
+                found[f"{side} {len(vocabulary)}"] = single_label.hits(p, targets).tolist()
         row[crop] = found
         shutil.rmtree(out)
     return row
@@ -219,9 +219,9 @@ def report(rows: Mapping[Key, dict[str, Any]], about: Mapping[str, Any]) -> None
         for name in ("base 3", "novel 3", "base 101", "novel 101"):
             (old, factors), (new, _) = (pooled(own_rows, crop, name) for crop in CROPS)
             found[name] = {
-                "own": metrics.bootstrap_mean(old, *factors).to_dict(),
-                "shared": metrics.bootstrap_mean(new, *factors).to_dict(),
-                "difference": metrics.bootstrap_difference(new, old, *factors).to_dict(),
+                "own": single_label.bootstrap_mean(old, *factors).to_dict(),
+                "shared": single_label.bootstrap_mean(new, *factors).to_dict(),
+                "difference": single_label.bootstrap_difference(new, old, *factors).to_dict(),
                 "clips gained and lost": [int((new > old).sum()), int((old > new).sum())],
                 "difference of each run": [
                     round(float(np.mean(row["shared"][name]) - np.mean(row["own"][name])), 4)

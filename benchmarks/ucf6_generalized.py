@@ -1,6 +1,6 @@
 """The generalised setting of benchmarks/ucf6.py: all six classes at once, by MOV, where nobody says which are novel.
 
-Two calibrations on base classes alone. "held-out" trains nothing again (`protocols.calibrate`). "twins" trains the
+Two calibrations on base classes alone. "held-out" trains nothing again (`fit_offset`). "twins" trains the
 flow tower and the fusion again, three times a run, each time without one of the three base classes, whose clips then
 play novel; the twin's own held-out clips are its base clips. What a twin makes of its clips is kept beside the rows.
 Its offset is fitted twice: among the run's three names, as `lexivid evaluate --protocol calibrate --twins` does, and
@@ -20,10 +20,13 @@ import numpy as np
 from torch import Tensor
 
 from lexivid.data.splits import ClassSplit
-from lexivid.evaluation import calibration as cal
-from lexivid.evaluation import metrics, protocols
-from lexivid.evaluation.collected import Collected, score
-from lexivid.evaluation.twins import fold_of
+from lexivid.evaluation import protocols
+from lexivid.evaluation.leave_classes_out import fold_of
+from lexivid.metrics import single_label
+from lexivid.models.calibration import BaseNovelOffset
+from lexivid.scoring import base_novel_offset
+from lexivid.scoring.base_novel_offset import fit_offset
+from lexivid.scoring.features import Collected, score
 
 if TYPE_CHECKING:
     from ucf6 import Run
@@ -40,7 +43,7 @@ def twin_file(rows: Path, run_key: str, place: int) -> Path:
 
 def train_twins(run: Run, rows: Path) -> dict[str, Any]:
     """Write each twin's features of the clips that it did not train on -> what was left out."""
-    folds = cal.class_folds(run.split.base, num_folds=NUM_TWINS, seed=run.seed)
+    folds = base_novel_offset.class_folds(run.split.base, num_folds=NUM_TWINS, seed=run.seed)
     for place, left_out in enumerate(folds):
         rest = tuple(name for name in run.split.base if name not in left_out)
         twin = copy(run)
@@ -63,9 +66,9 @@ def clips_of(collected: Collected, own: Sequence[str]) -> tuple[Collected, np.nd
     return collected.select(targets >= 0), targets[targets >= 0]
 
 
-def fit_twins(twins: Sequence[Collected], base: Sequence[str], embed: Embed, *, others: int) -> cal.Calibration:
+def fit_twins(twins: Sequence[Collected], base: Sequence[str], embed: Embed, *, others: int) -> BaseNovelOffset:
     """The offset for a vocabulary with so many names that are no base classes (1: the twins' own names alone)."""
-    nothing = cal.names_of_nothing(256, seed=0, exclude=base)
+    nothing = base_novel_offset.distractor_labels(256, seed=0, exclude=base)
     draws = [np.random.default_rng(seed).permutation(len(nothing))[: others - 1] for seed in range(NUM_DRAWS)]
     folds = []
     for twin in twins:
@@ -75,7 +78,7 @@ def fit_twins(twins: Sequence[Collected], base: Sequence[str], embed: Embed, *, 
             part, targets = clips_of(twin, base)
             seen = replace(part, classes=names, targets=targets)
             folds.append(fold_of(seen, embed(names), [*left_out, *names[len(base) :]]))
-    return cal.fit_classes_out(folds)
+    return base_novel_offset.fit_classes_out(folds)
 
 
 def generalized(
@@ -84,14 +87,14 @@ def generalized(
     """All six classes at once, among 6 and 101 names, by MOV and every rule."""
     base_names = list(test.base_classes)
     own = [*base_names, *(n for n in test.classes if n not in base_names)]
-    fitted = {"held-out": protocols.calibrate(held_out, embed)}
+    fitted = {"held-out": fit_offset(held_out, embed)}
     if twins:
         fitted["twins"] = fit_twins(twins, base_names, embed, others=1)
     result: dict[str, Any] = {"calibration": {name: x.to_dict() for name, x in fitted.items()}}
     part, targets = clips_of(test, own)
     for names in (own, [*own, *(n for n in all_names if n not in own)]):
         vectors = embed(names)
-        base, novel = (score(part, vectors, path=path) for path in ("base", "novel"))
+        base, novel = (score(part, vectors, head=head) for head in ("base", "novel"))
         is_base = np.array([n in base_names for n in names])
         others = int((~is_base).sum())
         offsets = {"offset 0": 0.0} | {name: x.offset_for(others) for name, x in fitted.items()}
@@ -99,7 +102,7 @@ def generalized(
             offsets["twins, wide"] = fit_twins(twins, base_names, embed, others=others).offset
         rules = {"all-novel": novel, "all-base": base}
         rules |= {rule: protocols.joined(part, vectors, is_base, offset=offset) for rule, offset in offsets.items()}
-        result[str(len(names))] = {rule: metrics.hits(x, targets).tolist() for rule, x in rules.items()}
+        result[str(len(names))] = {rule: single_label.hits(x, targets).tolist() for rule, x in rules.items()}
         result[f"offsets among {len(names)}"] = offsets
     result["is_base"] = (targets < len(base_names)).tolist()
     result["groups"] = list(part.groups)

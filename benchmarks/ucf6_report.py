@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import real_media as media
 
-from lexivid.evaluation import metrics
-from lexivid.storage import write_atomically
+from lexivid.base.storage import write_atomically
+from lexivid.metrics import single_label
 
 SYSTEMS = ("zero-shot", "video", "flow", "score fusion", "MOV", "MOV, pictures")
 RULES = ("all-novel", "all-base", "offset 0", "held-out", "twins", "twins, wide")
@@ -34,11 +34,11 @@ def summarise(rows: Rows) -> dict[str, Any]:
         for names in (3, 101):
             sides = {side: pooled(rows, system, f"{side} {names}") for side in ("base", "novel")}
             for side, (hits, factors) in sides.items():
-                row[f"{side} {names}"] = metrics.bootstrap_mean(hits, *factors).to_dict()
+                row[f"{side} {names}"] = single_label.bootstrap_mean(hits, *factors).to_dict()
             hits = np.concatenate([sides[side][0] for side in sides])
             is_base = np.arange(len(hits)) < len(sides["base"][0])
             factors = [np.concatenate([sides[side][1][i] for side in sides]) for i in range(2)]
-            row[f"harmonic mean {names}"] = metrics.bootstrap_harmonic_mean(hits, is_base, *factors).to_dict()
+            row[f"harmonic mean {names}"] = single_label.bootstrap_harmonic_mean(hits, is_base, *factors).to_dict()
         if system not in ("zero-shot",):
             for names in (3, 101):
                 hits = np.concatenate([r["systems"][system][f"novel by base path {names}"] for r in rows.values()])
@@ -64,7 +64,7 @@ def differences(rows: Rows) -> dict[str, Any]:
     ):  # fmt: skip
         for key in ("base 101", "base 3", "novel 101", "novel 3"):
             (a, factors), (b, _) = pooled(rows, first, key), pooled(rows, second, key)
-            result[f"{first} - {second}, {key}"] = metrics.bootstrap_difference(a, b, *factors).to_dict()
+            result[f"{first} - {second}, {key}"] = single_label.bootstrap_difference(a, b, *factors).to_dict()
     return result
 
 
@@ -84,7 +84,7 @@ def generalized(rows: Rows) -> dict[str, Any]:
             result[f"{rule}, {names} names"] = {
                 "base": round(float(hits[is_base].mean()), 4),
                 "novel": round(float(hits[~is_base].mean()), 4),
-                "harmonic_mean": metrics.bootstrap_harmonic_mean(hits, is_base, groups, run).to_dict(),
+                "harmonic_mean": single_label.bootstrap_harmonic_mean(hits, is_base, groups, run).to_dict(),
             }
     return result
 

@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/world_evidence.py [--build]
 
 `--build` first writes what ships with the package: the 300 phrases of the world's background, and for each of "world",
-"world-1" and "world-2" the fitted evidence (src/lexivid/labels/background/). Fitted on 600 clips by 108 labels: the 100
+"world-1" and "world-2" the fitted calibration (src/lexivid/scoring/background/). Fitted on 600 clips by 108 labels: 100
 pairs of colour and shape, and the 8 motions. A quarter of the clips shows one object, the others two to four. Sounds
 are no part of the fit: a picture shows them in one clip of five, as a badge. Checked on 300 clips of another seed,
 written as video files and read back as `lexivid classify` reads them; there each kind of label and each number of
@@ -28,22 +28,23 @@ from torch.nn import functional as F
 from lexivid.backbones import Backbone, load_backbone
 from lexivid.backbones.base import WORLD as CHECKPOINTS
 from lexivid.backbones.base import weights_of
+from lexivid.base.storage import write_atomically
 from lexivid.data.splits import ClassSplit
-from lexivid.evaluation import multilabel
-from lexivid.evaluation.evidence import fit_evidence
-from lexivid.labels import LabelBank, load_templates
-from lexivid.labels.background import WORLD, background_phrases, make_judge
-from lexivid.labels.evidence import DEFAULT_THRESHOLD, evidence_for
+from lexivid.labels import PromptCache, load_templates
 from lexivid.media.decode import read_views
 from lexivid.media.views import Views
-from lexivid.storage import write_atomically
+from lexivid.metrics import multi_label
+from lexivid.models.calibration import DEFAULT_THRESHOLD
+from lexivid.scoring.background import WORLD, background_phrases
+from lexivid.scoring.calibration import calibration_for, fit_calibration
+from lexivid.scoring.per_label import make_per_label_scorer
 from lexivid.synthetic.world.files import WorldClip, render_clip, write_world
 from lexivid.synthetic.world.multilabel import LOOK, draw_label_sets, plan_label_clips
 from lexivid.synthetic.world.nouns import draw_nouns
 from lexivid.synthetic.world.words import COLOURS, MOTIONS, SHAPES, SOUNDS, TEXTURES, WorldClass
 
 HERE = Path(__file__).resolve().parent
-PACKAGE = HERE.parent / "src/lexivid/labels/background"
+PACKAGE = HERE.parent / "src/lexivid/scoring/background"
 NUM_PHRASES = 300
 NUM_FIT, NUM_CHECK = 600, 300
 FIT_SEED, CHECK_SEED = 9_001, 9_002  # of no other experiment
@@ -113,9 +114,9 @@ def numbers(p: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
         "pairs": truth.size,
         "share that holds": round(float(truth.mean()), 4),
         "mean probability": round(float(p.mean()), 4),
-        "mAP": round(multilabel.mean_average_precision(p, truth), 4),
-        "pooled average precision": round(float(multilabel.average_precision(*flat)[0]), 4),
-        "calibration error": multilabel.bootstrap_calibration_error(p, truth).to_dict(),
+        "mAP": round(multi_label.mean_average_precision(p, truth), 4),
+        "pooled average precision": round(float(multi_label.average_precision(*flat)[0]), 4),
+        "calibration error": multi_label.bootstrap_calibration_error(p, truth).to_dict(),
     }
     for threshold in (0.2, DEFAULT_THRESHOLD):
         said = p >= threshold
@@ -177,17 +178,17 @@ def main() -> None:
     path = PACKAGE / "evidence.json"
     for name, backbone in backbones.items():
         templates = load_templates(backbone.default_templates)
-        judge = make_judge(backbone, LabelBank(backbone, on_disk=False), labels, templates)
-        assert judge is not None
-        standings = judge.standing(seen[name]).numpy()
-        evidence, _ = fit_evidence(standings[:, fitted], truth[:, fitted], method=METHOD)
+        per_label = make_per_label_scorer(backbone, PromptCache(backbone, on_disk=False), labels, templates)
+        assert per_label is not None
+        log_odds = per_label.log_odds(seen[name]).numpy()
+        evidence, _ = fit_calibration(log_odds[:, fitted], truth[:, fitted], method=METHOD)
         if args.build:
             stored = json.loads(path.read_text(encoding="utf-8"))
             stored[weights_of(backbone)] = evidence.to_dict()
             write_atomically(path, json.dumps(stored, indent=2) + "\n")
         else:
-            assert evidence_for(weights_of(backbone)) == evidence, "the shipped evidence is another"
-        p = evidence.probability(judge.standing(checked[name])).numpy()
+            assert calibration_for(weights_of(backbone)) == evidence, "the shipped evidence is another"
+        p = evidence.probability(per_label.log_odds(checked[name])).numpy()
         result["models"][name] = {"evidence": evidence.to_dict(), "files": parts(p, check_truth, labels, num_objects)}
     write_atomically(args.out, json.dumps(result, indent=1) + "\n")
 

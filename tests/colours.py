@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lexivid.backbones import ImageProcessing
-from lexivid.inference import Classifier
-from lexivid.labels import LabelBank
+from lexivid.inference.classifier import Classifier
+from lexivid.labels import PromptCache
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
 
@@ -53,7 +53,7 @@ class ColourBackbone:
 
 def colour_classifier() -> Classifier:
     backbone = ColourBackbone()
-    return Classifier(backbone, bank=LabelBank(backbone, on_disk=False))
+    return Classifier(backbone, prompt_cache=PromptCache(backbone, on_disk=False))
 
 
 def colour_film(path: Path, parts: Sequence[tuple[str, float]], *, rate: int = 10, sound: bool = False) -> Path:

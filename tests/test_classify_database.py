@@ -18,16 +18,18 @@ from torch import Tensor
 from lexivid.backbones import load_backbone
 from lexivid.backbones.base import weights_of
 from lexivid.errors import LabelError, ModelError
-from lexivid.inference import Classifier, load, model_of
-from lexivid.labels import LabelBank, TemplateSet
-from lexivid.labels.background import background_phrases, short_templates
-from lexivid.labels.bank import embed_labels
+from lexivid.inference.classifier import Classifier
+from lexivid.inference.loading import load, model_of
+from lexivid.labels import PromptCache, TemplateSet
 from lexivid.labels.database import LabelDatabase, create_database, open_database
-from lexivid.labels.encoders import EncoderIdentity, LabelEncoder, prompts_identity
-from lexivid.labels.language_model import FrozenLanguageModel
-from lexivid.labels.soft_attributes import SoftAttributeConfig, SoftAttributeEncoder
-from lexivid.labels.text_encoder import FrozenTextEncoder
+from lexivid.labels.encoders.identity import EncoderIdentity, LabelEncoder, prompts_identity
+from lexivid.labels.encoders.language_model import FrozenLanguageModel
+from lexivid.labels.encoders.soft_attributes import SoftAttributeConfig, SoftAttributeEncoder
+from lexivid.labels.encoders.text_encoder import FrozenTextEncoder
+from lexivid.labels.prompt_cache import embed_labels
+from lexivid.labels.templates import short_templates
 from lexivid.models.label_encoders import open_encoder
+from lexivid.scoring.background import background_phrases
 
 LABELS = ["red", "a red car", "green", "blue"]
 # More sentences than labels and background are compared in, the fifth of which reads everything as green.
@@ -47,7 +49,7 @@ class ListeningBackbone(ColourBackbone):
 
 
 def classifier_of(backbone: ColourBackbone) -> Classifier:
-    return Classifier(backbone, bank=LabelBank(backbone, on_disk=False))
+    return Classifier(backbone, prompt_cache=PromptCache(backbone, on_disk=False))
 
 
 def make_database(folder: Path, labels: Sequence[str] = LABELS, templates: TemplateSet = FIVE) -> LabelDatabase:
@@ -86,14 +88,14 @@ def test_labels_are_judged_in_the_backgrounds_sentences(film: Path, tmp_path: Pa
     """The fifth sentence says green of everything: it changes shares, but not what is held against the background."""
     database = make_database(tmp_path / "db")
     vocabulary = colour_classifier().prepare(database)
-    assert vocabulary.judge is not None
+    assert vocabulary.per_label is not None
     assert database.short is not None
-    torch.testing.assert_close(vocabulary.judge.labels, database.short)
+    torch.testing.assert_close(vocabulary.per_label.labels, database.short)
     assert (database.short - database.vectors).abs().max() > 0.01
     four = colour_classifier().prepare(LABELS, templates=short_templates(FIVE))
-    assert four.judge is not None
-    torch.testing.assert_close(vocabulary.judge.labels, four.judge.labels)
-    torch.testing.assert_close(vocabulary.judge.background, four.judge.background)
+    assert four.per_label is not None
+    torch.testing.assert_close(vocabulary.per_label.labels, four.per_label.labels)
+    torch.testing.assert_close(vocabulary.per_label.background, four.per_label.background)
 
 
 def test_some_of_the_labels(film: Path, tmp_path: Path) -> None:
@@ -143,7 +145,7 @@ def test_a_model_of_another_kind_says_what_it_accepts(film: Path, tmp_path: Path
             return encoder.fingerprint == "mine"
 
     backbone = ColourBackbone()
-    picky = Picky(backbone, bank=LabelBank(backbone, on_disk=False))
+    picky = Picky(backbone, prompt_cache=PromptCache(backbone, on_disk=False))
     database = make_database(tmp_path / "db")
     with pytest.raises(LabelError, match="cannot compare"):
         picky.classify(film, database)
@@ -231,12 +233,12 @@ def test_an_interrupted_run_goes_on_only_with_the_same_database(
     run: Run, film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was done with other vectors of the same labels is done again."""
-    from lexivid.output import Journal
+    from lexivid.inference.output import Journal
 
     keys = []
     kept = Journal.open
     monkeypatch.setattr(Journal, "open", lambda self: keys.append(self.call) or kept(self))
-    monkeypatch.setattr("lexivid.inference.load", lambda name, **_: colour_classifier())
+    monkeypatch.setattr("lexivid.inference.loading.load", lambda name, **_: colour_classifier())
     for name, templates in (("a", FIVE), ("b", FIVE), ("c", short_templates(FIVE))):
         make_database(tmp_path / name, templates=replace(templates, name="five"))
         assert run("classify", film, "--label-database", tmp_path / name, "-o", tmp_path / "rows.json")[0] == 0

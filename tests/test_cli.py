@@ -20,7 +20,7 @@ import torch
 from colours import ColourBackbone, colour_classifier, colour_film
 from command_line import call_cli
 
-from lexivid.prediction import Prediction
+from lexivid.inference.prediction import Prediction
 
 LABELS = "red, green, blue"
 
@@ -35,7 +35,7 @@ class Outcome:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """Call `lexivid` in this process, with the model that knows colours."""
-    monkeypatch.setattr("lexivid.inference.load", lambda name, **_: colour_classifier())
+    monkeypatch.setattr("lexivid.inference.loading.load", lambda name, **_: colour_classifier())
 
     def call(*arguments: str | Path) -> Outcome:
         outcome = Outcome(*call_cli(monkeypatch, capsys, *arguments))
@@ -99,9 +99,9 @@ def test_table(run: Callable[..., Outcome], folder: Path) -> None:
 
 
 def test_each_streams_own_opinion_is_shown() -> None:
-    from lexivid.output import format_rows
-    from lexivid.prediction import LabelScore, Prediction, Vocabulary
-    from lexivid.report import render_report
+    from lexivid.inference.output import format_rows
+    from lexivid.inference.prediction import LabelScore, Prediction, Vocabulary
+    from lexivid.inference.report import render_report
 
     video, audio = (LabelScore("dog", 0.6),), (LabelScore("cat", 0.7),)
     prediction = Prediction("x.mp4", "run", 1.0, ("video", "audio"), video, {"video": video, "audio": audio})
@@ -213,7 +213,7 @@ def test_the_same_call_goes_on(
     with (output.parent / "rows.json.partial").open("a") as journal:
         journal.write('{"path": "cut in ha')  # as a kill leaves it
     classifier = colour_classifier()
-    monkeypatch.setattr("lexivid.inference.load", lambda name, **_: classifier)
+    monkeypatch.setattr("lexivid.inference.loading.load", lambda name, **_: classifier)
     outcome = run("classify", folder, "--labels", LABELS, "--output", output)
     assert "1 files are done already" in outcome.err
     assert isinstance(classifier.backbone, ColourBackbone)
@@ -289,8 +289,8 @@ def test_a_report_of_a_library_keeps_few_pictures(
             yield prediction
             del prediction
 
-    monkeypatch.setattr("lexivid.library.classify_library", library)
-    monkeypatch.setattr("lexivid.report._FILES_WITH_THUMBNAILS", 3)
+    monkeypatch.setattr("lexivid.inference.library.classify_library", library)
+    monkeypatch.setattr("lexivid.inference.report._FILES_WITH_THUMBNAILS", 3)
     report = tmp_path / "report.html"
     assert run("classify", tmp_path, "-l", LABELS, "--report", report).status == 0
     assert report.read_text().count("data:image/jpeg;base64,") == 3

@@ -15,8 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lexivid.data.batches import worker_context
-from lexivid.data.clip_cache import ClipCache, Entry, content_id, key_of
+from lexivid.data.cache import ClipCache, Entry, content_id, key_of
+from lexivid.data.loader import worker_context
 from lexivid.errors import LexividError, MediaError
 
 KILO = 1 << 10

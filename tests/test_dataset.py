@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lexivid.data.dataset import Clip, read_dataset
+from lexivid.data.clips import Clip
+from lexivid.data.formats import read_dataset
 from lexivid.data.naming import class_name, split_name
 from lexivid.errors import LexividError
 

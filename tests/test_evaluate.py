@@ -12,20 +12,20 @@ from typer.testing import CliRunner
 
 from lexivid.backbones import load_backbone
 from lexivid.cli import app
-from lexivid.data.clip_cache import content_id
-from lexivid.data.dataset import Clip
+from lexivid.data.cache import content_id
+from lexivid.data.clips import Clip
 from lexivid.data.run_clips import RunClips
 from lexivid.data.splits import ClassSplit
 from lexivid.errors import LexividError
-from lexivid.evaluation import runs
-from lexivid.evaluation.collected import Collected, collect, opinion, score
-from lexivid.evaluation.twins import pseudo_novel_clips
-from lexivid.inference import Classifier
-from lexivid.labels.evidence import Evidence
+from lexivid.evaluation import evaluate as runs
+from lexivid.evaluation.leave_classes_out import pseudo_novel_clips
+from lexivid.inference.classifier import Classifier
 from lexivid.media.views import Views
-from lexivid.models.folder import update_config
+from lexivid.models.calibration import Calibration
 from lexivid.models.mov import MOV, MOVConfig
+from lexivid.models.serialization import update_config
 from lexivid.models.trained import TrainedModel
+from lexivid.scoring.features import Collected, collect, opinion, score
 from lexivid.training.recipe import Recipe, load_recipe
 from lexivid.training.run import train
 
@@ -113,7 +113,7 @@ def test_a_trained_model_by_all_views(data, run_folder, tmp_path):
 )
 def test_views_that_are_not_named_stay_as_trained(data, run_folder, tmp_path, protocol, options, sampled):
     run = shutil.copytree(run_folder, tmp_path / "run")
-    evidence = {path: Evidence(1.0, 0.0, "assumed").to_dict() for path in ("base", "novel")}
+    evidence = {head: Calibration(1.0, 0.0, "assumed").to_dict() for head in ("base", "novel")}
     sampling = {"num_frames": 2, "stride": 3, "stride_rate": "native", "flow": "tvl1-fast", "flow_size": 48}
     update_config(run, sampling=sampling, evidence=evidence)
     words = ["evaluate", run, "--data", data, "--workers", "0", "--device", "cpu", "--out", tmp_path / "out"]
@@ -183,7 +183,7 @@ def test_calibrate_is_stored_with_the_run(trained):
         if twins:
             assert shown[-1] == (2, 2)  # a step each
             assert lines[2][3] == f"{100 * result['results']['harmonic_mean']:.1f}"
-        stored = TrainedModel.from_pretrained(trained / "run", device="cpu").calibration
+        stored = TrainedModel.from_pretrained(trained / "run", device="cpu").base_novel_offset
         assert stored == result["results"]
         assert stored["method"] == ("classes-out" if twins else "held-out")
     splits = [ClassSplit.load(twin / "split.json") for twin in (trained / "run" / "twins").iterdir()]
@@ -411,7 +411,7 @@ def test_streams_that_a_clip_lacks_are_masked(clip_folder):
         for name, x in {"v": alone.v, "v_m": alone.v_m, "audio": alone.x_m["audio"]}.items():
             np.testing.assert_allclose(found.features[name][:, view], x, atol=1e-5)
     texts = torch.nn.functional.normalize(torch.randn(3, backbone.embedding_dim), dim=-1)
-    p = score(found, texts, path="novel")
+    p = score(found, texts, head="novel")
     sound_alone = opinion(found.select(np.array([2])), texts, name="audio", tau=config.tau_a)
     np.testing.assert_allclose(p[2], sound_alone[0], atol=1e-6)  # weights are renormalised over what is there
     pictures_alone = opinion(found.select(np.array([1])), texts, name="v", tau=config.tau_v)

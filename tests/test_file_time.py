@@ -12,9 +12,9 @@ from media_files import ffmpeg
 
 from lexivid.backbones import ImageProcessing
 from lexivid.data import _reading
-from lexivid.data.dataset import Clip
+from lexivid.data.clips import Clip
 from lexivid.data.hops import HopReader
-from lexivid.data.loading import SampleSpec, read_parts
+from lexivid.data.sampling import SampleSpec, read_parts
 from lexivid.errors import MediaError
 from lexivid.media import probe
 from lexivid.media.flow import flow_file

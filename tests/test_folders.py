@@ -12,7 +12,7 @@ from colours import colour_classifier, colour_film
 from command_line import call_cli
 from media_files import ffmpeg, png, source
 
-from lexivid.data.dataset import read_dataset
+from lexivid.data.formats import read_dataset
 from lexivid.errors import LexividError
 from lexivid.media import probe
 from lexivid.media._signatures import kind_of_head
@@ -258,7 +258,7 @@ def test_classify_says_in_one_line_what_it_left_out(
 ) -> None:
     classifier = colour_classifier()
     classifier.modalities = modalities
-    monkeypatch.setattr("lexivid.inference.load", lambda name, **_: classifier)
+    monkeypatch.setattr("lexivid.inference.loading.load", lambda name, **_: classifier)
     colour_film(tmp_path / "a.mp4", [("red", 1)])
     shutil.copy(tmp_path / "a.mp4", tmp_path / "b.wav")
     (tmp_path / "c.txt").write_text("notes")

@@ -44,9 +44,9 @@ print(json.dumps([model.push_to_hub("me/colours"), model.clips.num_trained_on(mo
 LABELS = ["red", "green", "purple"]
 USER = """
 import json, sys, lexivid
-from lexivid.evaluation import runs
+from lexivid.evaluation import evaluate as runs
 from lexivid.labels.database import create_database, open_database
-from lexivid.inference import model_of
+from lexivid.inference.classifier import model_of
 from lexivid.errors import LexividError
 from lexivid.models.label_encoders import open_encoder
 name, clip, data = sys.argv[1:4]

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 import lexivid
 from lexivid.errors import LabelError, LexividError, MediaError, ModelError
-from lexivid.inference import Classifier
-from lexivid.labels import LabelBank
-from lexivid.library import classify_library
+from lexivid.inference.classifier import Classifier
+from lexivid.inference.library import classify_library
+from lexivid.inference.prediction import Prediction, Vocabulary, join_cells
+from lexivid.labels import PromptCache
 from lexivid.media.views import Views
-from lexivid.prediction import Prediction, Vocabulary, join_cells
 
 LABELS = ["red", "green", "blue"]
 
@@ -276,7 +276,7 @@ def test_a_clip_model_end_to_end(film: Path, clip_folder: Path) -> None:
 
 def test_the_bank_is_shared_by_all_calls(film: Path) -> None:
     backbone = ColourBackbone()
-    classifier = Classifier(backbone, bank=LabelBank(backbone, on_disk=False))
+    classifier = Classifier(backbone, prompt_cache=PromptCache(backbone, on_disk=False))
     first = classifier.prepare(LABELS)
     backbone.encode_texts = None  # type: ignore[assignment, method-assign]
     assert torch.equal(classifier.prepare(LABELS).vectors, first.vectors)

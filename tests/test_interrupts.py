@@ -18,7 +18,7 @@ import torch
 import training_cases as cases
 from safetensors.torch import load_file
 
-from lexivid.interrupts import finish_first, sigterm_interrupts, status_of
+from lexivid.base.interrupts import finish_first, sigterm_interrupts, status_of
 from lexivid.training.checkpoint import list_checkpoints, load_checkpoint
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals")
@@ -148,6 +148,8 @@ class Training:
         self.process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Training:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job: children inherit it
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         self.process = subprocess.Popen(
             self.command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         )

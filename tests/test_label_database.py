@@ -19,12 +19,12 @@ from typer.testing import CliRunner
 from lexivid.backbones import load_backbone
 from lexivid.cli import app
 from lexivid.errors import LabelError
-from lexivid.inference import model_of
+from lexivid.inference.loading import model_of
 from lexivid.labels.database import INDEX_FILE, create_database, open_database
-from lexivid.labels.encoders import EncoderIdentity, LabelEncoder
-from lexivid.labels.language_model import FrozenLanguageModel
-from lexivid.labels.soft_attributes import SoftAttributeConfig, SoftAttributeEncoder
-from lexivid.labels.text_encoder import FrozenTextEncoder
+from lexivid.labels.encoders.identity import EncoderIdentity, LabelEncoder
+from lexivid.labels.encoders.language_model import FrozenLanguageModel
+from lexivid.labels.encoders.soft_attributes import SoftAttributeConfig, SoftAttributeEncoder
+from lexivid.labels.encoders.text_encoder import FrozenTextEncoder
 from lexivid.models.label_encoders import open_encoder
 
 AXES = {"north": (0.0, 1.0), "east": (1.0, 0.0), "south": (0.0, -1.0), "north-east": (1.0, 1.0)}

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from lexivid.backbones import load_backbone
 from lexivid.errors import LabelError
-from lexivid.labels import LabelBank, TemplateSet, check_labels, load_templates, read_labels_file, split_labels
-from lexivid.labels.bank import embed_labels
+from lexivid.labels import PromptCache, TemplateSet, check_labels, load_templates, read_labels_file, split_labels
+from lexivid.labels.prompt_cache import embed_labels
 from lexivid.labels.templates import template_names
 
 
@@ -61,9 +61,9 @@ def test_ensemble_is_normalise_mean_normalise(clip_folder: Path) -> None:
 def test_known_labels_are_not_encoded_again(tmp_path: Path) -> None:
     backbone = CountingBackbone()
     labels = [f"label {i}" for i in range(50)]
-    first = LabelBank(backbone, folder=tmp_path).embed(labels, PAIR)
+    first = PromptCache(backbone, folder=tmp_path).embed(labels, PAIR)
     assert backbone.sentences == 100
-    again = LabelBank(backbone, folder=tmp_path).embed([*labels[::-1], "one more"], PAIR)
+    again = PromptCache(backbone, folder=tmp_path).embed([*labels[::-1], "one more"], PAIR)
     assert backbone.sentences == 102
     assert torch.equal(again[:50], first.flip(0))
 
@@ -71,23 +71,23 @@ def test_known_labels_are_not_encoded_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("change", ["model", "templates"])
 def test_another_model_or_template_is_another_vector(tmp_path: Path, change: str) -> None:
     backbone = CountingBackbone()
-    LabelBank(backbone, folder=tmp_path).embed(["dog"], PAIR)
+    PromptCache(backbone, folder=tmp_path).embed(["dog"], PAIR)
     if change == "model":
         backbone.fingerprint = "other"
     templates = PAIR if change == "model" else TemplateSet("pair", ("a photo of {}.", "a film of {}."))
     before = backbone.sentences
-    LabelBank(backbone, folder=tmp_path).embed(["dog"], templates)
+    PromptCache(backbone, folder=tmp_path).embed(["dog"], templates)
     assert backbone.sentences == before + 2
 
 
 def test_a_second_run_with_1000_labels_takes_under_50_ms(tmp_path: Path) -> None:
     labels = [f"label number {i}" for i in range(1000)]
-    LabelBank(CountingBackbone(), folder=tmp_path).embed(labels, PAIR)
+    PromptCache(CountingBackbone(), folder=tmp_path).embed(labels, PAIR)
     seconds = []
     for _ in range(5):
         backbone = CountingBackbone()
         started = time.perf_counter()
-        vectors = LabelBank(backbone, folder=tmp_path).embed(labels, PAIR)
+        vectors = PromptCache(backbone, folder=tmp_path).embed(labels, PAIR)
         seconds.append(time.perf_counter() - started)
         assert backbone.sentences == 0
         assert vectors.shape == (1000, 16)
@@ -97,35 +97,35 @@ def test_a_second_run_with_1000_labels_takes_under_50_ms(tmp_path: Path) -> None
 def test_a_damaged_cache_is_an_empty_one(tmp_path: Path) -> None:
     backbone = CountingBackbone()
     (tmp_path / "labels.sqlite").write_bytes(b"this is no database at all, but long enough to look like one" * 100)
-    first = LabelBank(backbone, folder=tmp_path).embed(["dog"], PAIR)
-    assert torch.equal(LabelBank(backbone, folder=tmp_path).embed(["dog"], PAIR), first)
-    LabelBank(backbone, folder=tmp_path).embed(["dog"], PAIR)
+    first = PromptCache(backbone, folder=tmp_path).embed(["dog"], PAIR)
+    assert torch.equal(PromptCache(backbone, folder=tmp_path).embed(["dog"], PAIR), first)
+    PromptCache(backbone, folder=tmp_path).embed(["dog"], PAIR)
     assert backbone.sentences <= 4  # mended by the second run at the latest
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    bank = LabelBank(CountingBackbone(), folder=tmp_path / "file")
-    assert bank.embed(["dog"], PAIR).shape == (1, 16)
+    prompt_cache = PromptCache(CountingBackbone(), folder=tmp_path / "file")
+    assert prompt_cache.embed(["dog"], PAIR).shape == (1, 16)
 
 
 def test_the_cache_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lexivid.labels.bank._MAX_ROWS", 100)
-    bank = LabelBank(CountingBackbone(), folder=tmp_path)
+    monkeypatch.setattr("lexivid.labels.prompt_cache._MAX_ROWS", 100)
+    prompt_cache = PromptCache(CountingBackbone(), folder=tmp_path)
     for start in range(0, 400, 40):
-        bank.embed([f"label {i}" for i in range(start, start + 40)], PAIR)
+        prompt_cache.embed([f"label {i}" for i in range(start, start + 40)], PAIR)
     with sqlite3.connect(tmp_path / "labels.sqlite") as connection:
         (rows,) = connection.execute("SELECT count(*) FROM vectors").fetchone()
     assert 0 < rows <= 100
 
 
 def test_progress_tells_of_new_labels_only(tmp_path: Path) -> None:
-    bank = LabelBank(CountingBackbone(), folder=tmp_path)
+    prompt_cache = PromptCache(CountingBackbone(), folder=tmp_path)
     calls: list[tuple[int, int]] = []
-    bank.embed([f"label {i}" for i in range(1300)], PAIR, on_progress=lambda *call: calls.append(call))
+    prompt_cache.embed([f"label {i}" for i in range(1300)], PAIR, on_progress=lambda *call: calls.append(call))
     assert calls[-1] == (1300, 1300)
     assert len(calls) > 1
-    bank.embed(["label 1"], PAIR, on_progress=lambda *call: pytest.fail("nothing was to be computed"))
+    prompt_cache.embed(["label 1"], PAIR, on_progress=lambda *call: pytest.fail("nothing was to be computed"))
 
 
 def test_own_templates(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_labels_file(tmp_path: Path) -> None:
 
 
 def test_the_cache_folder_is_the_users_choice(own_cache: Path) -> None:
-    from lexivid.storage import cache_dir
+    from lexivid.base.storage import cache_dir
 
     assert cache_dir() == own_cache
     del os.environ["LEXIVID_CACHE"]

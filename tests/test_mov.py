@@ -245,8 +245,8 @@ def test_methods_are_the_functions_with_the_configuration() -> None:
     novel = predict_novel(f.v, f.x_m, labels, beta=0.25, tau_v=0.03, tau_x=0.1)
     assert torch.allclose(model.predict_novel(f, labels), novel)
     base, own = (
-        {name: x.exp().float() for name, x in model.log_opinions(f, labels, path=path).items()}
-        for path in ("base", "novel")
+        {name: x.exp().float() for name, x in model.log_probabilities_by_modality(f, labels, head=head).items()}
+        for head in ("base", "novel")
     )
     assert list(base) == list(own) == list(ALL)
     assert torch.allclose(base["video"], probabilities(f.v_m, labels, tau=c.tau))
@@ -254,7 +254,7 @@ def test_methods_are_the_functions_with_the_configuration() -> None:
     assert torch.allclose(0.75 * own["video"] + 0.125 * own["flow"] + 0.125 * own["audio"], novel, atol=1e-6)
     mask = torch.ones(B, 3, dtype=torch.bool)
     mask[0, 2] = False
-    silent = model.log_opinions(model(**make_tokens(), mask=mask), labels, path="base")["audio"][0]
+    silent = model.log_probabilities_by_modality(model(**make_tokens(), mask=mask), labels, head="base")["audio"][0]
     assert torch.equal(silent.exp(), torch.zeros(K, dtype=torch.float64))
 
 

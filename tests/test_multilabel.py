@@ -20,14 +20,16 @@ from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
 from lexivid.errors import LexividError, ModelError
-from lexivid.evaluation.evidence import fit_evidence
-from lexivid.inference import Classifier
-from lexivid.labels import LabelBank, load_templates
-from lexivid.labels.background import background_phrases, make_judge, standing
-from lexivid.labels.evidence import ASSUMED, Evidence, evidence_for
-from lexivid.prediction import Prediction, Vocabulary, segments_by_label
+from lexivid.inference.classifier import Classifier
+from lexivid.inference.prediction import Prediction, Vocabulary, segments_by_label
+from lexivid.labels import PromptCache, load_templates
+from lexivid.models.calibration import Calibration
+from lexivid.scoring.background import background_phrases
+from lexivid.scoring.calibration import ASSUMED, calibration_for, fit_calibration
+from lexivid.scoring.log_odds import log_odds
+from lexivid.scoring.per_label import make_per_label_scorer
 
-EVIDENCE = Evidence(0.7, 0.2, "test", prevalence=0.03)
+EVIDENCE = Calibration(0.7, 0.2, "test", prevalence=0.03)
 
 
 def unit(*shape: int, seed: int) -> torch.Tensor:
@@ -45,7 +47,7 @@ def test_standing_by_hand() -> None:
     labels = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     background = torch.tensor([[0.0, 1.0], [0.6, 0.8]])
     unrelated = np.log((np.exp(0) + np.exp(0.6 / 0.5)) / 2)
-    assert standing(clip, labels, background, temperature=0.5)[0].tolist() == pytest.approx(
+    assert log_odds(clip, labels, background, temperature=0.5)[0].tolist() == pytest.approx(
         [2 - unrelated, 0 - unrelated]
     )
 
@@ -54,24 +56,24 @@ def test_it_is_the_share_against_the_background() -> None:
     """exp(standing) / J is the odds of the label against all background phrases, in one softmax over both."""
     clip, label, background = unit(1, 8, seed=0), unit(1, 8, seed=1), unit(20, 8, seed=2)
     share = torch.softmax(clip @ torch.cat([label, background]).T / 0.1, dim=-1)[0, 0].double()
-    found = standing(clip, label, background, temperature=0.1)[0, 0]
+    found = log_odds(clip, label, background, temperature=0.1)[0, 0]
     assert float(found.exp() / 20) == pytest.approx(float(share / (1 - share)), rel=1e-4)
 
 
 def test_evidence_by_hand() -> None:
-    standings = torch.tensor([2.0, -1.0], dtype=torch.float64)
+    log_odds = torch.tensor([2.0, -1.0], dtype=torch.float64)
     ratio = np.exp([0.7 * 2 + 0.2, 0.7 * -1 + 0.2])
     odds = ratio * 0.03 / 0.97
-    assert EVIDENCE.probability(standings).tolist() == pytest.approx(odds / (1 + odds))
-    assert float(EVIDENCE.none_of_these(standings)) == pytest.approx(1 / (1 + ratio.mean()))
-    assert EVIDENCE.probability(standings, prevalence=0.5).tolist() == pytest.approx(ratio / (1 + ratio))
-    assert Evidence.from_dict(json.loads(json.dumps(EVIDENCE.to_dict())) | {"later": 1}) == EVIDENCE
+    assert EVIDENCE.probability(log_odds).tolist() == pytest.approx(odds / (1 + odds))
+    assert float(EVIDENCE.none_of_these(log_odds)) == pytest.approx(1 / (1 + ratio.mean()))
+    assert EVIDENCE.probability(log_odds, prevalence=0.5).tolist() == pytest.approx(ratio / (1 + ratio))
+    assert Calibration.from_dict(json.loads(json.dumps(EVIDENCE.to_dict())) | {"later": 1}) == EVIDENCE
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(-20, 20), min_size=1, max_size=6), st.floats(0.001, 0.999))
-def test_evidence_keeps_order_and_bounds(standings: list[float], prevalence: float) -> None:
-    at = torch.tensor(sorted(standings), dtype=torch.float64)
+def test_evidence_keeps_order_and_bounds(log_odds: list[float], prevalence: float) -> None:
+    at = torch.tensor(sorted(log_odds), dtype=torch.float64)
     p = EVIDENCE.probability(at, prevalence=prevalence)
     assert ((p >= 0) & (p <= 1)).all()
     assert (p.diff() >= 0).all()
@@ -92,7 +94,7 @@ def test_evidence_keeps_order_and_bounds(standings: list[float], prevalence: flo
 )
 def test_evidence_that_says_nothing(values: dict[str, object], says: str) -> None:
     with pytest.raises(LexividError, match=says):
-        Evidence.from_dict(values)
+        Calibration.from_dict(values)
     with pytest.raises(LexividError, match="prevalence"):
         EVIDENCE.probability(torch.zeros(1), prevalence=0.0)
 
@@ -100,15 +102,15 @@ def test_evidence_that_says_nothing(values: dict[str, object], says: str) -> Non
 def simulated(num_clips: int = 80, num_labels: int = 30, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Standings whose true log odds are 0.8 s - 3."""
     rng = np.random.default_rng(seed)
-    standings = rng.normal(0, 2.5, (num_clips, num_labels))
-    return standings, rng.random(standings.shape) < 1 / (1 + np.exp(-(0.8 * standings - 3)))
+    log_odds = rng.normal(0, 2.5, (num_clips, num_labels))
+    return log_odds, rng.random(log_odds.shape) < 1 / (1 + np.exp(-(0.8 * log_odds - 3)))
 
 
 def test_the_fit_is_logistic_regression() -> None:
-    standings, truth = simulated()
+    log_odds, truth = simulated()
     judged = np.random.default_rng(1).random(truth.shape) < 0.9
-    found, left_out = fit_evidence(standings, truth, method="simulated", judged=judged)
-    oracle = LogisticRegression(C=1e8, tol=1e-10).fit(standings[judged][:, None], truth[judged])
+    found, left_out = fit_calibration(log_odds, truth, method="simulated", judged=judged)
+    oracle = LogisticRegression(C=1e8, tol=1e-10).fit(log_odds[judged][:, None], truth[judged])
     prior = truth[judged].mean()
     assert found.fitted_prevalence == pytest.approx(prior)
     assert found.slope == pytest.approx(oracle.coef_[0, 0], rel=1e-4)
@@ -121,16 +123,16 @@ def test_the_fit_is_logistic_regression() -> None:
 
 
 def test_a_clips_probabilities_come_from_the_others() -> None:
-    standings, truth = simulated(num_clips=12)
+    log_odds, truth = simulated(num_clips=12)
     groups = np.repeat(np.arange(6), 2)
-    _, left_out = fit_evidence(standings, truth, method="", groups=groups)
+    _, left_out = fit_calibration(log_odds, truth, method="", groups=groups)
     rest = groups != 3
-    alone, _ = fit_evidence(standings[rest], truth[rest], method="")
-    assert left_out[~rest] == pytest.approx(alone.log_ratio(torch.from_numpy(standings[~rest])).numpy())
+    alone, _ = fit_calibration(log_odds[rest], truth[rest], method="")
+    assert left_out[~rest] == pytest.approx(alone.log_ratio(torch.from_numpy(log_odds[~rest])).numpy())
     # What the clips of the group hold makes no difference to their own answers.
     other = truth.copy()
     other[~rest] = False
-    assert fit_evidence(standings, other, method="", groups=groups)[1][~rest] == pytest.approx(left_out[~rest])
+    assert fit_calibration(log_odds, other, method="", groups=groups)[1][~rest] == pytest.approx(left_out[~rest])
 
 
 @pytest.mark.parametrize("num_clips", [100, 101, 150, 400])
@@ -139,19 +141,19 @@ def test_every_fold_leaves_both_kinds(num_clips: int, rare: str) -> None:
     """Two groups alone have what is rare, 50 apart, among more groups than folds."""
     truth = np.zeros((num_clips, 4), dtype=bool)
     truth[[7, 57], 1] = True
-    standings = np.random.default_rng(0).normal(0, 1, truth.shape)
-    standings[[7, 57], 1] += 4
+    log_odds = np.random.default_rng(0).normal(0, 1, truth.shape)
+    log_odds[[7, 57], 1] += 4
     if rare == "does not hold":
-        truth, standings = ~truth, -standings
-    found, left_out = fit_evidence(standings, truth, method="")
+        truth, log_odds = ~truth, -log_odds
+    found, left_out = fit_calibration(log_odds, truth, method="")
     assert found.slope > 0
     assert found.error is not None
     assert np.isfinite(left_out).all()
 
 
 def test_separable_pairs_have_a_finite_slope() -> None:
-    standings = np.array([[3.0, -3.0], [4.0, -2.0], [2.5, -4.0]])
-    found, _ = fit_evidence(standings, standings > 0, method="")
+    log_odds = np.array([[3.0, -3.0], [4.0, -2.0], [2.5, -4.0]])
+    found, _ = fit_calibration(log_odds, log_odds > 0, method="")
     assert 1 < found.slope < 100
 
 
@@ -166,7 +168,7 @@ def test_separable_pairs_have_a_finite_slope() -> None:
 )
 def test_nothing_to_fit(change: Callable[..., tuple[np.ndarray, np.ndarray]], says: str) -> None:
     with pytest.raises(LexividError, match=says):
-        fit_evidence(*change(*simulated()), method="")
+        fit_calibration(*change(*simulated()), method="")
 
 
 def test_what_ships_for_lite_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,17 +179,19 @@ def test_what_ships_for_lite_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> N
     backbone = LiteBackbone.load()
     templates = load_templates(backbone.default_templates)
     asked: list[str] = []
-    bank = LabelBank(backbone, on_disk=False)
-    monkeypatch.setattr(bank, "embed", lambda names, *_, **__: asked.extend(names) or torch.zeros(len(names), 384))
-    judge = make_judge(backbone, bank, ["a dog"], templates)
-    assert judge is not None
+    prompt_cache = PromptCache(backbone, on_disk=False)
+    monkeypatch.setattr(
+        prompt_cache, "embed", lambda names, *_, **__: asked.extend(names) or torch.zeros(len(names), 384)
+    )
+    per_label = make_per_label_scorer(backbone, prompt_cache, ["a dog"], templates)
+    assert per_label is not None
     assert asked == ["a dog"]  # and not the background
     monkeypatch.undo()
     some = [0, 150, 299]
-    fresh = bank.embed([background_phrases()[i] for i in some], templates)
-    assert torch.allclose(judge.background[some], fresh, atol=2e-3)
-    assert evidence_for(backbone.fingerprint).num_clips == 44
-    assert evidence_for("another model") is ASSUMED
+    fresh = prompt_cache.embed([background_phrases()[i] for i in some], templates)
+    assert torch.allclose(per_label.background[some], fresh, atol=2e-3)
+    assert calibration_for(backbone.fingerprint).num_clips == 44
+    assert calibration_for("another model") is ASSUMED
 
 
 def test_a_label_is_judged_by_itself(tmp_path: Path) -> None:
@@ -263,7 +267,7 @@ class WorldlyBackbone(ColourBackbone):
 def test_a_model_without_everyday_words_cannot_judge(tmp_path: Path) -> None:
     film = colour_film(tmp_path / "red.mp4", [("red", 1)])
     backbone = WorldlyBackbone()
-    classifier = Classifier(backbone, bank=LabelBank(backbone, on_disk=False))
+    classifier = Classifier(backbone, prompt_cache=PromptCache(backbone, on_disk=False))
     assert classifier.classify(film, "red, blue").none_of_these is None
     with pytest.raises(ModelError, match="one by one"):
         classifier.classify(film, "red, blue", multi_label=True)
@@ -276,7 +280,7 @@ Run = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Call `lexivid classify` with the model that knows colours."""
-    monkeypatch.setattr("lexivid.inference.load", lambda name, **_: colour_classifier())
+    monkeypatch.setattr("lexivid.inference.loading.load", lambda name, **_: colour_classifier())
 
     return partial(call_cli, monkeypatch, capsys, "classify")
 
@@ -332,7 +336,7 @@ def test_the_page(run: Run, tmp_path: Path) -> None:
 
 def test_a_model_that_knows_nothing_answers_what_is_believed_before_looking(clip_folder: Path, tmp_path: Path) -> None:
     """A CLIP with random weights: to it, no word stands above the others."""
-    from lexivid.inference import load
+    from lexivid.inference.loading import load
 
     film = colour_film(tmp_path / "red.mp4", [("red", 1)])
     found = load(str(clip_folder)).classify(film, "a dog, a cat, playing drums", multi_label=True)
@@ -349,7 +353,8 @@ def test_a_model_that_cannot_judge_is_a_wrong_call(run: Run, tmp_path: Path, mon
     film = colour_film(tmp_path / "red.mp4", [("red", 1)])
     backbone = WorldlyBackbone()
     monkeypatch.setattr(
-        "lexivid.inference.load", lambda name, **_: Classifier(backbone, bank=LabelBank(backbone, on_disk=False))
+        "lexivid.inference.loading.load",
+        lambda name, **_: Classifier(backbone, prompt_cache=PromptCache(backbone, on_disk=False)),
     )
     output = tmp_path / "new" / "rows.json"
     status, _, err = run(film, "-l", LABELS, "--multi-label", "-o", output)

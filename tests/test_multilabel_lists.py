@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lexivid.data.dataset import Dataset, read_dataset
-from lexivid.data.multilabel_lists import read_multilabel
+from lexivid.data.clips import Dataset
+from lexivid.data.formats import read_dataset
+from lexivid.data.formats.multi_label import read_multilabel
 from lexivid.errors import LexividError
 
 Write = Callable[..., Path]

@@ -11,12 +11,12 @@ import torch
 from typer.testing import CliRunner
 
 from lexivid.cli import app
-from lexivid.data.dataset import read_dataset
+from lexivid.data.formats import read_dataset
 from lexivid.errors import LexividError
-from lexivid.evaluation.multilabel import report
-from lexivid.evaluation.runs import evaluate, summary
-from lexivid.inference import load
-from lexivid.models.folder import read_config, update_config
+from lexivid.evaluation.evaluate import evaluate, summary
+from lexivid.inference.loading import load
+from lexivid.metrics.multi_label import report
+from lexivid.models.serialization import read_config, update_config
 from lexivid.models.trained import TrainedModel
 from lexivid.synthetic.world.multilabel import draw_label_sets, make_label_world
 from lexivid.synthetic.world.nouns import draw_nouns
@@ -76,10 +76,10 @@ def test_a_backbone_is_measured_as_classify_scores(world: Path, tmp_path: Path) 
 
 def test_a_run_knows_what_its_scores_are_worth(world: Path, run: Path) -> None:
     model = TrainedModel.from_pretrained(run, device="cpu")
-    assert set(model.evidence) == {"base", "novel"}
-    assert model.evidence["base"].num_clips == json.loads((run / "train.json").read_text())["clips_held_out"] > 2
-    assert "held-out clips" in model.evidence["base"].method
-    assert model.evidence["base"].error is not None
+    assert set(model.calibrations) == {"base", "novel"}
+    assert model.calibrations["base"].num_clips == json.loads((run / "train.json").read_text())["clips_held_out"] > 2
+    assert "held-out clips" in model.calibrations["base"].method
+    assert model.calibrations["base"].error is not None
     result = evaluate(str(run), world, protocol="multi-label", num_workers=0, device="cpu", cache=False)
     assert result["clips_asked"] == 6
     assert result["clips_trained_on"] == 0
@@ -96,8 +96,8 @@ def test_evidence_can_be_fitted_again(world: Path, run: Path) -> None:
     result = evaluate(str(run), world, protocol="calibrate", num_workers=0, device="cpu", cache=False)
     after = read_config(run)["evidence"]
     assert result["results"] == after
-    for path in ("base", "novel"):
-        assert after[path]["slope"] == pytest.approx(before[path]["slope"], rel=1e-3)
+    for head in ("base", "novel"):
+        assert after[head]["slope"] == pytest.approx(before[head]["slope"], rel=1e-3)
     assert [line[0] for line in summary(result)] == ["path", "base", "novel"]
 
 

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from lexivid.backbones import load_backbone
 from lexivid.cli import app
 from lexivid.errors import LabelError
-from lexivid.inference import Classifier
-from lexivid.inference_trained import TrainedClassifier
+from lexivid.inference.classifier import Classifier
+from lexivid.inference.trained import TrainedClassifier
 from lexivid.labels import Label, check_labels, read_labels_file, read_names, split_labels, with_phrases
 from lexivid.labels.database import create_database, open_database
 from lexivid.labels.identifiers import class_key, words_of

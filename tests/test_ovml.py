@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from lexivid.backbones import load_backbone
 from lexivid.backbones.base import Backbone
 from lexivid.errors import ModelError
-from lexivid.labels.learned_context import LearnedContextEncoder
-from lexivid.labels.text_encoder import FrozenTextEncoder
+from lexivid.labels.encoders.coop import LearnedContextEncoder
+from lexivid.labels.encoders.text_encoder import FrozenTextEncoder
 from lexivid.models.mov import MOV, MOVConfig
 from lexivid.models.ovml import (
     SigmoidConfig,
@@ -28,9 +28,9 @@ from lexivid.models.ovml import (
     residual_distance,
     sample_labels,
 )
-from lexivid.models.standing import base_standing
 from lexivid.models.system import FROZEN, System, make_objective, make_teacher
 from lexivid.models.towers import make_frozen_tower
+from lexivid.scoring.log_odds import base_log_odds
 from lexivid.training.distributed import trained_state
 from lexivid.training.recipe import TrainingRecipe
 from lexivid.training.schedule import make_optimizer
@@ -73,7 +73,7 @@ def make(backbone: Backbone, labels: Tensor, *, temporal: int = 1, layers: int |
 def logits(system: System, x: Tensor) -> Tensor:
     """(B, T, 3, H, W) -> (B, K)."""
     assert system.objective is not None
-    return base_standing(system({"video": x}, None).features, system.label_vectors(), system.objective.scales())
+    return base_log_odds(system({"video": x}, None).features, system.label_vectors(), system.objective.scales())
 
 
 def parts(system: System, x: Tensor, targets: Tensor) -> dict[str, Tensor]:

@@ -14,8 +14,8 @@ from lexivid.backbones import load_backbone
 from lexivid.cli import app
 from lexivid.errors import LexividError
 from lexivid.labels import load_templates
-from lexivid.labels.bank import embed_labels
-from lexivid.labels.language_model import FrozenLanguageModel
+from lexivid.labels.encoders.language_model import FrozenLanguageModel
+from lexivid.labels.prompt_cache import embed_labels
 from lexivid.synthetic.pretraining.clip import (
     ModelRecipe,
     make_tokenizer,

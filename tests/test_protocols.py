@@ -9,9 +9,11 @@ from torch.nn import functional as F
 
 from lexivid.data.splits import ClassSplit
 from lexivid.errors import LexividError
-from lexivid.evaluation import calibration as cal
-from lexivid.evaluation import metrics, protocols
-from lexivid.evaluation.collected import Collected, aligned, log_score, score
+from lexivid.evaluation import protocols
+from lexivid.metrics import single_label
+from lexivid.models.calibration import BaseNovelOffset
+from lexivid.scoring import base_novel_offset
+from lexivid.scoring.features import Collected, aligned, log_score, score
 
 D, P, Q = 24, 6, 6
 NAMES = tuple(f"class {i}" for i in range(P + Q))
@@ -56,7 +58,10 @@ def embedding(texts):
 
 
 def brute_force(folds, offsets):
-    return [np.mean([metrics.harmonic_mean(*cal.accuracies(f, offset=o)) for f in folds]) for o in offsets]
+    return [
+        np.mean([single_label.harmonic_mean(*base_novel_offset.accuracies(f, offset=o)) for f in folds])
+        for o in offsets
+    ]
 
 
 def random_fold(seed, num=60, num_labels=8):
@@ -66,13 +71,13 @@ def random_fold(seed, num=60, num_labels=8):
     logits[:, np.arange(num), targets] += 1.5
     logits[0, :, : num_labels // 2] += 2.0
     paths = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
-    return cal.Fold(*np.log(paths), targets, np.arange(num_labels) < num_labels // 2)
+    return base_novel_offset.Fold(*np.log(paths), targets, np.arange(num_labels) < num_labels // 2)
 
 
 @pytest.mark.parametrize("num_folds", [1, 3])
 def test_best_offset_equals_brute_force(num_folds):
     folds = [random_fold(seed) for seed in range(num_folds)]
-    offset, mean = cal.best_offset(folds)
+    offset, mean = base_novel_offset.best_offset(folds)
     assert mean == pytest.approx(brute_force(folds, [offset])[0])
     grid = np.linspace(-8, 8, 4001)
     assert mean >= max(brute_force(folds, grid)) - 1e-12
@@ -82,21 +87,21 @@ def test_best_offset_equals_brute_force(num_folds):
 def test_offset_by_hand():
     """Base clip: own 0.6, best novel 0.1. Novel clip: own 0.2, best base 0.5. Both are right from log 2.5 to log 6."""
     base_path = np.log([[0.6, 0.3, 0.1], [0.5, 0.3, 0.2]])
-    fold = cal.Fold(base_path, base_path, np.array([0, 2]), np.array([True, True, False]))
-    offset, mean = cal.best_offset([fold])
+    fold = base_novel_offset.Fold(base_path, base_path, np.array([0, 2]), np.array([True, True, False]))
+    offset, mean = base_novel_offset.best_offset([fold])
     assert mean == 1.0
     assert offset == pytest.approx((np.log(2.5) + np.log(6)) / 2)
-    assert cal.accuracies(fold, offset=0.0) == (1.0, 0.0)
-    assert cal.accuracies(fold, offset=np.log(6.1)) == (0.0, 1.0)
+    assert base_novel_offset.accuracies(fold, offset=0.0) == (1.0, 0.0)
+    assert base_novel_offset.accuracies(fold, offset=np.log(6.1)) == (0.0, 1.0)
 
 
 def test_combine_is_a_distribution_and_keeps_one_sided_vocabularies():
     fold = random_fold(3)
     for offset in (-3.0, 0.0, 5.0):
-        p = cal.combine(fold.base_path, fold.novel_path, fold.is_base, offset=offset)
+        p = base_novel_offset.combine(fold.base_path, fold.novel_path, fold.is_base, offset=offset)
         assert p.sum(axis=1) == pytest.approx(np.ones(len(p)))
         for side, path in ((True, fold.base_path), (False, fold.novel_path)):
-            alone = cal.combine(fold.base_path, fold.novel_path, np.full(8, side), offset=offset)
+            alone = base_novel_offset.combine(fold.base_path, fold.novel_path, np.full(8, side), offset=offset)
             assert alone == pytest.approx(np.exp(path))
 
 
@@ -114,9 +119,9 @@ def test_labels_far_down_do_not_tie():
     novel = np.logaddexp(np.log(0.75) + log_softmax("v", 0.003), np.log(0.25) + log_softmax("flow", 0.01))
     expected = np.where(np.arange(P + Q) < P, log_softmax("v_m", 0.01), novel + 1.5)
     assert np.mean(np.exp(expected) < 1e-12) > 0.3  # else this test would show nothing
-    five = metrics.hits(expected, collected.targets, k=5)
+    five = single_label.hits(expected, collected.targets, k=5)
     result = protocols.generalized(
-        collected, SPLIT, embedding(texts), calibration=cal.Calibration(1.5, method="held-out")
+        collected, SPLIT, embedding(texts), calibration=BaseNovelOffset(1.5, method="held-out")
     )
     found = [result["calibrated"][side]["top5"] for side in ("base", "novel")]
     assert found == pytest.approx([five[collected.targets < P].mean(), five[collected.targets >= P].mean()])
@@ -125,9 +130,9 @@ def test_labels_far_down_do_not_tie():
 def test_an_offset_knows_its_views():
     """Fitted with two views, it fits two; for another number that is said."""
     texts, collected = make_collected(num=6, views=2)
-    fitted = protocols.calibrate(collected, embedding(texts), nothing=[f"nothing {i}" for i in range(4)])
+    fitted = base_novel_offset.fit_offset(collected, embedding(texts), nothing=[f"nothing {i}" for i in range(4)])
     assert fitted.num_views == 2
-    assert cal.Calibration.from_dict(fitted.to_dict()) == fitted
+    assert BaseNovelOffset.from_dict(fitted.to_dict()) == fitted
     assert "warning" not in protocols.generalized(collected, SPLIT, embedding(texts), calibration=fitted)
     more = make_collected(num=6, views=12)[1]
     told = protocols.generalized(more, SPLIT, embedding(texts), calibration=fitted)["warning"]
@@ -135,14 +140,15 @@ def test_an_offset_knows_its_views():
     assert "12" in told
     assert "warning" not in protocols.generalized(more, SPLIT, embedding(texts))  # no offset, nothing to say
     assert (
-        cal.Calibration.from_dict({"offset": 1.0, "method": "held-out"}).num_views == 1
+        BaseNovelOffset.from_dict({"offset": 1.0, "method": "held-out"}).num_views == 1
     )  # of runs before this was kept
 
 
 def test_a_larger_offset_moves_answers_to_novel_labels_only():
     fold = random_fold(4)
     shares = [
-        (~fold.is_base[cal.combine(*fold[:2], fold.is_base, offset=o).argmax(axis=1)]).mean() for o in (-2, 0, 2, 9)
+        (~fold.is_base[base_novel_offset.combine(*fold[:2], fold.is_base, offset=o).argmax(axis=1)]).mean()
+        for o in (-2, 0, 2, 9)
     ]
     assert shares == sorted(shares)
     assert shares[0] < shares[-1]
@@ -152,8 +158,10 @@ def test_a_larger_offset_moves_answers_to_novel_labels_only():
 def test_permuting_labels_permutes_scores():
     fold = random_fold(5)
     order = np.random.default_rng(0).permutation(8)
-    straight = cal.combine(*fold[:2], fold.is_base, offset=0.7)
-    permuted = cal.combine(fold.base_path[:, order], fold.novel_path[:, order], fold.is_base[order], offset=0.7)
+    straight = base_novel_offset.combine(*fold[:2], fold.is_base, offset=0.7)
+    permuted = base_novel_offset.combine(
+        fold.base_path[:, order], fold.novel_path[:, order], fold.is_base[order], offset=0.7
+    )
     assert permuted == pytest.approx(straight[:, order])
 
 
@@ -166,12 +174,17 @@ def test_held_out_offset_costs_base_clips_what_they_can_spare(spare):
         logits = rng.normal(size=(400, 10)) * 1.5
         logits[np.arange(400), targets] += 3.0
         log_p = np.log(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True))
-        folds.append(cal.Fold(log_p, log_p, targets, is_base))
+        folds.append(base_novel_offset.Fold(log_p, log_p, targets, is_base))
 
     def base_accuracy(offset):
-        return np.mean([(cal.combine(*f[:2], is_base, offset=offset).argmax(axis=1) == targets).mean() for f in folds])
+        return np.mean(
+            [
+                (base_novel_offset.combine(*f[:2], is_base, offset=offset).argmax(axis=1) == targets).mean()
+                for f in folds
+            ]
+        )
 
-    fitted = cal.fit_held_out({5: folds}, spare=spare)
+    fitted = base_novel_offset.fit_held_out({5: folds}, spare=spare)
     assert base_accuracy(fitted.offset) == pytest.approx((1 - spare) * base_accuracy(-100.0), abs=0.002)
     assert base_accuracy(fitted.offset + 0.2) < (1 - spare) * base_accuracy(-100.0)
 
@@ -179,56 +192,58 @@ def test_held_out_offset_costs_base_clips_what_they_can_spare(spare):
 def test_held_out_says_what_it_lacks():
     fold = random_fold(0)
     with pytest.raises(LexividError, match="spare"):
-        cal.fit_held_out({4: [fold]}, spare=0.0)
+        base_novel_offset.fit_held_out({4: [fold]}, spare=0.0)
     with pytest.raises(LexividError, match="no base classes"):
-        cal.fit_held_out({4: [fold._replace(is_base=np.ones(8, dtype=bool))]})
+        base_novel_offset.fit_held_out({4: [fold._replace(is_base=np.ones(8, dtype=bool))]})
     with pytest.raises(LexividError, match="train longer"):
-        cal.fit_held_out({1: [cal.Fold(np.log([[0.2, 0.5, 0.3]]), np.zeros((1, 3)), np.array([0]), np.arange(3) < 2)]})
+        base_novel_offset.fit_held_out(
+            {1: [base_novel_offset.Fold(np.log([[0.2, 0.5, 0.3]]), np.zeros((1, 3)), np.array([0]), np.arange(3) < 2)]}
+        )
 
 
 def test_an_offset_for_every_number_of_labels():
-    fitted = cal.Calibration(0.5, ((1, 3.0), (4, 1.0), (16, 0.0)))
+    fitted = BaseNovelOffset(0.5, ((1, 3.0), (4, 1.0), (16, 0.0)))
     assert [fitted.offset_for(n) for n in (1, 4, 16)] == [3.0, 1.0, 0.0]
     assert fitted.offset_for(2) == pytest.approx(2.0)  # linear in the logarithm
     assert fitted.offset_for(8) == pytest.approx(0.5)
     assert fitted.offset_for(1000) == 0.0
-    assert cal.Calibration(0.5).offset_for(7) == 0.5
+    assert BaseNovelOffset(0.5).offset_for(7) == 0.5
 
 
 def test_names_of_nothing_hold_no_base_class():
-    names = cal.names_of_nothing(900, seed=3, exclude=["playing violin", "dog"])
+    names = base_novel_offset.distractor_labels(900, seed=3, exclude=["playing violin", "dog"])
     assert len(set(names)) == 900
     assert not any("dog" in name.lower() for name in names)
     assert "violin" not in names
-    assert names == cal.names_of_nothing(900, seed=3, exclude=["playing violin", "dog"])
-    assert names[:5] != cal.names_of_nothing(5, seed=4)
+    assert names == base_novel_offset.distractor_labels(900, seed=3, exclude=["playing violin", "dog"])
+    assert names[:5] != base_novel_offset.distractor_labels(5, seed=4)
 
 
 def test_class_folds_leave_every_class_out_once():
-    folds = cal.class_folds(NAMES[:7], num_folds=3, seed=1)
+    folds = base_novel_offset.class_folds(NAMES[:7], num_folds=3, seed=1)
     assert sorted(name for fold in folds for name in fold) == sorted(NAMES[:7])
     assert max(map(len, folds)) - min(map(len, folds)) <= 1
     with pytest.raises(LexividError, match="two must stay"):
-        cal.class_folds(NAMES[:2], num_folds=2)
+        base_novel_offset.class_folds(NAMES[:2], num_folds=2)
 
 
 def test_calibration_survives_json():
-    fitted = cal.fit_classes_out([random_fold(0), random_fold(1)])
-    again = cal.Calibration.from_dict(json.loads(json.dumps(fitted.to_dict())))
+    fitted = base_novel_offset.fit_classes_out([random_fold(0), random_fold(1)])
+    again = BaseNovelOffset.from_dict(json.loads(json.dumps(fitted.to_dict())))
     assert again == fitted
-    assert cal.Calibration.from_dict(None).offset == 0
+    assert BaseNovelOffset.from_dict(None).offset == 0
     with pytest.raises(LexividError, match="offset"):
-        cal.Calibration.from_dict({"offset": "a lot"})
+        BaseNovelOffset.from_dict({"offset": "a lot"})
     with pytest.raises(LexividError, match="offset"):
-        cal.Calibration.from_dict({"offsets": [[1, float("nan")]]})
-    table = cal.Calibration(0.5, ((1, 3.0), (4, 1.0)), "held-out")
-    assert cal.Calibration.from_dict(json.loads(json.dumps(table.to_dict()))) == table
+        BaseNovelOffset.from_dict({"offsets": [[1, float("nan")]]})
+    table = BaseNovelOffset(0.5, ((1, 3.0), (4, 1.0)), "held-out")
+    assert BaseNovelOffset.from_dict(json.loads(json.dumps(table.to_dict()))) == table
 
 
 @pytest.mark.parametrize("targets", [np.zeros(60, dtype=int), np.full(60, 7)], ids=["no novel clips", "no base clips"])
 def test_calibration_needs_both_sides(targets):
     with pytest.raises(LexividError, match="both sides"):
-        cal.best_offset([random_fold(0)._replace(targets=targets)])
+        base_novel_offset.best_offset([random_fold(0)._replace(targets=targets)])
 
 
 # ---- protocols ----
@@ -239,14 +254,14 @@ def test_base_novel_uses_each_sides_own_path():
     result = protocols.base_novel(collected, SPLIT, embedding(texts))
     for side, own in (("base", np.arange(P)), ("novel", np.arange(P, P + Q))):
         part = collected.select(np.isin(collected.targets, own))
-        p = score(part, texts[own], path=side)
+        p = score(part, texts[own], head=side)
         expected = float((p.argmax(axis=1) == part.targets - own[0]).mean())
         assert result[side]["accuracy"]["value"] == pytest.approx(expected, abs=1e-6)
         assert result[side]["mean_class_accuracy"] == pytest.approx(expected)  # as many clips of each class
-        other = score(part, texts[own], path="novel" if side == "base" else "base")
+        other = score(part, texts[own], head="novel" if side == "base" else "base")
         assert not np.allclose(p, other)
     means = [result[side]["accuracy"]["value"] for side in ("base", "novel")]
-    assert result["harmonic_mean"]["value"] == pytest.approx(metrics.harmonic_mean(*means), abs=1e-6)
+    assert result["harmonic_mean"]["value"] == pytest.approx(single_label.harmonic_mean(*means), abs=1e-6)
     assert result["harmonic_mean"]["num_units"] == len(set(collected.groups))
     assert set(result["novel"]["by_stream"]) == {"video", "flow"}
     json.dumps(result)
@@ -254,12 +269,12 @@ def test_base_novel_uses_each_sides_own_path():
 
 def test_scores_are_means_over_views():
     texts, collected = make_collected(num=3)
-    whole = score(collected, texts, path="novel")
+    whole = score(collected, texts, head="novel")
     each = []
     for view in range(2):
         one = make_collected(num=3)[1]
         one.features = {name: x[:, view : view + 1] for name, x in collected.features.items()}
-        each.append(score(one, texts, path="novel"))
+        each.append(score(one, texts, head="novel"))
     assert whole == pytest.approx(np.mean(each, axis=0), abs=1e-6)
 
 
@@ -285,9 +300,9 @@ def test_calibrated_beats_both_simple_rules_without_a_novel_clip():
         labels = np.array([0, 1, 2, P, P + 1, P + 2])
         part = twin.select(chosen)
         twin_texts = make_collected(seed=seed)[0][labels]
-        p = [log_score(part, twin_texts, path=path) for path in ("base", "novel")]
-        folds.append(cal.Fold(*p, np.searchsorted(labels, part.targets), labels < P))
-    fitted = cal.fit_classes_out(folds)
+        p = [log_score(part, twin_texts, head=head) for head in ("base", "novel")]
+        folds.append(base_novel_offset.Fold(*p, np.searchsorted(labels, part.targets), labels < P))
+    fitted = base_novel_offset.fit_classes_out(folds)
     result = protocols.generalized(collected, SPLIT, embed, calibration=fitted)
     means = {rule: result[rule]["harmonic_mean"]["value"] for rule in ("all-novel", "all-base", "calibrated")}
     assert means["calibrated"] > means["all-novel"] + 0.02
@@ -301,7 +316,7 @@ def test_calibrated_beats_both_simple_rules_without_a_novel_clip():
 
 def test_held_out_calibration_sees_base_clips_alone():
     texts, collected = make_collected()
-    fitted = protocols.calibrate(collected, embedding(texts))
+    fitted = base_novel_offset.fit_offset(collected, embedding(texts))
     assert fitted.method == "held-out"
     assert fitted.num_clips == P * 40
     numbers, offsets = zip(*fitted.offsets, strict=True)
@@ -310,14 +325,14 @@ def test_held_out_calibration_sees_base_clips_alone():
     spoiled = make_collected()[1]
     for x in spoiled.features.values():
         x[spoiled.targets >= P] = 7.0  # whatever novel clips hold
-    assert protocols.calibrate(spoiled, embedding(texts)) == fitted
+    assert base_novel_offset.fit_offset(spoiled, embedding(texts)) == fitted
 
 
 def test_a_model_of_no_base_classes_cannot_be_calibrated():
     texts, collected = make_collected(num=2)
     collected.base_classes = ()
     with pytest.raises(LexividError, match="nothing to calibrate"):
-        protocols.calibrate(collected, embedding(texts))
+        base_novel_offset.fit_offset(collected, embedding(texts))
 
 
 def test_no_clip_of_the_split_is_an_error():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lexivid.evaluation.metrics import harmonic_mean
+from lexivid.metrics.single_label import harmonic_mean
 from lexivid.synthetic.reproduce.published import ABOUT, DATA, FIGURE1, K700, PUBLISHED, VGG
 
 

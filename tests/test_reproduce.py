@@ -18,15 +18,16 @@ from typer.testing import CliRunner
 from lexivid.cli import app
 from lexivid.data.splits import ClassSplit
 from lexivid.errors import LexividError
-from lexivid.evaluation.collected import Collected
 from lexivid.models.mov import predict_novel, probabilities
+from lexivid.scoring.features import Collected
 from lexivid.synthetic.reproduce import NAMES, Scale, reproduce
-from lexivid.synthetic.reproduce.clips import PackedClips, WorldFeatures, WorldSamples, WorldSize, names_of_nothing
+from lexivid.synthetic.reproduce.clips import PackedClips, WorldFeatures, WorldSamples, WorldSize, distractor_labels
 from lexivid.synthetic.reproduce.figures import BETAS, beta_and_temperature
 from lexivid.synthetic.reproduce.parts import RATIOS, expect_sign
 from lexivid.synthetic.reproduce.plan import Row, kinds_of, parse_names, rows_of
+from lexivid.synthetic.reproduce.reproduction import Reproduction
 from lexivid.synthetic.reproduce.rows import Workplace
-from lexivid.synthetic.reproduce.run import Reproduction, RunProgress
+from lexivid.synthetic.reproduce.run import RunProgress
 from lexivid.synthetic.reproduce.scores import Outcome, Scores, base, estimate, harmonic, minus, novel
 from lexivid.synthetic.world.files import make_world
 from lexivid.training.recipe import load_recipe
@@ -211,11 +212,11 @@ def test_shuffled_streams_are_all_of_other_clips() -> None:
 def test_names_of_nothing_are_nobodys() -> None:
     split = ClassSplit(("red circle spinning",), ("red star growing",))
     for kind in ("motion", "sound", "both"):
-        names = names_of_nothing(split, kind, seed=0, pool="report", num=50)  # type: ignore[arg-type]
+        names = distractor_labels(split, kind, seed=0, pool="report", num=50)  # type: ignore[arg-type]
         assert len(set(names)) == 50
         assert not set(names) & set(split.classes)
-        assert names == names_of_nothing(split, kind, seed=0, pool="report", num=50)  # type: ignore[arg-type]
-    pools = [set(names_of_nothing(split, "motion", seed=0, pool=pool, num=200)) for pool in ("report", "validation")]
+        assert names == distractor_labels(split, kind, seed=0, pool="report", num=50)  # type: ignore[arg-type]
+    pools = [set(distractor_labels(split, "motion", seed=0, pool=pool, num=200)) for pool in ("report", "validation")]
     assert not pools[0] & pools[1]
 
 

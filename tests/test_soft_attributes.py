@@ -12,10 +12,11 @@ from torch.nn import functional as F
 
 from lexivid.backbones import load_backbone
 from lexivid.errors import ModelError
-from lexivid.labels.language_model import FrozenLanguageModel
-from lexivid.labels.soft_attributes import SoftAttributeConfig, SoftAttributeEncoder
-from lexivid.labels.text_encoder import FrozenTextEncoder
-from lexivid.labels.trained_encoders import WEIGHTS_FILE, load_label_encoder
+from lexivid.labels.encoders.base import WEIGHTS_FILE
+from lexivid.labels.encoders.language_model import FrozenLanguageModel
+from lexivid.labels.encoders.load import load_label_encoder
+from lexivid.labels.encoders.soft_attributes import SoftAttributeConfig, SoftAttributeEncoder
+from lexivid.labels.encoders.text_encoder import FrozenTextEncoder
 
 LABELS = ["cat", "a dog barking", "playing drums", "ox", "fog"]
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lexivid.data.dataset import Clip
+from lexivid.data.clips import Clip
 from lexivid.data.recordings import recordings
 from lexivid.data.splits import ClassSplit, complementary_splits, hold_out, split_classes, split_in_order
 from lexivid.errors import LexividError

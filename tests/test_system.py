@@ -18,16 +18,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lexivid.backbones import load_backbone
-from lexivid.data.batches import collate
+from lexivid.data.loader import collate
 from lexivid.errors import ModelError
-from lexivid.evaluation.multilabel import mean_average_precision
-from lexivid.labels.language_model import FrozenLanguageModel
-from lexivid.labels.soft_attributes import SoftAttributeConfig, SoftAttributeEncoder
-from lexivid.labels.text_encoder import FrozenTextEncoder
+from lexivid.labels.encoders.language_model import FrozenLanguageModel
+from lexivid.labels.encoders.soft_attributes import SoftAttributeConfig, SoftAttributeEncoder
+from lexivid.labels.encoders.text_encoder import FrozenTextEncoder
+from lexivid.metrics.multi_label import mean_average_precision
 from lexivid.models.mov import MOVConfig, MOVFeatures, mov_loss
 from lexivid.models.ovml import SigmoidConfig
-from lexivid.models.standing import base_standing
 from lexivid.models.system import FROZEN, System, make_objective, make_teacher, streams_of
+from lexivid.scoring.log_odds import base_log_odds
 from lexivid.synthetic.world.nouns import draw_nouns
 from lexivid.training import loop
 from lexivid.training.checkpoint import list_checkpoints, load_checkpoint
@@ -230,7 +230,7 @@ def test_it_learns_one_batch(kind: str, encoder: str, folders: dict[str, str], t
     assert model.objective is not None
     with torch.no_grad():
         features = model(streams, mask).features
-        found = base_standing(features, model.label_vectors(), model.objective.scales())
+        found = base_log_odds(features, model.label_vectors(), model.objective.scales())
     assert mean_average_precision(found.numpy(), targets.numpy()) > 0.85
     right = float(((found > 0) == targets).double().mean())
     assert right > 0.8  # two of six labels hold: saying that none does is right by two thirds

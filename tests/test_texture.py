@@ -11,7 +11,7 @@ from flow_scenes import distance, moved
 from test_flow import write_video
 
 from lexivid.backbones import ImageProcessing
-from lexivid.data.loading import SampleSpec
+from lexivid.data.sampling import SampleSpec
 from lexivid.errors import LexividError
 from lexivid.media._texture import SHARE, THETA, texture_of
 from lexivid.media.flow import flow, flow_file

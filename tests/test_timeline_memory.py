@@ -16,17 +16,19 @@ import training_cases as cases
 from colours import colour_classifier, colour_film
 from torch import Tensor
 
-from lexivid import inference, inference_tokens
 from lexivid.backbones import load_backbone
 from lexivid.data import hops
 from lexivid.data.hops import HopReader
-from lexivid.inference_tokens import FilmWindows
-from lexivid.inference_trained import TrainedClassifier
+from lexivid.inference import classifier as classifier_module
+from lexivid.inference import tokens as tokens_module
+from lexivid.inference.prediction import Prediction
+from lexivid.inference.tokens import FilmWindows
+from lexivid.inference.trained import TrainedClassifier
 from lexivid.media.decode import probe
 from lexivid.media.views import Views
 from lexivid.models.mov import MOV, MOVConfig
 from lexivid.models.trained import TrainedModel
-from lexivid.prediction import Prediction
+from lexivid.scoring.heads import predict
 
 LABELS = ["red", "green", "blue"]
 
@@ -42,7 +44,7 @@ def classifier(clip_folder: Path) -> TrainedClassifier:
     sampling = {"num_frames": 4, "stride": None, "flow": "tvl1-fast", "flow_size": 32, "audio_s": 1.0}
     mov = MOV.from_backbone(backbone, config).eval()
     model = TrainedModel(backbone, mov, ("red",), "name", ("video", "flow", "audio"), sampling=sampling)
-    return TrainedClassifier(model, vocabulary_is="novel")
+    return TrainedClassifier(model, label_split="novel")
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,7 @@ def test_the_same_however_few_at_once(
 ) -> None:
     whole = classifier.classify(films[0], LABELS, timeline_s=0.8)
     assert whole.modalities == ("video", "flow", "audio")
-    monkeypatch.setattr(inference_tokens, "_WINDOWS_AT_ONCE", 1)
+    monkeypatch.setattr(tokens_module, "_WINDOWS_AT_ONCE", 1)
     monkeypatch.setattr(hops, "_HOPS_AT_ONCE", 3)
     _same(classifier.classify(films[0], LABELS, timeline_s=0.8), whole)
 
@@ -82,7 +84,7 @@ def test_as_if_all_windows_had_been_taken_together(classifier: TrainedClassifier
     tokens = {name: torch.cat([part[0][name] for part in parts]) for name in parts[0][0]}
     features = model.features(**tokens, mask=torch.cat([part[1] for part in parts]))
     vocabulary = classifier.prepare(LABELS)
-    windows = model.predict_novel(features, vocabulary.vectors)
+    windows = predict(model, features, vocabulary.vectors, head="novel")
     assert len(windows) == 10  # of 11 hops in 4.1 s
     cells = (windows[[0, *range(10)]] + windows[[*range(10), -1]]) / 2
     found = classifier.classify(films[0], vocabulary, timeline_s=0.8)
@@ -145,7 +147,7 @@ def test_no_spectrogram_is_kept(
     for film in films:
         spectrograms, pictures = Alive(), Alive()
         with monkeypatch.context() as patch:
-            patch.setattr(inference_tokens, "views_of", _watched(inference_tokens.views_of, spectrograms))
+            patch.setattr(tokens_module, "views_of", _watched(tokens_module.views_of, spectrograms))
             patch.setattr(hops, "test_views", lambda parts, spec, p=pictures: _views(parts, spec, p))
             classifier.classify(film, LABELS, timeline_s=0.8)
         most.append((spectrograms.most, pictures.most))
@@ -156,7 +158,7 @@ def test_no_spectrogram_is_kept(
 
 
 def _views(parts: dict[str, Tensor], spec: Any, alive: Alive) -> dict[str, Tensor]:
-    from lexivid.data.loading import test_views
+    from lexivid.data.sampling import test_views
 
     views = test_views(parts, spec)
     alive.add(views["video"])
@@ -165,7 +167,7 @@ def _views(parts: dict[str, Tensor], spec: Any, alive: Alive) -> dict[str, Tenso
 
 def test_no_frame_is_kept_without_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     classifier = colour_classifier()
-    monkeypatch.setattr(inference, "_TIMELINE_BATCH", 4)
+    monkeypatch.setattr(classifier_module, "_TIMELINE_BATCH", 4)
     most = []
     for seconds in (5, 40):
         film = colour_film(tmp_path / f"{seconds}.mp4", [("red", seconds / 2), ("blue", seconds / 2)])

@@ -12,12 +12,13 @@ from training_cases import COLOURS, make_clip
 from lexivid.backbones import load_backbone
 from lexivid.backbones.base import Backbone
 from lexivid.errors import LexividError, ModelError
-from lexivid.evaluation.collected import collect
-from lexivid.evaluation.evidence import fit_model_evidence
 from lexivid.models.label_encoders import open_encoder
 from lexivid.models.mov import MOV, MOVConfig
 from lexivid.models.system import System
 from lexivid.models.trained import TrainedModel
+from lexivid.scoring.calibration import fit_model_calibrations
+from lexivid.scoring.features import collect
+from lexivid.scoring.heads import predict
 from lexivid.synthetic.world.draw import VIDEO, draw, sample_multi_scenes
 from lexivid.synthetic.world.nouns import draw_nouns
 from lexivid.training import train
@@ -88,7 +89,7 @@ def test_the_run_folder_is_a_model(run: tuple[Path, list[System]], world: Backbo
         own = system({"video": world.images.normalise(video.flatten(0, 1)).unflatten(0, (4, 2))}, None).features
         torch.testing.assert_close(model.features(video=video).v_m, own.v_m)
         torch.testing.assert_close(model.embed(list(BASE)), system.label_vectors()[:10])
-    p = model.predict_base(model.features(video=video), model.embed(list(BASE)))
+    p = predict(model, model.features(video=video), model.embed(list(BASE)), head="base")
     assert p.shape == (4, 10)
     assert ((p > 0) & (p < 1)).all()
 
@@ -110,7 +111,7 @@ def test_evidence_is_stored_with_method_and_error(run: tuple[Path, list[System]]
     out = run[0]
     config = json.loads((out / "config.json").read_text())
     assert config["calibration"] is None  # shares against shares: of a softmax alone
-    found = TrainedModel.from_pretrained(out, device="cpu", backbone=world).evidence
+    found = TrainedModel.from_pretrained(out, device="cpu", backbone=world).calibrations
     assert set(found) == {"base", "novel"}
     for path, evidence in found.items():
         assert evidence.to_dict() == config["evidence"][path]
@@ -235,7 +236,7 @@ def test_evidence_of_a_model_trained_by_softmax(world: Backbone) -> None:
     mov = MOV.from_backbone(world, MOVConfig.for_backbone(world, modalities=("video",))).eval()
     model = TrainedModel(world, mov, WORDS, "world", ("video",))
     samples = clips(30, seed=4, objects=1)
-    found, reasons = fit_model_evidence(model, collect(model, samples, classes=WORDS, num_workers=0))
+    found, reasons = fit_model_calibrations(model, collect(model, samples, classes=WORDS, num_workers=0))
     assert reasons == {}
     assert set(found) == {"base", "novel"}
     for path, evidence in found.items():

@@ -24,13 +24,14 @@ from lexivid.backbones import load_backbone
 from lexivid.cli import app
 from lexivid.data.run_clips import RunClips
 from lexivid.errors import LexividError, MediaError, ModelError
-from lexivid.evaluation.calibration import Calibration, combine
-from lexivid.inference_trained import TrainedClassifier
+from lexivid.inference.prediction import Prediction
+from lexivid.inference.trained import TrainedClassifier
 from lexivid.media.views import Views, ViewsAsked
-from lexivid.models.folder import is_trained_model, update_config
+from lexivid.models.calibration import BaseNovelOffset
 from lexivid.models.mov import FROZEN_PREFIX, MOV, MOVConfig
+from lexivid.models.serialization import is_trained_model, update_config
 from lexivid.models.trained import TrainedModel
-from lexivid.prediction import Prediction
+from lexivid.scoring.base_novel_offset import combine
 from lexivid.training import train
 from lexivid.training.clips import open_clips
 
@@ -252,14 +253,14 @@ def test_features_from_the_cache_change_nothing(clips: Path, clip_folder: Path) 
 
 
 def test_classify(classifier: TrainedClassifier, clips: Path) -> None:
-    prediction = classifier.classify(clips / "red" / "0.mp4", LABELS, vocabulary_is="base")
+    prediction = classifier.classify(clips / "red" / "0.mp4", LABELS, label_split="base")
     assert prediction.modalities == ("video", "flow", "audio") == tuple(prediction.by_modality)
     assert sum(_scores(prediction).values()) == pytest.approx(1, abs=1e-5)
     assert prediction.labels[0].label == "red"
     assert prediction.model == classifier.name
     for name in ("red", "green", "blue"):
         for i in range(6):
-            found = classifier.classify(clips / name / f"{i}.mp4", "red, green, blue", vocabulary_is="base")
+            found = classifier.classify(clips / name / f"{i}.mp4", "red, green, blue", label_split="base")
             assert found.labels[0].label == name
 
 
@@ -273,9 +274,9 @@ def test_who_classifies_a_training_clip_is_told(
     trained_on, kept_back = record.train[0].path, record.held_out[0].path
     copy = shutil.copy(trained_on, tmp_path / "other name.mp4")
     other = cases.make_clip(tmp_path / "0.mp4", cases.COLOURS["red"], step=3, tone_hz=310.0)
-    found = classifier.classify_many([trained_on, copy, kept_back, other], LABELS, vocabulary_is="base")
+    found = classifier.classify_many([trained_on, copy, kept_back, other], LABELS, label_split="base")
     assert [prediction.warnings for prediction in found] == [told, told, (), ()]
-    assert classifier.classify(copy, "red, green", timeline_s=1, vocabulary_is="base").warnings == told
+    assert classifier.classify(copy, "red, green", timeline_s=1, label_split="base").warnings == told
 
 
 def test_equations(classifier: TrainedClassifier, clips: Path) -> None:
@@ -283,7 +284,7 @@ def test_equations(classifier: TrainedClassifier, clips: Path) -> None:
     path, model = clips / "green" / "1.mp4", classifier.model
     vocabulary = classifier.prepare(LABELS)
     tau, beta = 0.1, 0.25
-    found = {kind: classifier.classify(path, vocabulary, vocabulary_is=kind) for kind in ("base", "novel", "mixed")}
+    found = {kind: classifier.classify(path, vocabulary, label_split=kind) for kind in ("base", "novel", "mixed")}
 
     def column(prediction: Prediction, name: str | None = None) -> np.ndarray:
         items = prediction.labels if name is None else prediction.by_modality[name]
@@ -293,13 +294,15 @@ def test_equations(classifier: TrainedClassifier, clips: Path) -> None:
     by_hand = (1 - beta) * column(novel, "video") + beta / 2 * (column(novel, "flow") + column(novel, "audio"))
     np.testing.assert_allclose(column(novel), by_hand, atol=1e-5)
     np.testing.assert_allclose(column(found["base"]), column(found["base"], "video"), atol=1e-6)  # v_m alone
-    frozen = lexivid.inference.Classifier(model.backbone)
+    frozen = lexivid.inference.classifier.Classifier(model.backbone)
     zero_shot = frozen.classify(path, vocabulary, views=Views(num_frames=4))
     logits = np.log(column(zero_shot)) * model.backbone.temperature / 0.03
     expected = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
     np.testing.assert_allclose(column(novel, "video"), expected, atol=1e-3)  # the frozen v, at tau_v
-    assert model.calibration is not None
-    offset = Calibration.from_dict(model.calibration).offset_for(1)  # of the three labels one is no base class
+    assert model.base_novel_offset is not None
+    offset = BaseNovelOffset.from_dict(model.base_novel_offset).offset_for(
+        1
+    )  # of the three labels one is no base class
     paths = np.log(column(found["base"])), np.log(column(novel))
     joined = combine(*paths, np.array([True, True, False]), offset=offset)
     np.testing.assert_allclose(column(found["mixed"]), joined, atol=1e-4)
@@ -312,7 +315,7 @@ def test_an_offset_of_other_views_is_told(run: Path, clips: Path) -> None:
     one, two = (classifier.classify(path, LABELS, views=Views(4, num_clips=n)) for n in (1, 2))
     assert not any("fitted with" in text for text in one.warnings)
     assert any("fitted with 1 view(s)" in text and "are 2" in text for text in two.warnings)
-    novel = lexivid.load(str(run), device="cpu", vocabulary_is="novel").classify(path, LABELS, views=Views(4, 2))
+    novel = lexivid.load(str(run), device="cpu", label_split="novel").classify(path, LABELS, views=Views(4, 2))
     assert not any("fitted with" in text for text in novel.warnings)
 
 
@@ -324,18 +327,18 @@ def test_mixed_falls_back(run: Path, clips: Path, tmp_path: Path) -> None:
     path = clips / "blue" / "0.mp4"
     mixed = classifier.classify(path, LABELS)
     assert any("no calibration" in text for text in mixed.warnings)
-    assert mixed.labels == lexivid.load(str(copy), device="cpu", vocabulary_is="novel").classify(path, LABELS).labels
+    assert mixed.labels == lexivid.load(str(copy), device="cpu", label_split="novel").classify(path, LABELS).labels
     update_config(copy, calibration={"offset": 50.0})  # novel labels far ahead
     again = lexivid.load(str(copy), device="cpu").classify(path, LABELS)
     assert again.warnings == ()
     assert again.labels[0].label == "purple"
     with pytest.raises(LexividError, match="choose base, novel or mixed"):
-        lexivid.load(str(copy), vocabulary_is="both")
+        lexivid.load(str(copy), label_split="both")
 
 
 def test_modalities_can_be_restricted(classifier: TrainedClassifier, clips: Path) -> None:
     path = clips / "red" / "0.mp4"
-    sound = classifier.classify(path, LABELS, modalities=["audio"], vocabulary_is="base")
+    sound = classifier.classify(path, LABELS, modalities=["audio"], label_split="base")
     assert sound.modalities == ("audio",) == tuple(sound.by_modality)
     assert sound.labels == sound.by_modality["audio"]
     both = classifier.classify(path, LABELS, modalities=["video", "audio"])
@@ -346,7 +349,7 @@ def test_modalities_can_be_restricted(classifier: TrainedClassifier, clips: Path
 
 def test_missing_streams_are_masked_and_said(classifier: TrainedClassifier, tmp_path: Path) -> None:
     silent = cases.make_clip(tmp_path / "silent.mp4", cases.COLOURS["red"], step=2, tone_hz=None)
-    prediction = classifier.classify(silent, LABELS, vocabulary_is="base")
+    prediction = classifier.classify(silent, LABELS, label_split="base")
     assert prediction.modalities == ("video", "flow")
     assert prediction.warnings == ("the file has no sound: classified without",)
     still = cases.make_clip(tmp_path / "still.mp4", cases.COLOURS["red"], step=2, tone_hz=None, num=1)
@@ -369,7 +372,7 @@ def test_views_and_thumbnails(classifier: TrainedClassifier, clips: Path) -> Non
 
 def test_timeline(classifier: TrainedClassifier, clips: Path, tmp_path: Path) -> None:
     prediction = classifier.classify(
-        clips / "red" / "0.mp4", "red, green, blue", timeline_s=0.8, vocabulary_is="base", num_thumbnails=2
+        clips / "red" / "0.mp4", "red, green, blue", timeline_s=0.8, label_split="base", num_thumbnails=2
     )
     assert prediction.segments
     assert prediction.segments[0].start_s == 0.0
@@ -454,7 +457,7 @@ def test_command_line(clips: Path, clip_folder: Path, tmp_path: Path) -> None:
     assert (out / "backbone" / "config.json").is_file()
     video = str(clips / "red" / "0.mp4")
     for kind in ("base", "novel", "mixed"):
-        options = ["--labels", "red, purple", "--vocabulary-is", kind, "--format", "json", "--device", "cpu"]
+        options = ["--labels", "red, purple", "--label-split", kind, "--format", "json", "--device", "cpu"]
         done = CliRunner().invoke(app, ["classify", video, "--model", str(out), *options])
         assert done.exit_code == 0, done.output
         assert json.loads(done.stdout)[0]["modalities"] == ["video", "flow", "audio"]
@@ -496,7 +499,7 @@ def test_a_calibration_longer_than_the_processes_time_limit(clips: Path, clip_fo
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert sorted(done.stdout.split("\n")[:2]) == ["main True", "other False"]
-    assert TrainedModel.from_pretrained(tmp_path / "run", device="cpu").calibration is not None
+    assert TrainedModel.from_pretrained(tmp_path / "run", device="cpu").base_novel_offset is not None
     record = RunClips.load(tmp_path / "run")
     assert record is not None
     assert len(record.contents) == 18  # of which each process read its share

@@ -17,30 +17,30 @@ from language_models import make_gpt2
 
 import lexivid
 from lexivid.backbones import load_backbone
-from lexivid.data.dataset import Clip
-from lexivid.data.loading import ClipSamples
+from lexivid.data.clips import Clip
+from lexivid.data.sampling import ClipSamples
 from lexivid.errors import LabelError, ModelError
-from lexivid.evaluation.collected import collect
-from lexivid.evaluation.evidence import label_probabilities
-from lexivid.inference import Classifier
-from lexivid.inference_trained import TrainedClassifier
-from lexivid.labels import LabelBank
+from lexivid.inference.classifier import Classifier
+from lexivid.inference.prediction import Prediction
+from lexivid.inference.trained import TrainedClassifier
+from lexivid.labels import PromptCache
 from lexivid.labels.database import create_database, open_database
-from lexivid.labels.evidence import Evidence, posterior
-from lexivid.labels.language_model import FrozenLanguageModel
-from lexivid.labels.learned_context import LearnedContextEncoder
-from lexivid.labels.soft_attributes import SoftAttributeConfig, SoftAttributeEncoder
-from lexivid.labels.text_encoder import FrozenTextEncoder
+from lexivid.labels.encoders.coop import LearnedContextEncoder
+from lexivid.labels.encoders.language_model import FrozenLanguageModel
+from lexivid.labels.encoders.soft_attributes import SoftAttributeConfig, SoftAttributeEncoder
+from lexivid.labels.encoders.text_encoder import FrozenTextEncoder
 from lexivid.media.views import Views
+from lexivid.models.calibration import Calibration, posterior
 from lexivid.models.label_encoders import open_encoder
 from lexivid.models.mov import MOV, MOVConfig, MOVFeatures
 from lexivid.models.trained import TrainedModel
-from lexivid.prediction import Prediction
+from lexivid.scoring.features import collect
+from lexivid.scoring.per_label import label_probabilities
 
 BASE = ("red", "green")
 LABELS = ["red", "a dog", "green", "purple"]
 SEEN = np.array([True, False, True, False])
-EVIDENCE = {"base": Evidence(0.8, 0.4, "by hand, base"), "novel": Evidence(0.3, -0.2, "by hand, novel")}
+EVIDENCE = {"base": Calibration(0.8, 0.4, "by hand, base"), "novel": Calibration(0.3, -0.2, "by hand, novel")}
 SCALES = {"v_m": [9.0, -2.0], "v": [7.0, -1.0], "flow": [8.0, -3.0], "audio": [6.0, -2.5]}
 ALL = ("video", "flow", "audio")
 Make = Callable[..., TrainedModel]
@@ -77,7 +77,7 @@ def make(clip_folder: Path, language_model: Path) -> Make:
             encoder = LearnedContextEncoder(text, num_context=2).eval()
         made = TrainedModel(
             backbone, MOV.from_backbone(backbone, config).eval(), BASE, "name", config.modalities,
-            sampling={"num_frames": 4, "stride": None, "flow_size": 32, "audio_s": 1.0}, evidence=EVIDENCE,
+            sampling={"num_frames": 4, "stride": None, "flow_size": 32, "audio_s": 1.0}, calibrations=EVIDENCE,
             scales=SCALES if kind in ("sigmoid", "ovml") else None, label_encoder=encoder,
         )  # fmt: skip
         return replace(made, **changes)
@@ -124,7 +124,7 @@ def test_labels_do_not_depend_on_their_order_or_on_others(make: Make, film: Path
 def test_each_label_takes_its_path(make: Make, film: Path, kind: str) -> None:
     classifier = TrainedClassifier(make(kind))
     found = {
-        how: _scores(classifier.classify(film, LABELS, multi_label=True, vocabulary_is=how))  # type: ignore[arg-type]
+        how: _scores(classifier.classify(film, LABELS, multi_label=True, label_split=how))  # type: ignore[arg-type]
         for how in ("base", "novel", "mixed")
     }
     for label, seen in zip(LABELS, SEEN, strict=True):
@@ -146,7 +146,7 @@ def test_streams(make: Make, film: Path, tmp_path: Path, kind: str) -> None:
     assert _scores(sound) == pytest.approx(_scores(sound, "audio"), abs=1e-7)
     assert _scores(sound) != pytest.approx(_scores(hidden), abs=1e-3)
     # On the base path pictures are asked alone (eq. 10).
-    base = classifier.classify(film, LABELS, multi_label=True, vocabulary_is="base")
+    base = classifier.classify(film, LABELS, multi_label=True, label_split="base")
     assert _scores(base) == pytest.approx(_scores(base, "video"), abs=1e-7)
 
 
@@ -191,13 +191,13 @@ def test_shares_of_a_sigmoid(make: Make, film: Path) -> None:
     found = classifier.classify(film, LABELS)
     assert _scores(found) == pytest.approx(shares, abs=1e-6)
     assert not found.multi_label
-    bare = TrainedClassifier(make("sigmoid", evidence={}))
+    bare = TrainedClassifier(make("sigmoid", calibrations={}))
     found = bare.classify(film, LABELS)
     assert found.none_of_these is None
     assert sum(_scores(found).values()) == pytest.approx(1, abs=1e-6)
-    unit = {path: Evidence(1.0, 0.0, "as it is") for path in ("base", "novel")}
+    unit = {head: Calibration(1.0, 0.0, "as it is") for head in ("base", "novel")}
     assert _scores(found) == pytest.approx(
-        _scores(TrainedClassifier(make("sigmoid", evidence=unit)).classify(film, LABELS)), abs=1e-7
+        _scores(TrainedClassifier(make("sigmoid", calibrations=unit)).classify(film, LABELS)), abs=1e-7
     )
 
 
@@ -227,30 +227,30 @@ def test_what_nothing_is_known_of(make: Make) -> None:
     """A window without any stream: as likely as before looking; it counts in no mean."""
     model = make("sigmoid")
     classifier = TrainedClassifier(model)
-    judge = classifier.prepare(LABELS).judge
-    assert judge is not None
+    per_label = classifier.prepare(LABELS).per_label
+    assert per_label is not None
     g = torch.Generator().manual_seed(0)
     v, v_m, flow, audio = (torch.randn(3, model.backbone.embedding_dim, generator=g) for _ in range(4))
     mask = torch.tensor([[True, True, False], [False, False, False], [False, True, True]])
     features = MOVFeatures(v, v_m, {"flow": flow, "audio": audio}, mask)
-    ratios = judge.log_ratios(features, "mixed", mean=False)  # type: ignore[union-attr]
+    ratios = per_label.log_ratios(features, "mixed", mean=False)  # type: ignore[union-attr]
     assert (ratios[1] == 0).all()
     assert (ratios[[0, 2]] != 0).all()
-    p = judge.probabilities(ratios, "mixed")  # type: ignore[union-attr]
+    p = per_label.probabilities(ratios, "mixed")  # type: ignore[union-attr]
     assert p[1].numpy() == pytest.approx(0.05)
     both = MOVFeatures(*(x[[0, 2]] for x in (v, v_m)), {"flow": flow[[0, 2]], "audio": audio[[0, 2]]}, mask[[0, 2]])
-    mean, expected = (judge.log_ratios(x, "mixed", mean=True) for x in (features, both))  # type: ignore[union-attr]
+    mean, expected = (per_label.log_ratios(x, "mixed", mean=True) for x in (features, both))  # type: ignore[union-attr]
     torch.testing.assert_close(mean, expected)
     torch.testing.assert_close(p[0], posterior(ratios[0], 0.05))
 
 
 def test_what_cannot_be_judged(make: Make, film: Path) -> None:
     for kind in ("softmax", "sigmoid"):
-        bare = TrainedClassifier(make(kind, evidence={}))
+        bare = TrainedClassifier(make(kind, calibrations={}))
         with pytest.raises(ModelError, match=r"no held-out clips .* data.held_out above 0, or .* --protocol calibrate"):
             bare.classify(film, LABELS, multi_label=True)
         assert bare.classify(film, LABELS).none_of_these is None
-        half = TrainedClassifier(make(kind, evidence={"base": EVIDENCE["base"]}))
+        half = TrainedClassifier(make(kind, calibrations={"base": EVIDENCE["base"]}))
         with pytest.raises(ModelError, match="standing on its novel path is worth"):
             half.classify(film, LABELS, multi_label=True)
         assert len(half.classify(film, list(BASE), multi_label=True).labels) == 2
@@ -303,7 +303,7 @@ def test_databases(make: Make, film: Path, tmp_path: Path, clip_folder: Path) ->
     create_database(tmp_path / "prompts", prompts).add(LABELS, prompts)
     with pytest.raises(LabelError, match="cannot compare clips with its vectors"):
         classifier.classify(film, open_database(tmp_path / "prompts"))
-    on_prompts = TrainedClassifier(make("softmax"), bank=LabelBank(make("softmax").backbone, on_disk=False))
+    on_prompts = TrainedClassifier(make("softmax"), prompt_cache=PromptCache(make("softmax").backbone, on_disk=False))
     stored = on_prompts.classify(film, open_database(tmp_path / "prompts"), multi_label=True)
     assert _scores(stored) == pytest.approx(_scores(on_prompts.classify(film, LABELS, multi_label=True)), abs=1e-6)
     with pytest.raises(LabelError, match="cannot compare clips with its vectors"):

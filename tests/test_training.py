@@ -20,7 +20,7 @@ import training_cases as cases
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lexivid.data.batches import collate
+from lexivid.data.loader import collate
 from lexivid.errors import LexividError
 from lexivid.models.mov import FROZEN_PREFIX, mov_loss
 from lexivid.models.system import FROZEN, System

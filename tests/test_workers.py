@@ -12,12 +12,12 @@ from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
-from lexivid.workers import end_workers, start_worker
+from lexivid.base.workers import end_workers, start_worker
 
 PARENT = """
 import multiprocessing, os, time
 from concurrent.futures import ProcessPoolExecutor
-from lexivid.workers import start_worker
+from lexivid.base.workers import start_worker
 
 if __name__ == "__main__":
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), initializer=start_worker) as pool:

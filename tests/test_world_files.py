@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from lexivid import cli
-from lexivid.data.dataset import read_dataset
+from lexivid.data.formats import read_dataset
 from lexivid.data.splits import ClassSplit
 from lexivid.errors import LexividError
 from lexivid.media import Views, probe, read_views, read_waveform

@@ -17,9 +17,9 @@ from lexivid import cli
 from lexivid.backbones import load_backbone
 from lexivid.backbones.base import WORLD as CHECKPOINTS
 from lexivid.backbones.base import weights_of
-from lexivid.inference import load
-from lexivid.labels.background import WORLD, background_for, background_phrases
-from lexivid.labels.evidence import evidence_for
+from lexivid.inference.loading import load
+from lexivid.scoring.background import WORLD, background_for, background_phrases
+from lexivid.scoring.calibration import calibration_for
 from lexivid.synthetic.world.files import WorldClip, encode_clip, render_clip
 from lexivid.synthetic.world.multilabel import LOOK, draw_label_sets, plan_label_clips
 from lexivid.synthetic.world.nouns import draw_nouns
@@ -43,7 +43,7 @@ def test_everyday_words_are_for_all_others() -> None:
 @pytest.mark.parametrize("name", CHECKPOINTS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_each_has_a_fit_of_its_own_in_any_precision(name: str, dtype: str) -> None:
-    evidence = evidence_for(weights_of(load_backbone(name, device="cpu", dtype=dtype)))
+    evidence = calibration_for(weights_of(load_backbone(name, device="cpu", dtype=dtype)))
     assert evidence.num_clips == 600
     assert evidence.error is not None
     assert evidence.error < 0.01
@@ -52,7 +52,7 @@ def test_each_has_a_fit_of_its_own_in_any_precision(name: str, dtype: str) -> No
 def test_what_ships_is_what_was_measured() -> None:
     measured = Path(__file__).parent.parent / "benchmarks" / "world_evidence.json"
     for name, numbers in json.loads(measured.read_text(encoding="utf-8"))["models"].items():
-        assert evidence_for(weights_of(load_backbone(name, device="cpu"))).to_dict() == numbers["evidence"]
+        assert calibration_for(weights_of(load_backbone(name, device="cpu"))).to_dict() == numbers["evidence"]
 
 
 def test_probabilities_are_right_on_the_whole() -> None:
@@ -68,9 +68,9 @@ def test_probabilities_are_right_on_the_whole() -> None:
         frames, _ = render_clip(clip, look=LOOK)
         small = torch.stack([images.resize(frame) for frame in frames])
         features.append(classifier.backbone.encode_images(images.crops(small)[0]).mean(0))
-    judge = classifier.prepare(labels).judge
-    assert judge is not None
-    p = judge.probabilities(F.normalize(torch.stack(features), dim=-1)).numpy()
+    per_label = classifier.prepare(labels).per_label
+    assert per_label is not None
+    p = per_label.probabilities(F.normalize(torch.stack(features), dim=-1)).numpy()
     truth = np.array([[label in clip.labels for label in labels] for clip in clips])
     assert p[truth].mean() > 2 * p[~truth].mean()
     assert p.mean() == pytest.approx(truth.mean(), abs=0.015)

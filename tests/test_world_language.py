@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lexivid.errors import LexividError
-from lexivid.labels.language_model import FrozenLanguageModel
+from lexivid.labels.encoders.language_model import FrozenLanguageModel
 from lexivid.synthetic.pretraining import language_model as training
 from lexivid.synthetic.pretraining.language_model import LanguageModelRecipe
 from lexivid.synthetic.world.nouns import (

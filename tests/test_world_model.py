@@ -15,7 +15,7 @@ import lexivid
 from lexivid.backbones import load_backbone
 from lexivid.backbones.base import WORLD
 from lexivid.backbones.clip import ClipBackbone
-from lexivid.labels import LabelBank, load_templates
+from lexivid.labels import PromptCache, load_templates
 from lexivid.synthetic.pretraining.probes import describe, measure, text_variance
 from lexivid.synthetic.world.draw import PICTURE, draw, random_scenes
 from lexivid.synthetic.world.words import ATTRIBUTES
@@ -121,5 +121,5 @@ def test_a_copy_elsewhere_shares_its_label_vectors(world: ClipBackbone, tmp_path
     copy = load_backbone(str(tmp_path), device="cpu", dtype="float32")
     assert copy.fingerprint == world.fingerprint
     assert copy.default_templates == "world"
-    bank = LabelBank(world, on_disk=False)
-    assert bank.embed(["red star"], load_templates("world")).shape == (1, world.embedding_dim)
+    prompt_cache = PromptCache(world, on_disk=False)
+    assert prompt_cache.embed(["red star"], load_templates("world")).shape == (1, world.embedding_dim)

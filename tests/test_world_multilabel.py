@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from lexivid.backbones.preprocess import ImageProcessing
 from lexivid.cli import app
-from lexivid.data.dataset import read_dataset
+from lexivid.data.formats import read_dataset
 from lexivid.data.splits import ClassSplit
 from lexivid.errors import LexividError
 from lexivid.synthetic.pretraining.language_model import RECIPE, LanguageModelRecipe

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from lexivid.errors import LabelError, LexividError, MediaError, MissingExtraError, ModelError
 
 if TYPE_CHECKING:
-    from lexivid.inference import Classifier, load
+    from lexivid.inference.classifier import Classifier
+    from lexivid.inference.loading import load
+    from lexivid.inference.prediction import LabelScore, Prediction, Segment, Vocabulary
     from lexivid.media.views import Views
-    from lexivid.prediction import LabelScore, Prediction, Segment, Vocabulary
 
 __version__ = "0.1.0"
 __all__ = [
@@ -42,6 +43,6 @@ def __getattr__(name: str) -> Any:
         from lexivid.media.views import Views
 
         return Views
-    from lexivid import inference, prediction
+    from lexivid import inference
 
-    return getattr(inference if name in ("Classifier", "load") else prediction, name)
+    return getattr(inference, name)

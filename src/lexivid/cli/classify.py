@@ -15,6 +15,7 @@ from lexivid.cli.options import (
     LabelDatabase,
     Labels,
     LabelsFile,
+    LabelSplit,
     Layout,
     Modalities,
     ModelOrDatabases,
@@ -29,7 +30,6 @@ from lexivid.cli.options import (
     Threshold,
     Timeline,
     TopK,
-    VocabularyIs,
     choose_format,
     split_words,
     views_asked,
@@ -47,7 +47,7 @@ def classify(
     label_database: LabelDatabase = None,
     model: ModelOrDatabases = None,
     modalities: Modalities = None,
-    vocabulary_is: VocabularyIs = "mixed",
+    label_split: LabelSplit = "mixed",
     views: Layout = None,
     frames: Frames = None,
     stride: Stride = None,
@@ -67,11 +67,11 @@ def classify(
 
     lexivid classify holiday.mp4 --labels "surfing, playing the piano, a dog on a beach"
     """
-    from lexivid.inference import load, model_of
+    from lexivid.inference.loading import load, model_of
     from lexivid.labels import read_labels_file
     from lexivid.labels.database import open_database
-    from lexivid.labels.evidence import DEFAULT_THRESHOLD
     from lexivid.media.decode import decoder_version
+    from lexivid.models.calibration import DEFAULT_THRESHOLD
 
     words = [word for text in labels or [] for word in split_words(text)]
     if labels_file:
@@ -85,12 +85,12 @@ def classify(
     asked_views = views_asked(views, frames, stride, stride_rate)
     fmt = choose_format(format, output)
     with status(f"loading {model}"):
-        classifier = load(model, device=device, dtype=dtype, vocabulary_is=vocabulary_is)
+        classifier = load(model, device=device, dtype=dtype, label_split=label_split)
     vocabulary = prepare(classifier, words if database is None else database, templates)
     if multi_label:
         classifier.check_multi_label(vocabulary)
-        if vocabulary.judge and not vocabulary.judge.is_fitted:
-            say(f"warning: probabilities of {model} are {vocabulary.judge.method}", "yellow")
+        if vocabulary.per_label and not vocabulary.per_label.is_fitted:
+            say(f"warning: probabilities of {model} are {vocabulary.per_label.method}", "yellow")
     chosen_views = classifier.views_of(asked_views)
     asked = [part.strip() for part in modalities.split(",")] if modalities else None
     least = (DEFAULT_THRESHOLD if multi_label else 0.0) if threshold is None else threshold
@@ -102,7 +102,7 @@ def classify(
         "lexivid": __version__, "decoder": decoder_version(), "model": classifier.fingerprint,
         "labels": list(vocabulary.labels), "phrases": list(vocabulary.phrases),
         "templates": vocabulary.templates, "views": str(chosen_views), "timeline_s": timeline, "modalities": asked,
-        "vocabulary_is": vocabulary_is, "multi_label": multi_label, "top_k": top_k, "threshold": least,
+        "vocabulary_is": label_split, "multi_label": multi_label, "top_k": top_k, "threshold": least,
         "label_database": None if database is None else database.digest,
     }  # fmt: skip
     run(classifier, paths, vocabulary, options, call, fmt=fmt, output=output, report=report)

@@ -22,7 +22,7 @@ def demo(
 ) -> None:
     """See it work: classify real clips, print the table, write a page with pictures."""
     from lexivid import demo as content
-    from lexivid.inference import load
+    from lexivid.inference.loading import load
     from lexivid.media.views import Views
 
     paths = [video] if video else content.find_clips()

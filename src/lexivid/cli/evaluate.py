@@ -50,7 +50,7 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Measure a model on labelled clips, by a protocol that the result file names."""
-    from lexivid.evaluation import runs
+    from lexivid.evaluation import evaluate as runs
     from lexivid.labels import read_labels_file
 
     chosen = views_asked(views, frames, stride, stride_rate)

@@ -50,10 +50,12 @@ LabelDatabase = Annotated[
         show_default=False,
     ),
 ]
-VocabularyIs = Annotated[
+LabelSplit = Annotated[
     str,
     typer.Option(
-        help='For trained models: labels are "base" classes, "novel" ones, or "mixed" (each by its own path).'
+        "--label-split",
+        "--vocabulary-is",
+        help='For trained models: labels are "base" classes, "novel" ones, or "mixed" (each by its own head).',
     ),
 ]
 Modalities = Annotated[str | None, typer.Option(help="Streams to use, with commas between: video, flow, audio.")]
@@ -136,7 +138,7 @@ def views_asked(layout: str | None, frames: int | None, stride: int | None, stri
 
 def choose_format(format: str | None, output: Path | None) -> str:
     """`--format`, or else what the name of the output file says, or else a table."""
-    from lexivid.output import FORMATS
+    from lexivid.inference.output import FORMATS
 
     by_name = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
     chosen = format or (by_name.get(output.suffix.lower(), "table") if output else "table")

@@ -11,9 +11,9 @@ import typer
 from typer.core import TyperGroup
 
 from lexivid import __version__
+from lexivid.base.interrupts import sigterm_interrupts, status_of
 from lexivid.cli.console import say
 from lexivid.errors import LexividError, MediaError
-from lexivid.interrupts import sigterm_interrupts, status_of
 
 
 class Program(TyperGroup):

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from lexivid.base.interrupts import Interrupted, status_of
 from lexivid.cli.console import emit, progress_bar, say
-from lexivid.interrupts import Interrupted, status_of
 
 if TYPE_CHECKING:
-    from lexivid.inference import Classifier
-    from lexivid.prediction import Prediction, Vocabulary
+    from lexivid.inference.classifier import Classifier
+    from lexivid.inference.prediction import Prediction, Vocabulary
 
 _THUMBNAILS_PER_FILE = 6
 
@@ -55,11 +55,11 @@ def run(
     report: Path | None,
 ) -> None:
     """Classify, print or write, and leave with the right status; Ctrl-C leaves what is finished written."""
-    from lexivid.library import classify_library
-    from lexivid.output import Journal, csv_header, format_rows, write_row
-    from lexivid.prediction import Prediction
-    from lexivid.report import Report
-    from lexivid.storage import write_atomically
+    from lexivid.base.storage import write_atomically
+    from lexivid.inference.library import classify_library
+    from lexivid.inference.output import Journal, csv_header, format_rows, write_row
+    from lexivid.inference.prediction import Prediction
+    from lexivid.inference.report import Report
 
     journal = Journal(output, call).open() if output else None
     known = {path: Prediction.from_dict(row) for path, row in journal.rows.items()} if journal else {}

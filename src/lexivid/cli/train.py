@@ -32,7 +32,7 @@ def train(
     lexivid train lite-mov --data clips/ --out run/
     """
     from lexivid import training
-    from lexivid.interrupts import Interrupted, status_of
+    from lexivid.base.interrupts import Interrupted, status_of
     from lexivid.training.checkpoint import where_it_stands
 
     settings = [*(set or [])]

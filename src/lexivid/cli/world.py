@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lexivid.base.interrupts import Interrupted, status_of
 from lexivid.cli.console import progress_bar, say, status
 from lexivid.cli.root import app
 from lexivid.errors import LexividError
-from lexivid.interrupts import Interrupted, status_of
 
 if TYPE_CHECKING:
     from lexivid.synthetic.world.multilabel import LabelSets

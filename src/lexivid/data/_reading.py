@@ -21,8 +21,9 @@ from torch.nn import functional as F
 
 from lexivid.backbones.preprocess import ImageProcessing
 from lexivid.errors import MediaError
+from lexivid.media._container import MediaInfo
 from lexivid.media.audio import read_sound
-from lexivid.media.decode import MediaInfo, VideoReader, open_video
+from lexivid.media.decode import VideoReader, open_video
 from lexivid.media.flow import Algorithm, flow, flow_to_image
 from lexivid.media.spectrogram import SAMPLE_RATE_HZ, log_mel
 from lexivid.media.views import Views

@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 
 from lexivid.data import _reading
-from lexivid.data.loading import SampleSpec, test_views
-from lexivid.media.decode import MediaInfo, VideoReader, open_video
+from lexivid.data.sampling import SampleSpec, test_views
+from lexivid.media._container import MediaInfo
+from lexivid.media.decode import VideoReader, open_video
 from lexivid.media.spectrogram import STEPS_PER_S
 
 FRAMES_PER_HOP = 4

@@ -20,7 +20,7 @@ from lexivid.labels.identifiers import class_key, words_of
 from lexivid.labels.names import clean
 
 if TYPE_CHECKING:
-    from lexivid.data.dataset import Clip
+    from lexivid.data.clips import Clip
 
 PARTS = ("train", "val", "test")
 _PART_WORDS = {

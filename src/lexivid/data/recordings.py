@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lexivid.data.dataset import Clip
+    from lexivid.data.clips import Clip
 
 
 def recordings(clips: Sequence[Clip], *, by_group: bool = True) -> list[int]:

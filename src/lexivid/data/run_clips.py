@@ -4,7 +4,7 @@
 
 Whoever asks later ("was this clip trained on?", "which clips were kept back?") reads this file, and no draw is repeated
 on data that may have changed. A clip is known by the content of its file (size and three sampled blocks, see
-`lexivid.data.clip_cache.content_id`), so a copy, a moved folder or another working directory change no answer. A file
+`lexivid.data.cache.content_id`), so a copy, a moved folder or another working directory change no answer. A file
 that was encoded anew has another content, and is not recognised.
 """
 
@@ -20,11 +20,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lexivid.data.clip_cache import content_id
-from lexivid.data.dataset import Clip, read_dataset
+from lexivid.base.storage import write_atomically
+from lexivid.data.cache import content_id
+from lexivid.data.clips import Clip
+from lexivid.data.formats import read_dataset
 from lexivid.data.splits import ClassSplit
 from lexivid.errors import LexividError, MediaError
-from lexivid.storage import write_atomically
 
 CLIPS_FILE, SPLIT_FILE = "clips.jsonl", "split.json"
 _FORMAT = 1

@@ -17,12 +17,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from lexivid.data.dataset import Clip
+from lexivid.base.storage import write_atomically
+from lexivid.data.clips import Clip
 from lexivid.data.naming import spelled_as
 from lexivid.data.recordings import recordings
 from lexivid.errors import LexividError
 from lexivid.labels.identifiers import class_key
-from lexivid.storage import write_atomically
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
                   eq. 11 and 12, and their harmonic mean.
     generalized   all classes together (appendix C), without saying which side a clip is of: by the novel path for all
                   labels ("all-novel"), by the base path for all ("all-base"), and by both with a fitted offset
-                  ("calibrated", see `lexivid.evaluation.calibration`).
+                  ("calibrated", see `lexivid.scoring.base_novel_offset`).
     calibrate     fits that offset, and what a label's standing is worth, on held-out base clips, and stores both with
                   the run.
     multi-label   OVML: each label by itself, any number of which may hold; seen labels (trained on), unseen ones and
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +25,19 @@ import numpy as np
 from torch import Tensor
 
 from lexivid.backbones import Backbone
+from lexivid.base.storage import write_atomically
 from lexivid.data.splits import ClassSplit
 from lexivid.errors import LexividError
-from lexivid.evaluation import calibration as cal
-from lexivid.evaluation import metrics, multilabel
-from lexivid.evaluation.collected import Collected, log_score, opinion, score
-from lexivid.evaluation.evidence import label_probabilities, truth_of
-from lexivid.labels import LabelBank, TemplateSet
-from lexivid.models.standing import PATHS
+from lexivid.labels import PromptCache, TemplateSet
+from lexivid.metrics import multi_label as multi_label_metrics
+from lexivid.metrics import single_label
+from lexivid.models.calibration import BaseNovelOffset
+from lexivid.models.mov import HEADS
 from lexivid.models.trained import TrainedModel
-from lexivid.storage import write_atomically
+from lexivid.scoring import base_novel_offset
+from lexivid.scoring.calibration import truth_of
+from lexivid.scoring.features import Collected, log_score, of_classes, opinion, score
+from lexivid.scoring.per_label import label_probabilities
 
 PROTOCOLS = ("base-novel", "generalized", "calibrate", "multi-label")
 Embed = Callable[[Sequence[str]], Tensor]
@@ -65,18 +67,18 @@ def base_novel(
         if not len(part):
             continue
         vectors = embed(names)
-        p = score(part, vectors, path="base" if side == "base" else "novel")
+        p = score(part, vectors, head="base" if side == "base" else "novel")
         result[side] = _accuracies(p, targets, part, names, own, details=details)
         if details:
             result[side]["by_stream"] = _by_stream(part, vectors, targets, side)
-        found = metrics.hits(p, targets)
+        found = single_label.hits(p, targets)
         correct.append(found)
         is_base.append(np.full(len(found), side == "base"))
         groups += part.groups
     if not correct:
         raise LexividError("no clip is of any class of the split: check its names against the data's classes")
     if len(correct) == 2:
-        interval = metrics.bootstrap_harmonic_mean(np.concatenate(correct), np.concatenate(is_base), groups)
+        interval = single_label.bootstrap_harmonic_mean(np.concatenate(correct), np.concatenate(is_base), groups)
         result["harmonic_mean"] = interval.to_dict()
     return result
 
@@ -86,7 +88,7 @@ def generalized(
     split: ClassSplit,
     embed: Embed,
     *,
-    calibration: cal.Calibration | Mapping[str, Any] | None = None,
+    calibration: BaseNovelOffset | Mapping[str, Any] | None = None,
     distractors: Sequence[str] = (),
 ) -> dict[str, Any]:
     """All classes at once, by three rules: "all-novel", "all-base" and, with an offset, "calibrated".
@@ -99,8 +101,8 @@ def generalized(
     if not len(part):
         raise LexividError("no clip is of any class of the split: check its names against the data's classes")
     vectors = embed(names)
-    paths = {path: score(part, vectors, path=path) for path in PATHS}
-    fitted = calibration if isinstance(calibration, cal.Calibration) else cal.Calibration.from_dict(calibration)
+    paths = {head: score(part, vectors, head=head) for head in HEADS}
+    fitted = calibration if isinstance(calibration, BaseNovelOffset) else BaseNovelOffset.from_dict(calibration)
     known = set(split.base) | set(collected.base_classes)
     is_base = np.array([name in known for name in names])
     third = "uncalibrated" if fitted.method == "none" else "calibrated"
@@ -115,14 +117,14 @@ def generalized(
     if told := fitted.other_views(part.num_views):
         result["warning"] = told
     for rule, p in rules.items():
-        found, five = metrics.hits(p, targets), metrics.hits(p, targets, k=min(5, p.shape[1]))
+        found, five = single_label.hits(p, targets), single_label.hits(p, targets, k=min(5, p.shape[1]))
         row: dict[str, Any] = {}
         for side, mine in (("base", on_base_side), ("novel", ~on_base_side)):
             if mine.any():
-                interval = metrics.bootstrap_mean(found[mine], groups[mine])
+                interval = single_label.bootstrap_mean(found[mine], groups[mine])
                 row[side] = {"accuracy": interval.to_dict(), "top5": float(five[mine].mean()), "clips": int(mine.sum())}
         if len(row) == 2:
-            row["harmonic_mean"] = metrics.bootstrap_harmonic_mean(found, on_base_side, groups).to_dict()
+            row["harmonic_mean"] = single_label.bootstrap_harmonic_mean(found, on_base_side, groups).to_dict()
         result[rule] = row
     return result
 
@@ -133,8 +135,8 @@ def joined(collected: Collected, vectors: Tensor, is_base: np.ndarray, *, offset
     Args:
         vectors: (K, D). is_base: (K,) bool.
     """
-    base, novel = (log_score(collected, vectors, path=path) for path in PATHS)
-    return cal.combine(base, novel, is_base, offset=offset)
+    base, novel = (log_score(collected, vectors, head=head) for head in HEADS)
+    return base_novel_offset.combine(base, novel, is_base, offset=offset)
 
 
 def multi_label(
@@ -142,11 +144,11 @@ def multi_label(
     split: ClassSplit,
     model: TrainedModel | Backbone,
     *,
-    bank: LabelBank,
+    prompt_cache: PromptCache,
     templates: TemplateSet,
     threshold: float,
 ) -> dict[str, Any]:
-    """All numbers of `lexivid.evaluation.multilabel.report`, and average precision of every label.
+    """All numbers of `lexivid.metrics.multi_label.report`, and average precision of every label.
 
     Seen labels are judged by the base path, unseen ones by the novel path. Every clip counts for every label.
 
@@ -161,56 +163,14 @@ def multi_label(
     names = [name for name in split.classes if name in collected.classes]
     seen = np.isin(names, split.base)
     truth = truth_of(collected)[:, [collected.classes.index(name) for name in names]]
-    p = label_probabilities(model, collected, names, seen, bank=bank, templates=templates)
-    found: dict[str, Any] = multilabel.report(
+    p = label_probabilities(model, collected, names, seen, prompt_cache=prompt_cache, templates=templates)
+    found: dict[str, Any] = multi_label_metrics.report(
         p, truth, threshold=threshold, seen=seen if seen.any() and not seen.all() else None,
         groups=np.array(collected.groups),
     )  # fmt: skip
-    precision = multilabel.average_precision(p, truth)
+    precision = multi_label_metrics.average_precision(p, truth)
     found["average_precision"] = {n: None if np.isnan(a) else float(a) for n, a in zip(names, precision, strict=True)}
     return found
-
-
-def calibrate(
-    collected: Collected,
-    embed: Embed,
-    *,
-    spare: float = 0.05,
-    most: int = 256,
-    num_draws: int = 8,
-    seed: int = 0,
-    nothing: Sequence[str] | None = None,
-) -> cal.Calibration:
-    """Fit the offsets on held-out clips of the model's base classes (`calibration.fit_held_out`).
-
-    Args:
-        spare: share of the base clips' accuracy that the offset may cost.
-        most: names of nothing; offsets are fitted for 1, 2, 4, ... of them. num_draws: of each number.
-        nothing: these names, which no clip is of; None: ImageNet's.
-
-    Raises:
-        LexividError: the model has no base classes, no clip is of them, or none is ever right.
-    """
-    if not collected.base_classes:
-        raise LexividError("this model was not trained on base classes: there is nothing to calibrate")
-    own = collected.base_classes
-    part, targets, _ = _side(collected, own, ())
-    if not len(part):
-        raise LexividError("no clip is of a base class of the model: there is nothing to calibrate it on")
-    nothing = cal.names_of_nothing(most, seed=seed, exclude=own) if nothing is None else nothing[:most]
-    vectors = embed([*own, *nothing])
-    rng = np.random.default_rng(seed)
-    folds: dict[int, list[cal.Fold]] = {}
-    number = 1
-    while number <= len(nothing):
-        for _ in range(num_draws if number < len(nothing) else 1):
-            drawn = len(own) + rng.permutation(len(nothing))[:number]
-            chosen = vectors[np.concatenate([np.arange(len(own)), drawn])]
-            base, novel = (log_score(part, chosen, path=path) for path in PATHS)
-            is_base = np.arange(len(chosen)) < len(own)
-            folds.setdefault(number, []).append(cal.Fold(base, novel, targets, is_base))
-        number *= 2
-    return replace(cal.fit_held_out(folds, spare=spare), num_views=part.num_views)
 
 
 def write_result(result: Mapping[str, Any], folder: str | Path) -> Path:
@@ -225,26 +185,24 @@ def _side(
 ) -> tuple[Collected, np.ndarray, list[str]]:
     """Clips of the classes `own`, their targets (n,) among the names, and the names: own first, then distractors."""
     names = list(dict.fromkeys((*own, *distractors)))
-    place = {name: i for i, name in enumerate(own)}
-    targets = np.array([place.get(collected.classes[t], -1) for t in collected.targets], dtype=np.int64)
-    return collected.select(targets >= 0), targets[targets >= 0], names
+    return *of_classes(collected, own), names
 
 
 def _accuracies(
     p: np.ndarray, targets: np.ndarray, part: Collected, names: Sequence[str], own: Sequence[str], *, details: bool
 ) -> dict[str, Any]:
-    found = metrics.hits(p, targets)
+    found = single_label.hits(p, targets)
     row: dict[str, Any] = {
-        "accuracy": metrics.bootstrap_mean(found, part.groups).to_dict(),
-        "top5": metrics.top_k_accuracy(p, targets, k=min(5, p.shape[1])),
+        "accuracy": single_label.bootstrap_mean(found, part.groups).to_dict(),
+        "top5": single_label.top_k_accuracy(p, targets, k=min(5, p.shape[1])),
         "clips": len(targets),
         "names": len(names),
     }
-    recall = metrics.per_class_accuracy(targets, found, num_classes=len(own))
+    recall = single_label.per_class_accuracy(targets, found, num_classes=len(own))
     row["mean_class_accuracy"] = float(np.nanmean(recall))
     if details:
         row["per_class"] = {n: None if np.isnan(r) else float(r) for n, r in zip(own, recall, strict=True)}
-        table = metrics.confusion(targets, p.argmax(axis=1), num_classes=len(names))
+        table = single_label.confusion(targets, p.argmax(axis=1), num_classes=len(names))
         row["confusion"] = {  # what was said of each class, most often first; only what was said
             names[i]: {names[j]: int(table[i, j]) for j in np.argsort(-table[i], kind="stable")[:5] if table[i, j]}
             for i in range(len(own))
@@ -263,5 +221,5 @@ def _by_stream(part: Collected, vectors: Tensor, targets: np.ndarray, side: str)
         name = modality if modality != "video" else "v_m" if side == "base" else "v"
         tau = s["tau"] if side == "base" else s["tau_v"] if modality == "video" else s["tau_x"][modality]
         p = opinion(part.select(has), vectors, name=name, tau=tau)
-        result[modality] = metrics.top_k_accuracy(p, targets[has])
+        result[modality] = single_label.top_k_accuracy(p, targets[has])
     return result

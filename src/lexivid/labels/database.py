@@ -3,7 +3,7 @@
     labels.json                    which encoder made the vectors, the labels in order, the phrases that were read where
                                    labels are identifiers, the name of the vectors' file
     vectors-DIGEST.safetensors     (K, D) float32, unit length; of prompts also in the few sentences in which labels are
-                                   compared with everyday words (`lexivid.labels.background`)
+                                   compared with everyday words (`lexivid.scoring.background`)
 
 A label's vector depends on no video and on no other label, so a new class costs one label. labels.json is replaced
 last and whole: whoever reads, or is killed while writing, sees the old state or the new one. Several processes may add
@@ -25,12 +25,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lexivid.base.storage import write_atomically
 from lexivid.errors import LabelError
-from lexivid.labels.encoders import EncoderIdentity, LabelEncoder
+from lexivid.labels.encoders.identity import EncoderIdentity, LabelEncoder
 from lexivid.labels.identifiers import class_key, words_of
 from lexivid.labels.names import Label, check_labels
 from lexivid.labels.templates import TemplateSet, load_templates
-from lexivid.storage import write_atomically
 
 INDEX_FILE = "labels.json"
 EXPORTS = (".txt", ".json", ".npz")

@@ -78,3 +78,15 @@ def load_templates(name: str | Path | TemplateSet) -> TemplateSet:
                 f"({type(error).__name__})"
             ) from None
     return TemplateSet(str(name), tuple(line.strip() for line in text.splitlines() if line.strip()))
+
+
+# Labels and the background's 300 phrases are compared in so many sentences: an ensemble of 28 would cost 8,400 before
+# the first answer of a new model, and a mean over 300 phrases needs no ensemble.
+_MOST_TEMPLATES = 4
+
+
+def short_templates(templates: TemplateSet) -> TemplateSet:
+    """The few sentences of a set in which labels and background are compared: its first four."""
+    if len(templates.templates) <= _MOST_TEMPLATES:
+        return templates
+    return TemplateSet(f"{templates.name}, first {_MOST_TEMPLATES}", templates.templates[:_MOST_TEMPLATES])

@@ -18,12 +18,12 @@ from torch import Tensor
 from lexivid.backbones import load_backbone
 from lexivid.backbones.base import choose_device
 from lexivid.errors import LabelError
-from lexivid.labels.background import short_templates
-from lexivid.labels.bank import LabelBank
-from lexivid.labels.encoders import EncoderIdentity, LabelEncoder, doubts, prompts_identity
-from lexivid.labels.templates import TemplateSet, load_templates, stored_templates
-from lexivid.labels.trained_encoders import CONFIG_FILE, has_label_encoder, load_label_encoder
-from lexivid.models.folder import backbone_name, is_trained_model, lasting_model_name, model_folder, read_config
+from lexivid.labels.encoders.base import CONFIG_FILE, has_label_encoder
+from lexivid.labels.encoders.identity import EncoderIdentity, LabelEncoder, doubts, prompts_identity
+from lexivid.labels.encoders.load import load_label_encoder
+from lexivid.labels.prompt_cache import PromptCache
+from lexivid.labels.templates import TemplateSet, load_templates, short_templates, stored_templates
+from lexivid.models.serialization import backbone_name, is_trained_model, lasting_model_name, model_folder, read_config
 
 
 def open_encoder(model: str, *, templates: str | TemplateSet | None = None, device: str = "auto") -> LabelEncoder:
@@ -53,14 +53,14 @@ def open_encoder(model: str, *, templates: str | TemplateSet | None = None, devi
     # In float32 on every machine, or vectors made on one could not be added to those of another.
     backbone = load_backbone(model, device=device, dtype="float32")
     chosen = load_templates(templates or backbone.default_templates)
-    bank, short = LabelBank(backbone), short_templates(chosen)
+    prompt_cache, short = PromptCache(backbone), short_templates(chosen)
     identity = prompts_identity(backbone, chosen)
     if about is not None:  # whoever has the vectors finds the model that sees clips, and not its backbone alone
         identity = replace(identity, model=named)
     return LabelEncoder(
         identity,
-        lambda labels: bank.embed(labels, chosen),
-        lambda labels: bank.embed(labels, short),
+        lambda labels: prompt_cache.embed(labels, chosen),
+        lambda labels: prompt_cache.embed(labels, short),
         lambda labels: doubts(backbone, labels, chosen),
     )
 

@@ -39,6 +39,10 @@ from lexivid.models.towers import FrozenTower, make_frozen_tower, make_tower
 MODALITIES = ("video", "flow", "audio")
 FROZEN_PREFIX = "towers.video.tower."  # of the state dict: what a `FrozenTower` holds, the backbone's own weights
 
+Head = Literal["base", "novel"]
+HEADS: tuple[Head, ...] = ("base", "novel")
+BaseScore = Literal["v_m", "mean"]
+
 
 @dataclass(frozen=True)
 class MOVConfig:
@@ -346,19 +350,17 @@ class MOV(nn.Module):
             features.v, features.x_m, labels, beta=c.beta, tau_v=c.tau_v, tau_x=self._tau_x, mask=features.mask
         )
 
-    def log_opinions(
-        self, features: MOVFeatures, labels: Tensor, *, path: Literal["base", "novel"]
-    ) -> dict[str, Tensor]:
+    def log_probabilities_by_modality(self, features: MOVFeatures, labels: Tensor, *, head: Head) -> dict[str, Tensor]:
         """What each modality says by itself: name -> log probabilities (B, K) float64, -inf where the stream is
         missing.
 
         "base": v_m, f_m and a_m at tau (the terms of eq. 9). "novel": v, f_m and a_m at their own (eq. 11).
         """
-        if path == "base":
+        if head == "base":
             taus = dict.fromkeys(self.config.modalities, self.config.tau)
         else:
             taus = {"video": self.config.tau_v, **self._tau_x}
-        own = {"video": features.v_m if path == "base" else features.v, **features.x_m}
+        own = {"video": features.v_m if head == "base" else features.v, **features.x_m}
         return {
             name: torch.where(features.mask[:, i, None], log_probabilities(x, labels, tau=taus[name]), -torch.inf)
             for i, (name, x) in enumerate(own.items())
@@ -414,7 +416,7 @@ def mov_loss(
             nothing does not count.
     """
     nll = [F.cross_entropy(similarity(x, labels) / tau, targets, reduction="none") for x in (v_m, *x_m.values())]
-    weights = shares(alpha, len(x_m), mask, v_m)  # (B, M)
+    weights = modality_weights(alpha, len(x_m), mask, v_m)  # (B, M)
     has_any = weights.sum(dim=1) > 0
     return (torch.stack(nll, dim=1) * weights).sum() / has_any.sum().clamp_min(1)
 
@@ -444,13 +446,9 @@ def log_predict_base(
     mask: Tensor | None = None,
 ) -> Tensor:
     """The logarithm of `predict_base`: (B, p) float64."""
-    p = log_probabilities(v_m, labels, tau=tau)
     if not x_m or mask is None:
-        return p
-    there = mask[:, 1:].double()
-    weights = there / there.sum(dim=1, keepdim=True).clamp_min(1)
-    others = log_mean([log_probabilities(x, labels, tau=tau) for x in x_m.values()], weights)
-    return torch.where(mask[:, :1], p, others)
+        return log_probabilities(v_m, labels, tau=tau)
+    return log_mean([log_probabilities(x, labels, tau=tau) for x in (v_m, *x_m.values())], base_weights(mask))
 
 
 def predict_novel(
@@ -488,16 +486,28 @@ def log_predict_novel(
     # eq. 11
     p = [log_probabilities(v, labels, tau=tau_v)]
     p += [log_probabilities(x, labels, tau=tau[name]) for name, x in x_m.items()]
-    return log_mean(p, shares(1 - beta, len(x_m), mask, v))  # eq. 12
+    return log_mean(p, modality_weights(1 - beta, len(x_m), mask, v))  # eq. 12
 
 
-def shares(video: float, num_others: int, mask: Tensor | None, like: Tensor) -> Tensor:
+def base_weights(mask: Tensor, how: BaseScore = "v_m") -> Tensor:
+    """Weights of the modalities in the base head: mask (B, M) bool, video first -> (B, M) float64; zeros for no stream.
+
+    "v_m" (eq. 10): video alone, and where a clip has none, for which the paper has no answer, its other modalities
+    alike. "mean" (score fusion, table 5): all that a clip has, alike.
+    """
+    there = mask.double()
+    if how == "v_m":
+        there[:, 1:] *= 1 - there[:, :1]
+    return there / there.sum(dim=1, keepdim=True).clamp_min(1)
+
+
+def modality_weights(video: float, num_others: int, mask: Tensor | None, like: Tensor) -> Tensor:
     """(B, M): `video` for video, the rest equally for the others, renormalised over the mask; zeros for no stream.
 
     Where all that is there has weight 0, it shares equally, the limit of small weights.
     """
-    shares = [video, *[(1 - video) / max(1, num_others)] * num_others]
-    weights = torch.tensor(shares, device=like.device).expand(len(like), -1)
+    shared_out = [video, *[(1 - video) / max(1, num_others)] * num_others]
+    weights = torch.tensor(shared_out, device=like.device).expand(len(like), -1)
     if mask is not None:
         weights = torch.where((weights * mask).sum(dim=1, keepdim=True) > 0, weights, 1.0) * mask
     return weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-12)

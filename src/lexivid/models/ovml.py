@@ -2,7 +2,7 @@
 
     frames (B, T, 3, H, W) -> CLIP's picture encoder, in whose last blocks attention over time runs beside the attention
                               over space -> one vector a frame -> mean over T -> v (B, D)
-    labels (K texts)       -> a label encoder, such as soft attributes (`lexivid.labels.soft_attributes`) -> l (K, D)
+    labels (K texts)       -> a label encoder, such as `lexivid.labels.encoders.soft_attributes` -> l (K, D)
 
     s = cosine of v and l;   p = sigmoid(s / tau + b), for each label on its own
 

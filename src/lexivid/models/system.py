@@ -193,9 +193,11 @@ class System(nn.Module):
         objective = self.objective
         assert objective is not None
         present = {name: features.mask[:, i] for i, name in enumerate(("v_m", *features.x_m))}
-        shares = mov.shares(self.config.alpha, len(features.x_m), features.mask, features.v_m)  # (B, M)
+        modality_weights = mov.modality_weights(
+            self.config.alpha, len(features.x_m), features.mask, features.v_m
+        )  # (B, M)
         streams = {"v_m": features.v_m, **features.x_m}
-        count = {name: shares[:, i] for i, name in enumerate(streams)}
+        count = {name: modality_weights[:, i] for i, name in enumerate(streams)}
         if "v" in objective.bias:
             streams["v"], count["v"] = features.v, self.config.alpha * present["v_m"]
         each = [

@@ -3,7 +3,7 @@
     config.json        model_type "lexivid-mov": the network's settings, the backbone by name, revision and
                        fingerprint, the base classes, how clips are looked at, calibration and evidence
     model.safetensors  the trained weights: all but the frozen video tower, which is the backbone's
-    label_encoder.*    only where one was trained: see `lexivid.labels.encoders`
+    label_encoder.*    only where one was trained: see `lexivid.labels.encoders.identity`
     clips.jsonl        what it was trained on and what was kept back (`lexivid.data.run_clips`); split.json: its classes
     backbone/          only where the folder is self-contained: the backbone itself, in the Hub's format
 
@@ -25,19 +25,29 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
-from torch.nn import functional as F
 
+from lexivid import __version__
 from lexivid.backbones import Backbone, load_backbone
 from lexivid.backbones.base import choose_device, name_of
 from lexivid.backbones.host import random_state_kept
-from lexivid.data.loading import SampleSpec
+from lexivid.base.storage import write_atomically
 from lexivid.data.run_clips import RunClips
+from lexivid.data.sampling import SampleSpec
 from lexivid.errors import ModelError
-from lexivid.labels.evidence import Evidence
+from lexivid.labels.encoders.base import TrainedLabelEncoder, has_label_encoder
+from lexivid.labels.encoders.load import load_label_encoder
 from lexivid.labels.templates import TemplateSet, stored_templates, templates_to_store
-from lexivid.labels.trained_encoders import TrainedLabelEncoder, has_label_encoder, load_label_encoder
 from lexivid.media.views import Views
-from lexivid.models.folder import (
+from lexivid.models.calibration import Calibration
+from lexivid.models.label_vectors import label_templates, prompt_cache_of
+from lexivid.models.mov import (
+    FROZEN_PREFIX,
+    MOV,
+    MOVConfig,
+    MOVFeatures,
+    encode_clips,
+)
+from lexivid.models.serialization import (
     MODEL_TYPE,
     backbone_name,
     forget_places,
@@ -46,19 +56,7 @@ from lexivid.models.folder import (
     read_config,
     save_backbone,
 )
-from lexivid.models.mov import (
-    FROZEN_PREFIX,
-    MOV,
-    MOVConfig,
-    MOVFeatures,
-    encode_clips,
-    log_mean,
-    log_predict_base,
-    log_probabilities,
-)
-from lexivid.models.standing import Path_, standing
 from lexivid.models.towers import make_frozen_tower
-from lexivid.storage import write_atomically
 
 _OF_FLOW_AND_SOUND = ("flow", "flow_texture", "flow_size", "flow_crop", "audio_s")  # of `sampling`
 _SAMPLES_PER_TENSOR = 4096
@@ -77,7 +75,7 @@ class TrainedModel:
         base_score: "v_m" (eq. 10) or "mean" of all streams (score fusion).
         sampling: how clips were looked at: num_frames, stride, stride_rate, flow, flow_texture, flow_size, audio_s.
         precision: "auto": bfloat16 on GPUs, float32 on CPUs; or one of these.
-        calibration: what `lexivid.evaluation.calibration` fitted on held-out base clips, such as {"offset": ...}.
+        calibration: what `lexivid.scoring.base_novel_offset` fitted on held-out base clips, such as {"offset": ...}.
         evidence: "base", "novel" -> what a label's standing on that path is worth, fitted on held-out base clips.
         scales: of a model trained with a sigmoid: stream -> [1 / tau, b]. None: trained by softmax.
         label_encoder: where one was trained; None: the backbone's prompts.
@@ -92,9 +90,9 @@ class TrainedModel:
     inputs: tuple[str, ...]
     base_score: str = "v_m"
     sampling: dict[str, Any] = field(default_factory=dict)
-    calibration: dict[str, Any] | None = None
+    base_novel_offset: dict[str, Any] | None = None
     precision: str = "auto"
-    evidence: dict[str, Evidence] = field(default_factory=dict)
+    calibrations: dict[str, Calibration] = field(default_factory=dict)
     scales: dict[str, list[float]] | None = None
     label_encoder: TrainedLabelEncoder | None = None
     not_fitted: dict[str, str] = field(default_factory=dict)
@@ -151,33 +149,6 @@ class TrainedModel:
             "scales": self.scales,
         }  # fmt: skip
 
-    def standing(
-        self,
-        features: MOVFeatures,
-        labels: Tensor,
-        *,
-        path: Path_,
-        background: Tensor | None = None,
-    ) -> Tensor:
-        """How far each label stands by itself, see `lexivid.models.standing`: (B, K) float64."""
-        return standing(features, labels, self.settings(), path=path, background=background)
-
-    def predict_base(self, features: MOVFeatures, labels: Tensor) -> Tensor:
-        """Base classes: eq. 10, or the mean of all streams' own softmaxes -> (B, p); of a sigmoid each label's own."""
-        return self.log_predict(features, labels, path="base").exp().float()
-
-    def predict_novel(self, features: MOVFeatures, labels: Tensor) -> Tensor:
-        """Eq. 11 and 12 -> (B, q); of a sigmoid each label's own."""
-        return self.log_predict(features, labels, path="novel").exp().float()
-
-    def log_predict(self, features: MOVFeatures, labels: Tensor, *, path: Path_) -> Tensor:
-        """The logarithm of `predict_base` or `predict_novel`: (B, K) float64."""
-        if self.scales is not None:
-            return F.logsigmoid(self.standing(features, labels, path=path))
-        if path == "novel":
-            return self.mov.log_predict_novel(features, labels)
-        return log_base_probabilities(features, labels, tau=self.mov.config.tau, how=self.base_score)
-
     def sample_spec(
         self,
         views: Views | None = None,
@@ -222,8 +193,6 @@ class TrainedModel:
 
     def to_config(self) -> dict[str, Any]:
         """config.json."""
-        from lexivid import __version__
-
         name = name_of(self.backbone)
         source, _, revision = (name, "", "") if Path(name).is_absolute() else name.partition("@")
         return {
@@ -241,8 +210,8 @@ class TrainedModel:
             "inputs": list(self.inputs),
             "base_score": self.base_score,
             "sampling": self.sampling,
-            "calibration": self.calibration,
-            "evidence": {path: found.to_dict() for path, found in self.evidence.items()},
+            "calibration": self.base_novel_offset,
+            "evidence": {head: found.to_dict() for head, found in self.calibrations.items()},
             "not_fitted": self.not_fitted,
             "scales": self.scales,
         }
@@ -280,9 +249,7 @@ class TrainedModel:
 
     def embed(self, names: Sequence[str]) -> Tensor:
         """Label vectors (K, D) on the CPU, by the model's label encoder or its backbone's prompts; kept in a bank."""
-        from lexivid.models.label_vectors import label_bank, label_templates
-
-        return label_bank(self).embed(list(names), label_templates(self))
+        return prompt_cache_of(self).embed(list(names), label_templates(self))
 
     @classmethod
     @random_state_kept()
@@ -338,7 +305,7 @@ class TrainedModel:
                 config["base_score"],
                 dict(config["sampling"]),
                 config.get("calibration"),
-                evidence={path: Evidence.from_dict(e) for path, e in (config.get("evidence") or {}).items()},
+                calibrations={head: Calibration.from_dict(e) for head, e in (config.get("evidence") or {}).items()},
                 scales=config.get("scales"),
                 label_encoder=load_label_encoder(folder, backbone=backbone, device=where) if has_encoder else None,
                 not_fitted=dict(config.get("not_fitted") or {}),
@@ -390,15 +357,6 @@ class TrainedModel:
             forget_places(folder)
             write_atomically(folder / "README.md", model_card(folder, repo_id))
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message))
-
-
-def log_base_probabilities(features: MOVFeatures, labels: Tensor, *, tau: float, how: str = "v_m") -> Tensor:
-    """Of base classes, (B, p) float64: eq. 10, or the "mean" of what v_m, f_m and a_m say (score fusion, table 5)."""
-    if how == "v_m":
-        return log_predict_base(features.v_m, labels, tau=tau, x_m=features.x_m, mask=features.mask)
-    each = [log_probabilities(x, labels, tau=tau) for x in (features.v_m, *features.x_m.values())]
-    there = features.mask.double()
-    return log_mean(each, there / there.sum(dim=1, keepdim=True).clamp_min(1))
 
 
 def _backbone_fingerprint(backbone: Backbone, mov: MOV) -> str:

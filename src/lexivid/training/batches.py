@@ -1,4 +1,4 @@
-"""How an epoch is cut into steps and micro-batches (samples and batches themselves: `lexivid.data.batches`).
+"""How an epoch is cut into steps and micro-batches (samples and batches themselves: `lexivid.data.loader`).
 
 The order is a pure function of (seed, epoch): a run can stop anywhere and go on, and N processes that each take their
 share of every global batch train the same model as one.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from lexivid.data.batches import epoch_order
+from lexivid.data.loader import epoch_order
 
 
 class Plan(NamedTuple):

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from lexivid.backbones.preprocess import ImageProcessing
-from lexivid.data.batches import Samples
-from lexivid.data.clip_cache import ClipCache, content_id
-from lexivid.data.dataset import Clip, read_dataset
-from lexivid.data.loading import ClipSamples, SampleSpec, clip_goals
+from lexivid.data.cache import ClipCache, content_id
+from lexivid.data.clips import Clip
+from lexivid.data.formats import read_dataset
+from lexivid.data.loader import Samples
 from lexivid.data.run_clips import RunClips, contents_of, data_folder
+from lexivid.data.sampling import ClipSamples, SampleSpec, clip_goals
 from lexivid.data.splits import ClassSplit, hold_out, split_classes
 from lexivid.errors import LexividError, MediaError
 from lexivid.media.decode import decoder_version

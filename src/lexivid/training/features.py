@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lexivid.data.batches import Samples, load_batches
-from lexivid.data.clip_cache import DEFAULT_MAX_BYTES, ClipCache, Entry
-from lexivid.data.loading import Goals, goal_of
-from lexivid.storage import cache_dir
+from lexivid.base.storage import cache_dir
+from lexivid.data.cache import DEFAULT_MAX_BYTES, ClipCache, Entry
+from lexivid.data.loader import Samples, load_batches
+from lexivid.data.sampling import Goals, goal_of
 from lexivid.training.log import OnProgress, Progress, Rate
 
 Sample = Mapping[str, Any]
@@ -35,7 +35,7 @@ class FeatureStore:
     """Features (T, D) by key, kept as decoded clips are: the least recently used go when the folder grows too large.
 
     Args:
-        folder: None: `lexivid.storage.cache_dir()` / "features".
+        folder: None: `lexivid.base.storage.cache_dir()` / "features".
         max_bytes: of all features together, see `ClipCache`. Whoever needs more asks for it by `hold`.
     """
 
@@ -70,7 +70,7 @@ class CachedVideo:
 
     Args:
         clips: (path, identity) of each clip; identity says what its content is.
-        goals: what is told of them, see `lexivid.data.loading.clip_goals`.
+        goals: what is told of them, see `lexivid.data.sampling.clip_goals`.
         store: of the features.
         look: everything that decides how a clip is looked at, with the tower's fingerprint.
         num_looks: K.

@@ -24,14 +24,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lexivid.backbones.preprocess import ImageProcessing
-from lexivid.data.batches import Batch, Samples, load_batches
+from lexivid.base.interrupts import finish_first
+from lexivid.data.loader import Batch, Samples, load_batches
 from lexivid.errors import LexividError
-from lexivid.interrupts import finish_first
+from lexivid.metrics.multi_label import mean_average_precision
 from lexivid.models.mov import MOVFeatures
 from lexivid.models.ovml import average_weights
-from lexivid.models.standing import base_standing
 from lexivid.models.system import Draws, System
-from lexivid.models.trained import log_base_probabilities
+from lexivid.scoring.heads import log_base_probabilities
+from lexivid.scoring.log_odds import base_log_odds
 from lexivid.training.batches import Plan, even_batches, micro_batches
 from lexivid.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from lexivid.training.distributed import (
@@ -102,7 +103,7 @@ def fit(
 
     Args:
         model: what is trained; a sample's target is a place among its labels, or a row (K,) bool over them.
-        samples, held_out: see `lexivid.data.batches.Samples`.
+        samples, held_out: see `lexivid.data.loader.Samples`.
         out: the run folder: checkpoints/, log.jsonl, tensorboard/.
         images: how the backbone normalises pictures.
         resume: go on from the newest checkpoint in `out`, if there is one.
@@ -453,7 +454,6 @@ class Step:
             return {"accuracy": float(seen[:, 0].mean()), "loss": float(seen[:, 1].mean()), "clips": float(len(seen))}
         if not len(seen):
             return {"mean_average_precision": 0.0, "loss": float("inf"), "clips": 0.0}
-        from lexivid.evaluation.multilabel import mean_average_precision
 
         scores, truth = seen[:, 1:].chunk(2, dim=1)
         found = mean_average_precision(scores.numpy(), truth.bool().numpy())
@@ -473,7 +473,7 @@ class Step:
             return torch.stack([right, loss], dim=1)
         truth = (targets if targets.ndim == 2 else F.one_hot(targets, len(labels))).float()
         known, more = truth.shape[1], (0, len(labels) - truth.shape[1])
-        logits = base_standing(features, labels[:known], system.objective.scales()).float()
+        logits = base_log_odds(features, labels[:known], system.objective.scales()).float()
         loss = F.binary_cross_entropy_with_logits(logits, truth, reduction="none") * system.label_weights[:known]
         return torch.cat([loss.sum(dim=1, keepdim=True), F.pad(logits, more), F.pad(truth, more)], dim=1)
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lexivid.backbones.base import lasting_name
-from lexivid.data.dataset import Kind
+from lexivid.data.formats import Kind
 from lexivid.errors import LexividError
-from lexivid.labels.soft_attributes import SoftAttributeConfig
+from lexivid.labels.encoders.soft_attributes import SoftAttributeConfig
 from lexivid.labels.templates import template_names
 from lexivid.models.ovml import SigmoidConfig
 from lexivid.training.settings import Settings, at_least, load_settings, settings_names
@@ -80,7 +80,7 @@ class LabelsRecipe:
             "learned_context": learned vectors before the label (CoOp); "soft_attributes": OVML.
         num_context: of "learned_context": how many vectors.
         language_model: of "soft_attributes": "world", a model of the Hub, or a folder.
-        soft_attributes: see `lexivid.labels.soft_attributes.SoftAttributeConfig`.
+        soft_attributes: see `lexivid.labels.encoders.soft_attributes.SoftAttributeConfig`.
     """
 
     encoder: Literal["prompts", "learned_context", "soft_attributes"] = "prompts"
@@ -116,7 +116,7 @@ class DataRecipe:
         inputs: the streams that are shown; None: all of the model's. `[flow]` with a model of video and flow trains
             its flow path alone.
         kind, list_number, lists, names: layout of the data folder, which of UCF101's lists and where they are, what
-            classes are called; see `lexivid.data.dataset.read_dataset`.
+            classes are called; see `lexivid.data.clips.read_dataset`.
         class_split: JSON file with the base and novel classes; None: `base_fraction` of the classes, drawn with
             `split_seed`, are base, or all of them where that is None.
         synthetic_weight: what a label counts in the loss for a clip that it is told of in the manifest's column
@@ -135,7 +135,7 @@ class DataRecipe:
         crop_scale: smallest share of the picture's area in a random crop. mirror, colour: see `lexivid.data.augment`.
         cache_video_features: K: the frozen tower's features are computed once for K augmented looks at each clip, and
             kept on disk; epoch e uses look e mod K. 0: computed anew in every epoch.
-        cache_clips: keep decoded pictures, flow and spectrograms on disk (see `lexivid.data.clip_cache`).
+        cache_clips: keep decoded pictures, flow and spectrograms on disk (see `lexivid.data.cache`).
         num_workers: processes that decode.
     """
 
@@ -169,7 +169,7 @@ class DataRecipe:
     num_workers: int = 2
 
     def layout(self) -> dict[str, Any]:
-        """The keyword arguments of `lexivid.data.dataset.read_dataset`."""
+        """The keyword arguments of `lexivid.data.clips.read_dataset`."""
         return {"kind": self.kind, "list_number": self.list_number, "lists": self.lists, "names": self.names}
 
     def __post_init__(self) -> None:

@@ -1,14 +1,14 @@
 """`train`: a recipe and labelled clips -> a run folder that `lexivid.load` reads.
 
 config.json, model.safetensors   the model (see lexivid.models.trained); written when training has ended
-label_encoder.*                  where the recipe trains one (see lexivid.labels.trained_encoders)
+label_encoder.*                  where the recipe trains one (see lexivid.labels.encoders.base)
 backbone/                        only with self_contained
 recipe.yaml, split.json          what was asked, with every default; which classes are base and novel
 clips.jsonl                      every clip that was trained on or kept back (see lexivid.data.run_clips)
 train.json                       what came out: held-out accuracy, clips asked and failed, time, versions
 log.jsonl, tensorboard/          every step
 checkpoints/                     for `resume`; can be deleted when train.json is there
-twins/                           other models that calibration trained (see lexivid.evaluation.twins)
+twins/                           other models that calibration trained (see lexivid.evaluation.leave_classes_out)
 
 In order: recipe.yaml, clips.jsonl and checkpoints while it trains; then model.safetensors, train.json and config.json;
 then both JSON files once more, with what held-out clips say. `resume` goes on from whichever of these was reached.
@@ -28,21 +28,29 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 
+from lexivid import __version__
 from lexivid.backbones import Backbone, load_backbone
 from lexivid.backbones.host import random_state_kept
-from lexivid.data.batches import Samples
-from lexivid.data.dataset import Clip
+from lexivid.base.storage import write_atomically
+from lexivid.data.clips import Clip
+from lexivid.data.loader import Samples
 from lexivid.data.recordings import recording_names
 from lexivid.data.run_clips import CLIPS_FILE, SPLIT_FILE, RunClips
 from lexivid.data.splits import ClassSplit
 from lexivid.errors import LexividError
-from lexivid.labels import Label, LabelBank, check_labels, load_templates
-from lexivid.labels.trained_encoders import WEIGHTS_FILE, TrainedLabelEncoder, has_label_encoder
-from lexivid.models.folder import is_trained_model, read_config, save_backbone
+from lexivid.labels import Label, PromptCache, check_labels, load_templates
+from lexivid.labels.encoders.base import WEIGHTS_FILE, TrainedLabelEncoder, has_label_encoder
+from lexivid.labels.encoders.coop import LearnedContextEncoder
+from lexivid.labels.encoders.language_model import FrozenLanguageModel
+from lexivid.labels.encoders.soft_attributes import SoftAttributeEncoder
+from lexivid.labels.encoders.text_encoder import FrozenTextEncoder
 from lexivid.models.mov import MOV, MOVConfig
+from lexivid.models.serialization import is_trained_model, read_config, save_backbone
 from lexivid.models.system import System, make_objective, make_teacher
 from lexivid.models.trained import TrainedModel
-from lexivid.storage import write_atomically
+from lexivid.scoring.base_novel_offset import fit_offset
+from lexivid.scoring.calibration import fit_model_calibrations
+from lexivid.scoring.features import collect
 from lexivid.training.clips import TrainingClips, draw_clips, identified, open_clips, open_held_out
 from lexivid.training.distributed import is_sharded, load_trained, make_accelerator, trained_state
 from lexivid.training.log import OnProgress, Progress, held_out
@@ -112,7 +120,7 @@ def train(
 
     Args:
         recipe: the name of one ("lite-mov"), a YAML file, or a `Recipe`.
-        data: a folder of clips (see `lexivid.data.dataset.read_dataset`), clips that were drawn, or that are open.
+        data: a folder of clips (see `lexivid.data.clips.read_dataset`), clips that were drawn, or that are open.
         out: the run folder: new or empty, unless `resume`.
         resume: go on where an earlier call of the same recipe stopped, however it was stopped; from the start where
             it had not come to a checkpoint, and at once back where it had ended. The clips are those that the run
@@ -249,8 +257,8 @@ def _complete(
 def _fitted(model: TrainedModel) -> dict[str, Any]:
     """What held-out clips said, for train.json."""
     return {
-        "calibration": model.calibration,
-        "evidence": {path: found.to_dict() for path, found in model.evidence.items()},
+        "calibration": model.base_novel_offset,
+        "evidence": {head: found.to_dict() for head, found in model.calibrations.items()},
         "not_fitted": model.not_fitted,
     }
 
@@ -268,11 +276,6 @@ def make_label_encoder(recipe: Recipe, backbone: Backbone) -> TrainedLabelEncode
     asked = recipe.labels
     if asked.encoder == "prompts":
         return None
-    from lexivid.labels.language_model import FrozenLanguageModel
-    from lexivid.labels.learned_context import LearnedContextEncoder
-    from lexivid.labels.soft_attributes import SoftAttributeEncoder
-    from lexivid.labels.text_encoder import FrozenTextEncoder
-
     text = FrozenTextEncoder(backbone)
     if asked.encoder == "learned_context":
         return LearnedContextEncoder(text, num_context=asked.num_context)
@@ -293,7 +296,7 @@ def _system(
     if tuple(names) != (*data.base_classes, *data.synthetic_classes):
         raise LexividError(f"the classes must be different, clean names; got {list(data.base_classes)[:10]} ...")
     with torch.no_grad():
-        labels = LabelBank(backbone).embed(names, load_templates(templates)).clone()
+        labels = PromptCache(backbone).embed(names, load_templates(templates)).clone()
     objective = teacher = None
     if recipe.objective.kind == "sigmoid":
         settings = recipe.objective.sigmoid()
@@ -330,15 +333,12 @@ def calibrate(
 
     clips: the same as files, whose recordings stay together in cross-validation; None: each is one of its own.
     """
-    from lexivid.evaluation.collected import collect
-    from lexivid.evaluation.evidence import fit_model_evidence
-    from lexivid.evaluation.protocols import calibrate as fit_offset
 
     def show(done: int, total: int) -> None:
         if on_progress:
             on_progress(Progress("calibrating", done, total))
 
-    model.calibration, model.evidence = None, {}
+    model.base_novel_offset, model.calibrations = None, {}
     model.mov.eval()
     try:
         if held_out is None or not len(held_out):
@@ -357,10 +357,10 @@ def calibrate(
     model.not_fitted = {}
     if model.scales is None:
         try:
-            model.calibration = fit_offset(collected, model.embed).to_dict()
+            model.base_novel_offset = fit_offset(collected, model.embed).to_dict()
         except LexividError as error:
             model.not_fitted["calibration"] = str(error)
-    model.evidence, reasons = fit_model_evidence(model, collected)
+    model.calibrations, reasons = fit_model_calibrations(model, collected)
     model.not_fitted |= reasons
 
 
@@ -432,8 +432,6 @@ def _start_from(system: System, folder: Path) -> None:
 
 
 def _summary(recipe: Recipe, result: FitResult, data: TrainingClips, seconds: float, world: int) -> dict[str, Any]:
-    from lexivid import __version__
-
     state = result.state
 
     return {

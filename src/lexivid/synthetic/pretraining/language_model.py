@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lexivid.storage import write_atomically
+from lexivid.base.storage import write_atomically
 from lexivid.synthetic.world import nouns as world_nouns
 from lexivid.synthetic.world.nouns import FIRST_SYLLABLES, SECOND_SYLLABLES, Noun, NounKind
 from lexivid.synthetic.world.words import COLOURS, SHAPES

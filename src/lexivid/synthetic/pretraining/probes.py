@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from lexivid.backbones import Backbone
 from lexivid.labels import TemplateSet, load_templates
-from lexivid.labels.bank import embed_labels
+from lexivid.labels.prompt_cache import embed_labels
 from lexivid.synthetic.world.draw import (
     NUM_WORDS,
     PICTURE,

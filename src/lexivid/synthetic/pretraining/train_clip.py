@@ -30,9 +30,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lexivid.backbones import load_backbone
+from lexivid.base.storage import write_atomically
 from lexivid.errors import LexividError
-from lexivid.storage import write_atomically
 from lexivid.synthetic.pretraining.clip import ModelRecipe, image_processing, make_clip, make_tokenizer, save_clip
+from lexivid.synthetic.pretraining.probes import describe, measure, model_card
 from lexivid.synthetic.world.draw import PICTURE, draw, random_scenes
 from lexivid.synthetic.world.words import ATTRIBUTES, PREFIXES, WorldClass, caption
 from lexivid.training.log import OnProgress, Progress, Rate
@@ -145,8 +147,6 @@ class PretrainResult(NamedTuple):
 
     def describe(self) -> str:
         """A table for people."""
-        from lexivid.synthetic.pretraining.probes import describe
-
         return f"{self.out}\n{describe(self.gates)}"
 
 
@@ -169,9 +169,6 @@ def pretrain(
     Raises:
         LexividError: the recipe or the folder cannot be used.
     """
-    from lexivid.backbones import load_backbone
-    from lexivid.synthetic.pretraining.probes import measure, model_card
-
     recipe = load_settings(PretrainRecipe, recipe, set)
     if seed is not None:
         recipe = recipe.with_settings({"training.seed": seed})

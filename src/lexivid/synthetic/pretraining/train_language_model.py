@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lexivid.labels.language_model import FrozenLanguageModel
-from lexivid.storage import write_atomically
+from lexivid.base.storage import write_atomically
+from lexivid.labels.encoders.language_model import FrozenLanguageModel
 from lexivid.synthetic.pretraining.language_model import (
     LanguageModelRecipe,
     knowledge,

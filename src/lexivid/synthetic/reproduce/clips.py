@@ -29,16 +29,16 @@ from torch import Tensor
 
 from lexivid.backbones import Backbone
 from lexivid.backbones.preprocess import ImageProcessing
+from lexivid.base.storage import write_atomically
 from lexivid.data.augment import spec_augment
-from lexivid.data.batches import load_batches
-from lexivid.data.dataset import read_dataset
-from lexivid.data.loading import MODALITIES, ClipSamples, SampleSpec, label_rows
+from lexivid.data.formats import read_dataset
+from lexivid.data.loader import load_batches
+from lexivid.data.sampling import MODALITIES, ClipSamples, SampleSpec, label_rows
 from lexivid.data.splits import ClassSplit
 from lexivid.errors import LexividError, MissingExtraError
-from lexivid.labels import LabelBank, load_templates
+from lexivid.labels import PromptCache, load_templates
 from lexivid.media.flow import ZERO_FLOW
 from lexivid.models.towers import make_frozen_tower
-from lexivid.storage import write_atomically
 from lexivid.synthetic.world.files import World, make_world
 from lexivid.synthetic.world.multilabel import LabelSets, make_label_world
 from lexivid.synthetic.world.sheet import contact_sheet
@@ -257,14 +257,14 @@ class WorldFeatures:
     Attributes:
         frames: (n, T, D) float32, the frozen tower's features of every moment.
         labels: (K, D), vectors of `split.classes`.
-        nothing: names of nothing, for calibration (see `names_of_nothing`), and their vectors (N, D).
+        nothing: names of nothing, for calibration (see `distractor_labels`), and their vectors (N, D).
         temperature: the backbone's own. num_layers: of its picture tower.
         seconds: that the features took.
     """
 
     frames: Tensor
     labels: Tensor
-    names_of_nothing: tuple[str, ...]
+    distractor_labels: tuple[str, ...]
     nothing: Tensor
     temperature: float
     num_layers: int
@@ -273,7 +273,7 @@ class WorldFeatures:
     def save(self, path: Path) -> None:
         """One file, whole or not at all."""
         about = {"temperature": repr(self.temperature), "num_layers": str(self.num_layers)}
-        about |= {"seconds": repr(self.seconds), "names_of_nothing": json.dumps(self.names_of_nothing)}
+        about |= {"seconds": repr(self.seconds), "names_of_nothing": json.dumps(self.distractor_labels)}
         write_atomically(path, save({"frames": self.frames, "labels": self.labels, "nothing": self.nothing}, about))
 
     @classmethod
@@ -296,8 +296,8 @@ def encode_world(packed: PackedClips, backbone: Backbone, *, nothing: Sequence[s
     parts = []
     for pictures in packed.video.flatten(0, 1).split(512):
         parts.append(tower(backbone.images.normalise(pictures.to(backbone.device))).float().cpu())
-    bank, templates = LabelBank(backbone), load_templates(backbone.default_templates)
-    vectors = bank.embed([*packed.split.classes, *nothing], templates).clone()
+    prompt_cache, templates = PromptCache(backbone), load_templates(backbone.default_templates)
+    vectors = prompt_cache.embed([*packed.split.classes, *nothing], templates).clone()
     num_labels = len(packed.split.classes)
     num_layers: Any = tower.tower.num_layers
     return WorldFeatures(
@@ -306,7 +306,7 @@ def encode_world(packed: PackedClips, backbone: Backbone, *, nothing: Sequence[s
     )  # fmt: skip
 
 
-def names_of_nothing(split: ClassSplit, kind: Kind, *, seed: int, pool: str, num: int = 64) -> list[str]:
+def distractor_labels(split: ClassSplit, kind: Kind, *, seed: int, pool: str, num: int = 64) -> list[str]:
     """Phrases of the world that are of no clip, for calibration: neither base classes nor, being of the other pool,
     possible novel ones."""
     rng = np.random.default_rng([seed, num])
@@ -322,7 +322,7 @@ def names_of_nothing(split: ClassSplit, kind: Kind, *, seed: int, pool: str, num
 
 
 class WorldSamples:
-    """Some of a world's clips as samples (see `lexivid.data.batches.Samples`).
+    """Some of a world's clips as samples (see `lexivid.data.loader.Samples`).
 
     Args:
         places: which clips.

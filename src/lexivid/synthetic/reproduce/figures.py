@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lexivid.evaluation import metrics
+from lexivid.metrics import single_label
 from lexivid.synthetic.reproduce.parts import PAPER_DATA, RATIOS, SIDES, WORLD, Part, expect_sign
 from lexivid.synthetic.reproduce.plan import GENTLE, OTHER, ZERO_SHOT
 from lexivid.synthetic.reproduce.published import FIGURE1
@@ -166,7 +166,7 @@ def beta_and_temperature(scores: Scores) -> Part:
 
 
 def _over_seeds(values: Sequence[float] | np.ndarray) -> Estimate:
-    found = metrics.t_interval(values)
+    found = single_label.t_interval(values)
     return Estimate(found.value, found.low, found.high, tuple(float(x) for x in values))
 
 

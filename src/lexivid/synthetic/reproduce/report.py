@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lexivid.page import render_page
-from lexivid.storage import write_atomically
+from lexivid.base.html import render_page
+from lexivid.base.storage import write_atomically
 from lexivid.synthetic.reproduce import report_figures, report_markdown, report_parts
 from lexivid.synthetic.reproduce.report_parts import Results, complete, finite
 

@@ -21,7 +21,7 @@ from lexivid.labels import load_templates
 from lexivid.synthetic.reproduce import figures, parts, tables
 from lexivid.synthetic.reproduce.clips import NUM_MOMENTS, PackedClips, WorldSize
 from lexivid.synthetic.reproduce.plan import kinds_of, systems
-from lexivid.synthetic.reproduce.run import Reproduction
+from lexivid.synthetic.reproduce.reproduction import Reproduction
 from lexivid.synthetic.reproduce.scores import Scores
 from lexivid.training.recipe import load_recipe
 

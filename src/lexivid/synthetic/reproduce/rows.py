@@ -20,10 +20,10 @@ import numpy as np
 from torch import Tensor
 
 from lexivid.backbones import Backbone, load_backbone
-from lexivid.evaluation import metrics
-from lexivid.evaluation.collected import Collected, collect, score
+from lexivid.metrics import single_label
 from lexivid.models.system import System as TrainedSystem
 from lexivid.models.trained import TrainedModel
+from lexivid.scoring.features import Collected, collect, score
 from lexivid.synthetic.reproduce.clips import PackedClips, WorldFeatures, WorldSamples
 from lexivid.synthetic.reproduce.plan import OTHER, Row, Scale, System, systems
 from lexivid.synthetic.world.words import Kind
@@ -179,7 +179,7 @@ class _Bench:
             part = collected.select(test & own)
             labels = self.features.labels[:num_base] if side == "base" else self.features.labels[num_base:]
             targets = part.targets if side == "base" else part.targets - num_base
-            found[side] = metrics.top_k_accuracy(score(part, labels, path=side), targets)  # type: ignore[arg-type]
+            found[side] = single_label.top_k_accuracy(score(part, labels, head=side), targets)  # type: ignore[arg-type]
         return found
 
 

@@ -25,16 +25,19 @@ from pathlib import Path
 from typing import Any
 
 from lexivid.backbones import Backbone, load_backbone
+from lexivid.base.interrupts import children_without_sigint
+from lexivid.base.storage import write_atomically
+from lexivid.base.workers import end_workers, start_worker
 from lexivid.errors import LexividError
-from lexivid.interrupts import children_without_sigint
-from lexivid.models.towers import make_frozen_tower
+from lexivid.models.towers import make_frozen_tower, make_tower
 from lexivid.models.trained import tower_fingerprint
-from lexivid.storage import write_atomically
-from lexivid.synthetic.reproduce.clips import PackedClips, encode_world, names_of_nothing, pack_world
-from lexivid.synthetic.reproduce.plan import CLIPS, QUICK, Row, Scale, kinds_of, parse_names, rows_of, systems
-from lexivid.synthetic.reproduce.rows import Workplace, is_done, run_row
+from lexivid.synthetic.reproduce.clips import PackedClips, distractor_labels, encode_world, pack_world
+from lexivid.synthetic.reproduce.plan import CLIPS, QUICK, Row, Scale, kinds_of, parse_names
+from lexivid.synthetic.reproduce.report import write_report
+from lexivid.synthetic.reproduce.reproduction import Reproduction
+from lexivid.synthetic.reproduce.results import assemble
+from lexivid.synthetic.reproduce.rows import Workplace, run_row
 from lexivid.synthetic.world.words import Kind
-from lexivid.workers import end_workers, start_worker
 
 _CLIP_COST = 0.06  # seconds of one process, to make, decode and follow a clip; only the time left depends on it
 
@@ -53,46 +56,6 @@ class RunProgress:
 
 
 OnProgress = Callable[[RunProgress], None]
-
-
-@dataclass(frozen=True)
-class Reproduction:
-    """What there is to do.
-
-    Attributes:
-        names: tables and figures. clips: backbones; seed s uses clips[s % len(clips)].
-    """
-
-    names: tuple[str, ...]
-    seeds: tuple[int, ...]
-    clips: tuple[str, ...]
-    scale: Scale
-    place: Workplace
-    num_layers: int
-
-    @property
-    def rows(self) -> list[Row]:
-        """All of them, done or not."""
-        return rows_of(self.names, seeds=self.seeds, num_layers=self.num_layers)
-
-    def clip(self, seed: int) -> str:
-        """The backbone of a seed."""
-        return self.clips[seed % len(self.clips)]
-
-    def missing(self) -> list[Row]:
-        """The rows still to be made, the dearest of each world first, so that no process waits long for the last."""
-        left = [
-            row
-            for row in self.rows
-            if not is_done(row, self.place, self.scale, clip=self.clip(row.seed), num_layers=self.num_layers)
-        ]
-        return sorted(left, key=lambda row: (row.seed, row.kind, -self.cost(row)))
-
-    def cost(self, row: Row) -> float:
-        """Seconds of one process, about."""
-        size = self.scale.size
-        share = size.num_base * size.train_clips / 800 * self.scale.epochs
-        return 2 + systems(row.kind, self.num_layers)[row.system].cost * share
 
 
 def reproduce(
@@ -122,9 +85,6 @@ def reproduce(
     Raises:
         LexividError: an unknown name, no seeds, a folder of other settings, or as `train`.
     """
-    from lexivid.synthetic.reproduce.report import write_report
-    from lexivid.synthetic.reproduce.results import assemble
-
     asked = parse_names(names)
     numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     if not numbers or min(numbers) < 0:
@@ -176,8 +136,6 @@ def _used(clips: Sequence[str], seeds: Sequence[int]) -> list[str]:
 
 
 def _num_layers(backbone: Backbone) -> int:
-    from lexivid.models.towers import make_tower
-
     return int(make_tower(backbone, modality="flow").num_layers)
 
 
@@ -217,7 +175,7 @@ def _prepare(
         packed.save(place.packed(kind, seed))
     if not place.features(kind, seed).is_file():
         packed = PackedClips.load(place.packed(kind, seed))
-        nothing = names_of_nothing(packed.split, kind, seed=seed, pool=job.scale.pool)
+        nothing = distractor_labels(packed.split, kind, seed=seed, pool=job.scale.pool)
         encode_world(packed, backbone, nothing=nothing).save(place.features(kind, seed))
     progress.count(name, 1, 1)
 

@@ -20,13 +20,15 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from lexivid.evaluation import calibration as cal
-from lexivid.evaluation import metrics, protocols
-from lexivid.evaluation.collected import Collected, opinion, score
+from lexivid.evaluation import protocols
+from lexivid.metrics import single_label
+from lexivid.models.calibration import BaseNovelOffset
+from lexivid.scoring.base_novel_offset import fit_offset
+from lexivid.scoring.features import Collected, opinion, score
 from lexivid.synthetic.reproduce.clips import WorldFeatures
 from lexivid.synthetic.reproduce.plan import Row
+from lexivid.synthetic.reproduce.reproduction import Reproduction
 from lexivid.synthetic.reproduce.rows import HELD_OUT, TEST
-from lexivid.synthetic.reproduce.run import Reproduction
 from lexivid.synthetic.world.words import Kind
 
 Rule = Literal["all-novel", "calibrated"]
@@ -69,7 +71,7 @@ def novel(a: Sides) -> float:
 
 def harmonic(a: Sides) -> float:
     """The paper's one number for both."""
-    return metrics.harmonic_mean(a.base, a.novel)
+    return single_label.harmonic_mean(a.base, a.novel)
 
 
 COLUMNS: dict[str, Statistic] = {"base": base, "novel": novel, "harmonic_mean": harmonic}
@@ -104,10 +106,10 @@ def estimate(statistic: Statistic, *systems: Sequence[Outcome]) -> Estimate:
     """A statistic of systems, each with an outcome per seed (see the module for the interval)."""
     per_seed = tuple(statistic(*(outcome.sides for outcome in seed)) for seed in zip(*systems, strict=True))
     if len(per_seed) > 1:
-        found = metrics.t_interval(per_seed)
+        found = single_label.t_interval(per_seed)
         return Estimate(found.value, found.low, found.high, per_seed)
     columns = [np.where(own, o.hits, np.nan) for (o,) in systems for own in (o.is_base, ~o.is_base)]
-    means = 100 * metrics.resampled_means(np.stack(columns, axis=1), num_resamples=_NUM_RESAMPLES)
+    means = 100 * single_label.resampled_means(np.stack(columns, axis=1), num_resamples=_NUM_RESAMPLES)
     drawn = [statistic(*(Sides(*row[i : i + 2]) for i in range(0, len(row), 2))) for row in means]
     low, high = np.nanquantile(drawn, [0.025, 0.975])
     return Estimate(per_seed[0], float(low), float(high), per_seed)
@@ -155,7 +157,7 @@ class Scores:
             settings: dict[str, float] = {} if beta is None else {"beta": beta}
             if tau_v is not None:
                 settings["tau_v"] = tau_v if absolute else tau_v * self.temperature(kind, seed)
-            found.append(self._sides(collected, kind, seed, lambda c, v, path, s=settings: score(c, v, path=path, **s)))
+            found.append(self._sides(collected, kind, seed, lambda c, v, head, s=settings: score(c, v, head=head, **s)))
         return tuple(found)
 
     def stream(self, kind: Kind, system: str, name: str) -> tuple[Outcome, ...]:
@@ -188,7 +190,7 @@ class Scores:
             ("novel", collected.targets >= num_base, labels[num_base:], num_base),
         ):
             part = collected.select(test & own)
-            parts.append(metrics.hits(answer(part, vectors, path), part.targets - first))
+            parts.append(single_label.hits(answer(part, vectors, path), part.targets - first))
         return Outcome(np.concatenate(parts), np.arange(sum(map(len, parts))) < len(parts[0]))
 
     def split_base(self, collected: Collected) -> tuple[str, ...]:
@@ -199,7 +201,7 @@ class Scores:
         """Every test clip among all classes, without saying which side it is of (appendix C).
 
         "all-novel" takes every class for a novel one, as the paper does. "calibrated" is ours: each class by its own
-        path, novel ones with an offset that was fitted on held-out base clips (`lexivid.evaluation.calibration`).
+        path, novel ones with an offset that was fitted on held-out base clips (`lexivid.scoring.base_novel_offset`).
         """
         found = []
         for seed in self.job.seeds:
@@ -210,19 +212,19 @@ class Scores:
                 offset = self.calibration(kind, seed, system).offset_for(len(labels) - num_base)
                 p = protocols.joined(test, labels, np.arange(len(labels)) < num_base, offset=offset)
             else:
-                p = score(test, labels, path="novel")
-            found.append(Outcome(metrics.hits(p, test.targets), test.targets < num_base))
+                p = score(test, labels, head="novel")
+            found.append(Outcome(single_label.hits(p, test.targets), test.targets < num_base))
         return tuple(found)
 
-    def calibration(self, kind: Kind, seed: int, system: str) -> cal.Calibration:
+    def calibration(self, kind: Kind, seed: int, system: str) -> BaseNovelOffset:
         """Fitted on the held-out clips of base classes, among their names and names of nothing."""
         collected, world = self.collected(kind, seed, system), self.world(kind, seed)
         held_out = collected.select(np.array(collected.groups) == HELD_OUT)
         held_out.base_classes = self.split_base(collected)
-        names, vectors = (*collected.classes, *world.names_of_nothing), torch.cat([world.labels, world.nothing])
+        names, vectors = (*collected.classes, *world.distractor_labels), torch.cat([world.labels, world.nothing])
         place = {name: i for i, name in enumerate(names)}
-        return protocols.calibrate(
-            held_out, lambda asked: vectors[[place[name] for name in asked]], nothing=world.names_of_nothing
+        return fit_offset(
+            held_out, lambda asked: vectors[[place[name] for name in asked]], nothing=world.distractor_labels
         )
 
     def per_class(self, kind: Kind, system: str) -> dict[str, list[float]]:
@@ -233,7 +235,7 @@ class Scores:
             test = collected.targets[np.array(collected.groups) == TEST]
             num_base = len(self.split_base(collected))
             targets = np.concatenate([test[test < num_base], test[test >= num_base]])  # the order of an outcome
-            recall = metrics.per_class_accuracy(targets, outcome.hits, num_classes=len(collected.classes))
+            recall = single_label.per_class_accuracy(targets, outcome.hits, num_classes=len(collected.classes))
             for name, value in zip(collected.classes, recall, strict=True):
                 if not np.isnan(value):
                     found.setdefault(name, []).append(100 * float(value))

@@ -2,7 +2,7 @@
 
     OUT/world.json      everything that decided the files; a second call with the same goes on where the first stopped
     OUT/split.json      base and novel classes (`ClassSplit`)
-    OUT/manifest.csv    path, label (or labels), split, for `lexivid.data.dataset.read_dataset`; written last
+    OUT/manifest.csv    path, label (or labels), split, for `lexivid.data.clips.read_dataset`; written last
     OUT/train/CLASS/000.mp4, OUT/test/...       (where labels are not classes, `lexivid.synthetic.world.multilabel`:
                                                 OUT/train/00000.mp4)
 
@@ -35,15 +35,15 @@ import torch
 from torch import Tensor
 
 from lexivid import __version__
+from lexivid.base.interrupts import children_without_sigint
+from lexivid.base.storage import write_atomically
+from lexivid.base.workers import start_worker
 from lexivid.data.splits import ClassSplit
 from lexivid.errors import LexividError
-from lexivid.interrupts import children_without_sigint
 from lexivid.media.spectrogram import SAMPLE_RATE_HZ
-from lexivid.storage import write_atomically
 from lexivid.synthetic.world.draw import NONE, VIDEO, Look, draw, sample_multi_scenes
 from lexivid.synthetic.world.sound import DISTRACTOR_LEVEL, Source, Wave, waveform
 from lexivid.synthetic.world.words import Kind, WorldClass, WorldClasses, draw_classes
-from lexivid.workers import start_worker
 
 SIZE, FRAME_RATE, DURATION_S = 64, 8, 2.0
 NUM_FRAMES = round(FRAME_RATE * DURATION_S)

@@ -15,11 +15,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from lexivid.base.storage import write_atomically
 from lexivid.errors import LexividError
 from lexivid.media import Views, read_views, read_waveform
 from lexivid.media.flow import flow, flow_to_color
 from lexivid.media.spectrogram import log_mel
-from lexivid.storage import write_atomically
 from lexivid.synthetic.world.files import FRAME_RATE, NUM_FRAMES, World, WorldClip
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG"}

@@ -1,0 +1,1 @@
+"""What knows nothing of video: where files lie, worker processes, signals, work ahead, HTML pages."""

@@ -1,0 +1,213 @@
+"""Predictions as rows: table, JSON, JSON lines, CSV; and the journal that lets an interrupted run go on.
+
+A file given by `--output` is written whole or not at all. While a run goes on, each finished row is appended to
+`FILE.partial`, whose first line says which call made it; the same call, started again, keeps those rows.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from lexivid.base.storage import write_atomically
+from lexivid.errors import LexividError, printable
+from lexivid.models.calibration import DEFAULT_THRESHOLD
+
+FORMATS = ("table", "json", "jsonl", "csv")
+CSV_COLUMNS = (
+    "path", "duration_s", "model", "modalities", "start_s", "end_s", "rank", "label", "score", "warnings", "error",
+    "none_of_these",
+)  # fmt: skip
+_BAR_CELLS = 20
+_LABEL_CELLS = 24
+_OPINIONS = 3  # labels shown of what each stream says alone
+Row = dict[str, Any]
+
+
+def format_rows(rows: Sequence[Row], fmt: str, *, width: int | None = None, colour: bool = False) -> str:
+    """All rows (see `Prediction.to_dict`) as one text.
+
+    Raises:
+        LexividError: an unknown format.
+    """
+    if fmt == "json":
+        return _json(list(rows), indent=2) + "\n"
+    if fmt == "jsonl":
+        return "".join(write_row(row, fmt) for row in rows)
+    if fmt == "csv":
+        return csv_header() + "".join(map(csv_rows, rows))
+    if fmt == "table":
+        buffer = io.StringIO()
+        console = Console(file=buffer, width=width, force_terminal=colour, highlight=False)
+        console.print(table(rows))
+        return buffer.getvalue()
+    raise LexividError(f"unknown format {fmt!r}: choose {', '.join(FORMATS)}")
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # a file name that is not UTF-8: escaped, so that it can be read back
+        text = json.dumps(value, indent=indent)
+    return text
+
+
+def csv_header() -> str:
+    """The first line of the CSV."""
+    return ",".join(CSV_COLUMNS) + "\n"
+
+
+def csv_rows(row: Row) -> str:
+    """One line per label; with a timeline also one per label of each segment; one line for a failure."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, CSV_COLUMNS, lineterminator="\n")
+    common = {
+        "path": row["path"].encode("utf-8", "replace").decode(),
+        "duration_s": row["duration_s"],
+        "model": row["model"],
+        "modalities": "+".join(row["modalities"]),
+        "warnings": " | ".join(row["warnings"]),
+        "error": row["error"],
+        "none_of_these": row["none_of_these"],
+    }
+    if not row["labels"]:
+        writer.writerow(common)
+    for part in [{"labels": row["labels"]}, *row.get("segments", [])]:
+        for rank, label in enumerate(part["labels"], 1):
+            span = {"start_s": part.get("start_s"), "end_s": part.get("end_s")}
+            writer.writerow(common | span | {"rank": rank, "label": label["label"], "score": label["score"]})
+    return buffer.getvalue()
+
+
+def table(rows: Sequence[Row]) -> Group:
+    """For people: each file's name, its labels with a bar for each score, then its timeline."""
+    blocks: list[RenderableType] = []
+    for row in rows:
+        duration = "" if row["duration_s"] is None else f"  {clock(row['duration_s'])}"
+        blocks.append(Text.assemble((printable(row["path"]), "bold"), (duration, "dim"), overflow="fold"))
+        if row["error"]:
+            blocks.append(Text("  " + printable(row["error"]), style="red", overflow="fold"))
+        elif said := _none_of_these(row):
+            blocks.append(Text("  " + said, style="yellow", overflow="fold"))
+        elif not row["labels"]:
+            blocks.append(Text("  no label reaches the threshold", style="dim"))
+        blocks.append(_bars([("", label) for label in row["labels"]]))
+        if len(row["by_modality"]) > 1:
+            for name, labels in row["by_modality"].items():
+                says = ", ".join(f"{printable(x['label'])} {x['score']:.1%}" for x in labels[:_OPINIONS])
+                blocks.append(Text(f"  {name} alone: {says or 'none of these'}", style="dim", overflow="fold"))
+        # Of each segment its best label alone: a long film has many.
+        spans = [
+            (f"{clock(segment['start_s'])} - {clock(segment['end_s'])}", label)
+            for segment in row.get("segments", [])
+            for label in segment["labels"][:1]
+        ]
+        if spans:
+            blocks.append(Text("  which label when", style="dim"))
+            blocks.append(_bars(spans))
+        blocks.append(Text())
+    return Group(*blocks[:-1])
+
+
+def _none_of_these(row: Row) -> str:
+    """ "" where a label probably holds, where nobody can say, and where labels judged one by one are shown anyway."""
+    if row["none_of_these"] is None or row["none_of_these"] <= DEFAULT_THRESHOLD:
+        return ""
+    if row["multi_label"]:
+        return "" if row["labels"] else "none of these" + (" over the whole of it" if row.get("segments") else "")
+    also = "; if it is one of them, in these shares" if row["labels"] else ""
+    return f"none of these, probably ({row['none_of_these']:.0%}){also}"
+
+
+def _bars(lines: Sequence[tuple[str, dict[str, Any]]]) -> Table:
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(width=0)  # indentation
+    if any(when for when, _ in lines):
+        grid.add_column(no_wrap=True, style="dim")
+    grid.add_column(overflow="fold", min_width=_LABEL_CELLS, max_width=60)
+    grid.add_column(justify="right", no_wrap=True)
+    grid.add_column(no_wrap=True, min_width=_BAR_CELLS)
+    for place, (when, label) in enumerate(lines):
+        name = Text(printable(label["label"]), style="bold" if place == 0 or when else "")
+        bar = Text("█" * round(label["score"] * _BAR_CELLS), style="cyan")
+        grid.add_row("", *([when] if when else []), name, f"{label['score']:.1%}", bar)
+    return grid
+
+
+def clock(seconds: float) -> str:
+    """75.25 -> "1:15.2"."""
+    tenths = int(seconds * 10 + 0.5)
+    minutes, rest = divmod(tenths, 600)
+    hours, minutes = divmod(minutes, 60)
+    return (f"{hours}:{minutes:02d}" if hours else f"{minutes}") + f":{rest // 10:02d}.{rest % 10}"
+
+
+class Journal:
+    """The finished rows of a run, kept beside its output file until that is written.
+
+    Args:
+        output: the file that the run will write.
+        call: what makes a row what it is (model, labels, templates, views ...); rows of another call do not count.
+    """
+
+    def __init__(self, output: Path, call: dict[str, Any]) -> None:
+        self.path = output.with_name(output.name + ".partial")
+        self.call = call
+        self.rows: dict[str, Row] = {}
+        self._stream: IO[str] | None = None
+
+    def open(self) -> Journal:
+        """Read what an interrupted run of the same call has left, and go on behind it.
+
+        Raises:
+            LexividError: the folder cannot be written.
+        """
+        self.rows = self._read()
+        # Begun anew with the rows that count: a line that a kill cut in half goes.
+        write_atomically(self.path, "".join(write_row(item, "jsonl") for item in [self.call, *self.rows.values()]))
+        self._stream = self.path.open("a", encoding="utf-8")
+        return self
+
+    def _read(self) -> dict[str, Row]:
+        rows: dict[str, Row] = {}
+        try:
+            with self.path.open(encoding="utf-8") as stream:
+                for number, line in enumerate(stream):
+                    item = json.loads(line)
+                    if number == 0 and item != self.call:
+                        return {}
+                    if number and item["error"] is None:
+                        rows[item["path"]] = item
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # none, or cut off: what was read counts
+        return rows
+
+    def add(self, row: Row) -> None:
+        """Keep one finished row, at once."""
+        assert self._stream
+        if self.rows.get(row["path"]) == row:
+            return
+        self.rows[row["path"]] = row
+        self._stream.write(write_row(row, "jsonl"))
+        self._stream.flush()
+
+    def discard(self) -> None:
+        """The run is complete: the journal goes."""
+        assert self._stream
+        self._stream.close()
+        self.path.unlink(missing_ok=True)
+
+
+def write_row(row: Row, fmt: str) -> str:
+    """One row as text that can be written as it comes: "jsonl" or "csv"."""
+    assert fmt in ("jsonl", "csv")
+    return csv_rows(row) if fmt == "csv" else _json(row) + "\n"

@@ -1,0 +1,242 @@
+"""What a classifier says: labels with scores, segments of a timeline, and how scores become these.
+
+Shapes: K labels, W windows and H hops of a timeline.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from lexivid.scoring.per_label import PerLabelScorer, TrainedPerLabelScorer
+
+MODALITIES = ("video", "flow", "audio")
+# A window of a timeline advances by half its length, so a frame lies in two windows.
+HOPS_PER_WINDOW = 2
+
+
+@dataclass(frozen=True)
+class LabelScore:
+    """A label and its score, 0..1: its share among the labels asked for, or the probability that it holds by itself."""
+
+    label: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a timeline; its scores are means over its windows.
+
+    Of all labels, best first; in multi-label mode of the one label that holds there, and segments overlap.
+    """
+
+    start_s: float
+    end_s: float
+    labels: tuple[LabelScore, ...]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a classifier says of one file.
+
+    Attributes:
+        labels: all labels, best first. by_modality: the same for each stream alone.
+        multi_label: whether scores are each label's own probability, and not shares among the labels.
+        none_of_these: the probability that no label holds (in multi-label mode that the best one does not); None where
+            the model cannot say.
+        segments: of a timeline, in time order; None where none was asked for.
+        error: why the file could not be classified; `labels` is then empty.
+        thumbnails: (time_s, frame (3, h, w) uint8) pairs, where asked for.
+    """
+
+    path: str
+    model: str
+    duration_s: float | None = None
+    modalities: tuple[str, ...] = ()
+    labels: tuple[LabelScore, ...] = ()
+    by_modality: dict[str, tuple[LabelScore, ...]] = field(default_factory=dict)
+    multi_label: bool = False
+    none_of_these: float | None = None
+    segments: tuple[Segment, ...] | None = None
+    warnings: tuple[str, ...] = ()
+    error: str | None = None
+    thumbnails: tuple[tuple[float, Tensor], ...] = field(default=(), repr=False, compare=False)
+
+    def top(self, k: int = 5) -> tuple[LabelScore, ...]:
+        """The k best labels (all of them for k = 0)."""
+        return self.labels[: k or None]
+
+    def to_dict(self, *, top_k: int = 0, threshold: float = 0.0) -> dict[str, Any]:
+        """The JSON object of the command line.
+
+        Args:
+            top_k: the most labels in each list (0: all of them).
+            threshold: labels that score less are left out.
+        """
+
+        def rows(labels: Sequence[LabelScore]) -> list[dict[str, Any]]:
+            return [
+                {"label": x.label, "score": round(x.score, 6)} for x in labels[: top_k or None] if x.score >= threshold
+            ]
+
+        result: dict[str, Any] = {
+            "path": self.path,
+            "duration_s": None if self.duration_s is None else round(self.duration_s, 3),
+            "model": self.model,
+            "modalities": list(self.modalities),
+            "labels": rows(self.labels),
+            "multi_label": self.multi_label,
+            "none_of_these": None if self.none_of_these is None else round(self.none_of_these, 6),
+            "by_modality": {name: rows(labels) for name, labels in self.by_modality.items()},
+        }
+        if self.segments is not None:
+            result["segments"] = [
+                {"start_s": round(s.start_s, 3), "end_s": round(s.end_s, 3), "labels": rows(s.labels)}
+                for s in self.segments
+            ]
+        return result | {"warnings": list(self.warnings), "error": self.error}
+
+    def without_thumbnails(self) -> Prediction:
+        """The same prediction, light enough to be kept by the thousand."""
+        return replace(self, thumbnails=())
+
+    @classmethod
+    def from_dict(cls, row: dict[str, Any]) -> Prediction:
+        """The inverse of `to_dict`, as far as the row goes."""
+
+        def scores(rows: Sequence[dict[str, Any]]) -> tuple[LabelScore, ...]:
+            return tuple(LabelScore(x["label"], x["score"]) for x in rows)
+
+        return cls(
+            row["path"],
+            row["model"],
+            duration_s=row["duration_s"],
+            modalities=tuple(row["modalities"]),
+            labels=scores(row["labels"]),
+            by_modality={name: scores(rows) for name, rows in row["by_modality"].items()},
+            multi_label=row["multi_label"],
+            none_of_these=row["none_of_these"],
+            segments=tuple(Segment(s["start_s"], s["end_s"], scores(s["labels"])) for s in row["segments"])
+            if "segments" in row
+            else None,
+            warnings=tuple(row["warnings"]),
+            error=row["error"],
+        )
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Labels with their unit vectors (K, D): made once by `Classifier.prepare`, used for any number of files.
+
+    labels: as they are shown. phrases: as the model reads them; mostly the same (`lexivid.labels.names`).
+    templates: name of the sentences around a label; None: a trained label encoder, which needs none.
+    judge: says of each label by itself whether it holds; None: the model cannot.
+    """
+
+    labels: tuple[str, ...]
+    vectors: Tensor
+    templates: str | None
+    warnings: tuple[str, ...] = ()
+    per_label: PerLabelScorer | TrainedPerLabelScorer | None = None
+    phrases: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.phrases:
+            object.__setattr__(self, "phrases", self.labels)
+
+
+def ranked(scores: Tensor, vocabulary: Vocabulary) -> tuple[LabelScore, ...]:
+    """Scores (K,) as labels, best first."""
+    order = torch.argsort(scores, descending=True, stable=True).tolist()
+    values = scores.tolist()
+    return tuple(LabelScore(vocabulary.labels[i], values[i]) for i in order)
+
+
+def hop_scores(windows: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Scores of windows of two hops, in batches (W, K), as they come -> of each hop (K,): the mean of its windows."""
+    before = None
+    for window in itertools.chain.from_iterable(windows):
+        yield window if before is None else (before + window) / 2
+        before = window
+    if before is not None:
+        yield before
+
+
+def join_cells(
+    cells: Iterable[Tensor], vocabulary: Vocabulary, hop_s: float, duration_s: float | Callable[[], float]
+) -> tuple[Segment, ...]:
+    """Adjacent hops of one best label become one segment.
+
+    Args:
+        cells: scores of each hop (K,), as they come; none is kept.
+        duration_s: of the file; a function: asked when all cells are there.
+    """
+    runs: list[tuple[int, Tensor]] = []  # where each ends; the sum of its cells
+    best_before = None
+    for place, cell in enumerate(cells):
+        best = int(cell.argmax())
+        sums = runs.pop()[1] if best == best_before else torch.zeros_like(cell, dtype=torch.float64)
+        runs.append((place + 1, sums + cell))
+        best_before = best
+    end_s = duration_s() if callable(duration_s) else duration_s
+    segments, start = [], 0
+    for end, sums in runs:
+        stop_s = end_s if end == runs[-1][0] else min(end * hop_s, end_s)
+        segments.append(Segment(start * hop_s, stop_s, ranked(sums / (end - start), vocabulary)))
+        start = end
+    return tuple(segments)
+
+
+def segments_by_label(
+    cells: Iterable[Tensor],
+    vocabulary: Vocabulary,
+    hop_s: float,
+    duration_s: float | Callable[[], float],
+    *,
+    threshold: float,
+) -> tuple[Segment, ...]:
+    """Adjacent hops in which a label reaches the threshold become a segment of that label; they may overlap.
+
+    In time order, and of those that start together the likeliest first. For `cells` and `duration_s` see `join_cells`.
+    """
+    num_labels = len(vocabulary.labels)
+    runs: list[tuple[int, int, int, float]] = []  # label, start, end, mean
+    starts, sums = torch.full((num_labels,), -1), torch.zeros(num_labels, dtype=torch.float64)
+
+    def close(ended: Tensor, end: int) -> None:
+        for k in ended.nonzero().flatten().tolist():
+            start = int(starts[k])
+            runs.append((k, start, end, float(sums[k]) / (end - start)))
+        starts[ended] = -1
+
+    num_cells = 0
+    for place, cell in enumerate(cells):
+        holds, on = cell >= threshold, starts >= 0
+        close(on & ~holds, place)
+        begins = holds & ~on
+        starts[begins], sums[begins] = place, 0.0
+        sums += torch.where(holds, cell, 0.0)
+        num_cells = place + 1
+    close(starts >= 0, num_cells)
+    last_s = duration_s() if callable(duration_s) else duration_s
+    segments = []
+    for k, start, end, mean in sorted(runs):
+        end_s = last_s if end == num_cells else min(end * hop_s, last_s)
+        segments.append(Segment(start * hop_s, end_s, (LabelScore(vocabulary.labels[k], mean),)))
+    return tuple(sorted(segments, key=lambda s: (s.start_s, -s.labels[0].score)))
+
+
+def pick_thumbnails(times_s: np.ndarray, frames: Tensor, count: int) -> tuple[tuple[float, Tensor], ...]:
+    if not count:
+        return ()
+    order = np.argsort(times_s, kind="stable")
+    chosen = dict.fromkeys(order[np.linspace(0, len(order) - 1, count).astype(int)].tolist())
+    unique = {float(times_s[i]): frames[i].clone() for i in chosen}
+    return tuple(unique.items())

@@ -1,0 +1,1 @@
+"""Measures of predictions: one label a clip, or several."""
