@@ -262,15 +262,51 @@ def test_alpha_in_avi_means_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
-def test_alpha_that_is_not_decoded_is_a_warning(codec: str, tmp_path: Path) -> None:
+def test_alpha_beside_the_pictures_of_webm(codec: str, tmp_path: Path) -> None:
+    path = rgba_film(tmp_path / "a.webm", "-r", "10", "-c:v", codec, "-pix_fmt", "yuva420p", "-auto-alt-ref", "0")
+    frame = frames_of(path)[0].float()
+    torch.testing.assert_close(frame[:, :, :28].mean((1, 2)), torch.tensor([0.0, 255.0, 0.0]), atol=8, rtol=0)
+    torch.testing.assert_close(frame[:, :, 36:].mean((1, 2)), torch.zeros(3), atol=8, rtol=0)
+    assert read_views(path, Views(num_frames=2)).warnings == ()
+    assert probe(path).pixel_format == "yuva420p"
+
+
+def test_alpha_beside_pictures_is_the_same_at_random(tmp_path: Path) -> None:
+    """The key frames of alpha need not be those of the pictures."""
+    moving = "geq=lum='lum(X,Y)':cb='cb(X,Y)':cr='cr(X,Y)':a='255*gt(mod(X+N,64),31)'"
+    path = tmp_path / "a.webm"
+    film = f"testsrc2=size=64x48:rate=10:duration=6,format=yuva420p,{moving}"
+    ffmpeg("-f", "lavfi", "-i", film, "-c:v", "libvpx-vp9", "-g", "8", "-pix_fmt", "yuva420p",
+           "-auto-alt-ref", "0", "-deadline", "realtime", path)  # fmt: skip
+    with open_video(path) as reader:
+        in_order = dict(reader.frames_between())
+        assert len(in_order) == 60
+        for wanted in (5.5, 0.3, 3.1, 2.9, 5.9):
+            ((_, at_s, frame),) = reader.frames_at([wanted])
+            assert at_s == pytest.approx(wanted, abs=0.06)
+            assert torch.equal(frame, in_order[at_s])
+        assert reader.warnings == []
+
+
+@pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
+def test_alpha_that_is_not_decoded_is_a_warning(codec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A film that is turned, and a PyAV without libvpx."""
     told = {}
     for pixels in ("yuva420p", "yuv420p"):
         path = tmp_path / f"{pixels}.webm"
         ffmpeg(*source(seconds=0.4), "-c:v", codec, "-pix_fmt", pixels, "-auto-alt-ref", "0", path)
-        told[pixels] = read_views(path, Views(num_frames=2)).warnings
+        turned = tmp_path / f"turned_{pixels}.webm"
+        ffmpeg("-display_rotation", "90", "-noautorotate", "-c:v", codec, "-i", path, "-c:v", codec, "-pix_fmt", pixels,
+               "-auto-alt-ref", "0", turned)  # fmt: skip
+        assert probe(turned).rotation_deg == 270
+        told[pixels] = read_views(turned, Views(num_frames=2)).warnings
+        assert read_views(path, Views(num_frames=2)).warnings == ()
     assert told["yuv420p"] == ()
-    assert len(told["yuva420p"]) == 1
-    assert "transparency is not decoded" in told["yuva420p"][0]
+    monkeypatch.setattr("lexivid.media._cursor._WITH_ALPHA", {codec.replace("libvpx-", ""): "no such decoder"})
+    without = read_views(tmp_path / "yuva420p.webm", Views(num_frames=2)).warnings
+    for warnings in (told["yuva420p"], without):
+        assert len(warnings) == 1
+        assert "transparency is not decoded" in warnings[0]
 
 
 # ---- colours
@@ -550,3 +586,53 @@ def test_a_still_avif_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "a.avif"
     ffmpeg("-f", "lavfi", "-i", "color=red:s=64x48", "-frames:v", "1", "-c:v", "libaom-av1", "-cpu-used", "8", path)
     assert "is a still picture (AVIF); Lexivid classifies videos" in why(os.fspath(path))
+
+
+# ---- Dolby Vision
+
+
+def dolby_vision(path: Path, plain: Path, *, tag: bytes, record: tuple[int, int] | None) -> Path:
+    """An MP4 of 10-bit HEVC with another tag and Dolby Vision's configuration record: (profile, compatibility)."""
+    data = bytearray(plain.read_bytes())
+    entry = data.index(b"stsd") + 12
+    size = int.from_bytes(data[entry : entry + 4], "big")
+    data[entry + 4 : entry + 8] = tag
+    if record is not None:
+        profile, compatible = record
+        flags = profile << 9 | 6 << 3 | 0b101  # level 6, with metadata and base layer
+        box = struct.pack(">I4sBBHI16x", 32, b"dvcC", 1, 0, flags, compatible << 28)
+        data[entry + size : entry + size] = box
+        for at in [entry, *(data.index(name) - 4 for name in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd"))]:
+            data[at : at + 4] = (int.from_bytes(data[at : at + 4], "big") + len(box)).to_bytes(4, "big")
+    path.write_bytes(data)
+    return path
+
+
+@pytest.fixture(scope="module")
+def ten_bits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("dolby") / "plain.mp4"
+    ffmpeg(*source(seconds=0.2), "-c:v", "libx265", "-x265-params", "log-level=none", "-tag:v", "hvc1", "-pix_fmt",
+           "yuv420p10le", path)  # fmt: skip
+    return path
+
+
+@pytest.mark.parametrize(
+    ("tag", "record", "said"),
+    [
+        (b"hvc1", (5, 0), "Dolby Vision of profile 5, made"),
+        (b"dvh1", (5, 0), "Dolby Vision of profile 5, made"),
+        (b"dvh1", None, "Dolby Vision, made"),
+        (b"dvhe", None, "Dolby Vision, made"),
+        (b"hvc1", (8, 1), None),
+        (b"dvh1", (8, 4), None),
+        (b"dvhe", (7, 6), None),
+        (b"hvc1", None, None),
+    ],
+)
+def test_dolby_vision_that_others_cannot_show(
+    tag: bytes, record: tuple[int, int] | None, said: str | None, ten_bits: Path, tmp_path: Path
+) -> None:
+    path = dolby_vision(tmp_path / "a.mp4", ten_bits, tag=tag, record=record)
+    warnings = read_views(path, Views(num_frames=2)).warnings
+    assert len(warnings) == (said is not None)
+    assert said is None or said in warnings[0]

@@ -13,6 +13,8 @@ from collections import deque
 from contextlib import ExitStack
 
 import av
+from av.container import InputContainer
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -22,7 +24,15 @@ from lexivid.media._extent import Extent, extent_of
 from lexivid.media._gaps import Gaps
 from lexivid.media._parts import MAX_TIME_S, PartClock, Point, Reach
 from lexivid.media._refusal import has_no_frames, is_locked, shown
-from lexivid.media._streams import codec_name, frame_rate_of, is_encrypted, pick_audio, pick_video
+from lexivid.media._streams import (
+    codec_name,
+    frame_rate_of,
+    has_alpha_beside,
+    is_encrypted,
+    is_turned,
+    pick_audio,
+    pick_video,
+)
 
 _SEEK_GAP_S = 5.0  # below this, reading on costs less than seeking
 _MAX_AHEAD_BYTES = 64 << 20  # of packets held before they are decoded
@@ -40,6 +50,8 @@ _KEYED = frozenset(
 _REORDERED = frozenset({"h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video", "vc1"})
 # Codecs whose disposable frames nothing refers to (in HEVC a higher temporal layer may).
 _SKIPPABLE = frozenset({"h264", "mpeg1video", "mpeg2video", "mpeg4"})
+
+_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 
 class Cursor:
@@ -120,6 +132,8 @@ class Cursor:
                 "convert it to H.264 first"
             )
         self.stream: VideoStream = stream
+        own = _decoder_of_alpha(self.container, stream)
+        context = self._decoder = own or context
         self.base = float(stream.time_base or 0) or 1.0  # seconds per tick
         for other in self.container.streams:
             if other is not stream:
@@ -151,7 +165,13 @@ class Cursor:
             self.step = max(round(1 / self.frame_rate / self.base), 1)
         self._clock = PartClock(self.container, stream, self.reach)
         self._gaps.formats, self._gaps.has_parts = formats, not self._clock.is_one
-        self._keyed = codec in _KEYED and not self.counts and self.extent.structure.num_edits.get(stream.id, 0) < 2
+        # The second picture of alpha need not have its key frames where the first one has.
+        self._keyed = (
+            codec in _KEYED
+            and own is None
+            and not self.counts
+            and self.extent.structure.num_edits.get(stream.id, 0) < 2
+        )
         if not self._clock.is_one and not self.reach.points:
             self._keyed = False  # no way to a later part but through those before it
         self._indexed = bool(formats & {"mov", "avi"})  # the index of all key frames is at hand
@@ -314,7 +334,7 @@ class Cursor:
             self._enqueue(packet)
             packet = self._queue.popleft()
             self._queue_bytes -= packet.size
-        context = self.stream.codec_context
+        context = self._decoder
         if self._must_flush:
             context.flush_buffers()
             self._must_flush = False
@@ -419,6 +439,26 @@ class Cursor:
                     self.last = self._on_show
                 return None
         return self._put_on_show()
+
+
+def _decoder_of_alpha(container: InputContainer, stream: VideoStream) -> VideoCodecContext | None:
+    """A decoder of VP8 and VP9 that reads the alpha that WebM keeps beside each picture, as FFmpeg's own two do not;
+    None: there is no alpha, or no such decoder here.
+
+    (A decoder that is made so does not know how the container says to turn the pictures: those are left to FFmpeg's.)
+    """
+    name = _WITH_ALPHA.get(codec_name(stream))
+    if name is None or not has_alpha_beside(stream) or is_turned(container, stream):
+        return None
+    try:
+        context = av.codec.CodecContext.create(name, "r")
+    except (av.error.FFmpegError, ValueError):
+        return None
+    assert isinstance(context, VideoCodecContext)
+    known = stream.codec_context
+    context.color_range, context.colorspace = known.color_range, known.colorspace
+    context.color_trc, context.color_primaries = known.color_trc, known.color_primaries
+    return context
 
 
 def pts_of(frame: VideoFrame) -> int:

@@ -191,6 +191,12 @@ def is_encrypted(stream: Stream) -> bool:
     )
 
 
+def has_alpha_beside(stream: VideoStream) -> bool:
+    """Whether the container keeps a second picture beside each frame, its alpha (VP8 and VP9 in WebM); as an element of
+    the track or as a tag."""
+    return any(key.lower() == "alpha_mode" and value.strip() == "1" for key, value in stream.metadata.items())
+
+
 def codec_name(stream: Stream) -> str:
     """The name of a stream's codec; of one that has no decoder here, the four letters that the file gives it."""
     if stream.codec_context:
@@ -294,11 +300,35 @@ def _programmes(container: InputContainer) -> list[set[int]]:
 
 def _crop(container: InputContainer, stream: VideoStream) -> tuple[int, int, int, int]:
     """Left, right, top, bottom: MP4's clean aperture, Matroska's PixelCrop."""
-    inside = False
-    for line in _description(container).splitlines():
-        if start := re.match(r" +Stream #0:(\d+)", line):
-            inside = int(start[1]) == stream.index
-        elif inside and (found := re.match(r" +Frame Cropping: (\d+)/(\d+)/(\d+)/(\d+)$", line, re.IGNORECASE)):
+    for line in _lines_about(container, stream):
+        if found := re.match(r" +Frame Cropping: (\d+)/(\d+)/(\d+)/(\d+)$", line, re.IGNORECASE):
             left, right, top, bottom = map(int, found.groups())
             return left, right, top, bottom
     return 0, 0, 0, 0
+
+
+def is_turned(container: InputContainer, stream: VideoStream) -> bool:
+    """Whether the container says to turn or mirror the pictures."""
+    return any(line.strip().lower().startswith("display matrix:") for line in _lines_about(container, stream))
+
+
+def dolby_vision_alone(container: InputContainer, stream: VideoStream) -> int | None:
+    """The profile of Dolby Vision whose pictures only its own players show right: their base layer is IPT-PQ-c2, and
+    neither SDR nor HDR10 nor HLG. 0: the file does not say which. None: it is another one, or none.
+    """
+    for line in _lines_about(container, stream):
+        if found := re.match(r" +DOVI configuration record:.*profile: (\d+),.*compatibility id: (\d+)", line):
+            profile, compatible = map(int, found.groups())
+            return profile if profile == 5 or (profile in (10, 20) and compatible == 0) else None
+    return 0 if stream.codec_context.codec_tag in ("dvh1", "dvhe", "dav1") else None
+
+
+def _lines_about(container: InputContainer, stream: VideoStream) -> list[str]:
+    """The lines of FFmpeg's description that are of one stream, without the first."""
+    lines, inside = [], False
+    for line in _description(container).splitlines():
+        if start := re.match(r" +Stream #0:(\d+)", line):
+            inside = int(start[1]) == stream.index
+        elif inside:
+            lines.append(line)
+    return lines

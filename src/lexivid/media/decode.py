@@ -27,7 +27,9 @@ from lexivid.media._refusal import shown
 from lexivid.media._streams import (
     choice_of,
     codec_name,
+    dolby_vision_alone,
     films_differ,
+    has_alpha_beside,
     pick_audio,
     pick_video,
     presentation_of,
@@ -38,7 +40,9 @@ Transform = Callable[[torch.Tensor], torch.Tensor]
 
 # Raise it when a file would come to give other pictures or sounds, or at other times. It is in every cache key.
 # 2: crops, square pixels, whole fields and tone mapping as a viewer shows them; times as the packets tell them.
-_READING = 2
+# 3: the alpha of VP8 and VP9; mono tracks of several rates and codecs.
+_READING = 3
+_UNKNOWN = 2  # of ITU-T H.273: a transfer that is not told
 
 
 @dataclass(frozen=True)
@@ -281,9 +285,16 @@ def _about_the_picture(cursor: Cursor, info: MediaInfo) -> list[str]:
     found = []
     if info.num_video_streams > 1 and films_differ(cursor.container):
         found.append(f"the file holds several films: {info.stream_choice}")
-    # A second picture beside each frame of VP8 and VP9 in WebM, which FFmpeg's own decoders leave out.
-    if cursor.stream.metadata.get("alpha_mode") == "1" and not has_alpha(cursor.first.format.name):
+    # FFmpeg's own decoders of VP8 and VP9 leave it out; libvpx may be missing, or the picture turned.
+    if has_alpha_beside(cursor.stream) and not has_alpha(cursor.first.format.name):
         found.append("its transparency is not decoded (VP8 and VP9 in WebM): colours that a viewer hides are seen")
+    if codec_name(cursor.stream) in ("hevc", "av1") and max(c.bits for c in cursor.first.format.components) > 8:
+        profile = dolby_vision_alone(cursor.container, cursor.stream)
+        if profile or (profile == 0 and cursor.first.color_trc == _UNKNOWN):
+            found.append(
+                f"it is Dolby Vision{f' of profile {profile}' if profile else ''}, made for its own players alone: its "
+                "colours are not converted, and wrong; convert it first, such as by FFmpeg's filter libplacebo"
+            )
     colours = approximation(cursor.first)
     return [*found, colours] if colours else found
 
