@@ -14,7 +14,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ import av
 from av.container import InputContainer
 
 from lexivid.errors import MediaError
+from lexivid.media._mp4 import mended_scale
 from lexivid.media._refusal import is_still, shown, what_is, why_not
 from lexivid.media._signatures import HEAD_BYTES, is_text
 from lexivid.media._streams import still_kind
@@ -91,9 +92,13 @@ class MediaInfo:
 
 
 class PlainFile:
-    """An ordinary local file, from byte `begin` on, as a source of bytes for FFmpeg. `name` is its ending only."""
+    """An ordinary local file, from byte `begin` on, as a source of bytes for FFmpeg. `name` is its ending only.
+
+    `instead`: bytes to be read in place of the file's own, by place.
+    """
 
     def __init__(self, path: str, *, begin: int = 0) -> None:
+        self.instead: Mapping[int, bytes] = {}
         # O_NONBLOCK: a pipe without a writer must not keep us here.
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
         try:
@@ -137,7 +142,15 @@ class PlainFile:
     def read(self, size: int = -1) -> bytes:
         if self.deadline is not None and time.monotonic() > self.deadline:
             raise TimeoutError("reading takes too long")
-        return self._file.read(size) or b""
+        if not self.instead:
+            return self._file.read(size) or b""
+        begin = self.tell()
+        data = bytearray(self._file.read(size) or b"")
+        for place, other in self.instead.items():
+            for number, byte in enumerate(other, place - begin):
+                if 0 <= number < len(data):
+                    data[number] = byte
+        return bytes(data)
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """The new place; below 0, as FFmpeg takes an error, where there is no such place: damaged files name some."""
@@ -204,6 +217,9 @@ def open_container(path: str | os.PathLike[str], *, begin: int = 0) -> Iterator[
             except ValueError:  # none of those (FFmpeg: invalid argument, invalid data)
                 film = _begins_as_jpeg(file) and _holds_several(file)  # a short one, which FFmpeg takes for a picture
                 container = _av_open(file, ["mjpeg"] if film else LATE_DEMUXERS, decoders=film, forced=film)
+            if begin == 0 and "mov" in container.format.name.split(",") and _mends(file, container):
+                container.close()
+                container = _av_open(file, DEMUXERS, decoders=True)
             _check_sizes(container, path)
             _check_kind(container, path)
         except (av.error.FFmpegError, OSError, ValueError, RuntimeError) as error:
@@ -216,6 +232,14 @@ def open_container(path: str | os.PathLike[str], *, begin: int = 0) -> Iterator[
         if container is not None:
             container.close()
         file.close()
+
+
+def _mends(file: PlainFile, container: InputContainer) -> bool:
+    """Whether an MP4 must be opened again, because something in it is to be read otherwise."""
+    place = file.tell()
+    file.instead = mended_scale(container, file, container.size)
+    file.seek(place)
+    return bool(file.instead)
 
 
 def _check_sizes(container: InputContainer, path: str | os.PathLike[str]) -> None:

@@ -63,7 +63,7 @@ def extent_of(container: InputContainer, path: str, stream: av.stream.Stream) ->
     """
     formats = set(container.format.name.split(","))
     structure = structure_of(path, formats)
-    if formats & _SEEKABLE and not _reads_on(structure, formats) and structure.num_edits.get(stream.id, 0) < 2:
+    if formats & _SEEKABLE and not _reads_on(structure, formats) and structure.track_of(stream).num_edits < 2:
         streams = _confirmed(container, path, stream, structure)
         if streams is not None:
             goes_on = structure.end is not None and structure.goes_on
