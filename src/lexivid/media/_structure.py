@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 import av
 
-from lexivid.media._container import PlainFile
+from lexivid.media._container import PlainFile, second_file
+from lexivid.media._following import READ_ON_BADLY, end_of_sound
 from lexivid.media._mp4 import Track, at, boxes, tracks
 
 _MAX_BOXES = 100_000
@@ -69,6 +70,10 @@ def structure_of(path: str, formats: set[str]) -> Structure:
             return Structure(_asf_end(file, size), size)
         if "mxf" in formats:
             return Structure(_mxf_end(file), size)
+        if formats & {"wav", "aiff", "w64", "caf"}:
+            return Structure(end_of_sound(file, formats), size)
+        if formats & READ_ON_BADLY.keys():
+            return Structure(second_file(path, formats), size)
         return Structure(None, size)
     finally:
         file.close()
