@@ -160,7 +160,8 @@ def _rates_differ(stream: VideoStream) -> bool:
 
 def _right_scale(stream: VideoStream, track: Track) -> int:
     own, average = stream.codec_context.framerate, stream.average_rate
-    assert own is not None and average is not None
+    assert own is not None
+    assert average is not None
     scale = round(track.scale * own / average)
     is_right = track.num_edits < 2 and abs(stream.frames / float(own) - track.length_s) < 1.5 / float(own)
     return scale if is_right and 0 < scale < 1 << 31 else 0
