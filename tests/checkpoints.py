@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -34,12 +35,13 @@ def _tokenizer(end: str = "<|endoftext|>", start: str | None = "<|startoftext|>"
     )
 
 
-def make_clip(folder: Path, *, image_size: int = 32, seed: int = 0) -> Path:
+def make_clip(folder: Path, *, image_size: int = 32, seed: int = 0, tower: Mapping[str, int] = _TOWER) -> Path:
     """A CLIP with towers of 2 layers."""
     torch.manual_seed(seed)
     tokenizer = _tokenizer()
     config = CLIPConfig(
         text_config=_TOWER
+        | dict(tower)
         | {
             "vocab_size": len(tokenizer),
             "max_position_embeddings": 77,
@@ -47,7 +49,7 @@ def make_clip(folder: Path, *, image_size: int = 32, seed: int = 0) -> Path:
             "bos_token_id": tokenizer.bos_token_id,
             "pad_token_id": tokenizer.pad_token_id,
         },
-        vision_config=_TOWER | {"image_size": image_size, "patch_size": 8},
+        vision_config=_TOWER | dict(tower) | {"image_size": image_size, "patch_size": 8},
         projection_dim=24,
     )
     CLIPModel(config).save_pretrained(folder)

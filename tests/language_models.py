@@ -22,12 +22,12 @@ def _tokenizer(*, adds_start: bool) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
-def make_gpt2(folder: Path, *, seed: int = 0) -> Path:
-    """2 layers, 32 wide, word vectors shared with the output."""
+def make_gpt2(folder: Path, *, seed: int = 0, width: int = 32) -> Path:
+    """2 layers, word vectors shared with the output."""
     tokenizer = _tokenizer(adds_start=False)
     torch.manual_seed(seed)
     config = GPT2Config(
-        vocab_size=len(tokenizer), n_positions=64, n_embd=32, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=1
+        vocab_size=len(tokenizer), n_positions=64, n_embd=width, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=1
     )
     GPT2LMHeadModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

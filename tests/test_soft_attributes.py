@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from lexivid.backbones import load_backbone
 from lexivid.errors import ModelError
-from lexivid.labels.encoders.base import WEIGHTS_FILE
+from lexivid.labels.encoders.base import CONFIG_FILE, WEIGHTS_FILE
 from lexivid.labels.encoders.language_model import FrozenLanguageModel
 from lexivid.labels.encoders.load import load_label_encoder
 from lexivid.labels.encoders.soft_attributes import SoftAttributeConfig, SoftAttributeEncoder
@@ -244,6 +244,21 @@ def test_another_language_model_is_refused(clip: FrozenTextEncoder, clip_folder:
     make_gpt2(folder, seed=1)
     with pytest.raises(ModelError, match="its weights differ"):
         load_label_encoder(tmp_path / "run")
+
+
+def test_a_language_model_moves_and_transformers_is_updated(
+    clip: FrozenTextEncoder, clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither its folder nor a version is what it is: label encoders load, and their databases stay of one encoder."""
+    encoder = make(FrozenLanguageModel.load(str(make_gpt2(tmp_path / "lm"))), clip)
+    encoder.save(tmp_path / "run", backbone=str(clip_folder))
+    (tmp_path / "lm").rename(tmp_path / "elsewhere")
+    about = tmp_path / "run" / CONFIG_FILE
+    about.write_text(about.read_text().replace(str(tmp_path / "lm"), str(tmp_path / "elsewhere")))
+    monkeypatch.setattr("transformers.configuration_utils.__version__", "99.0.0")
+    again = load_label_encoder(tmp_path / "run")
+    assert again.fingerprint == encoder.fingerprint
+    torch.testing.assert_close(again(LABELS), encoder(LABELS))
 
 
 def test_another_clip_is_refused(language_model: FrozenLanguageModel, tmp_path: Path) -> None:

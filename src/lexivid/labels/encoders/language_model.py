@@ -11,7 +11,6 @@ Shapes: K labels, L tokens, S places that are read (the last ones), W the model'
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +24,7 @@ from lexivid.backbones.hub import commit_of
 from lexivid.errors import ModelError
 
 WORLD = "world"
+_FINGERPRINT = "weights-"
 """The language model that comes with the package: it knows the synthetic world's words and invented nouns alone."""
 
 Reading = Literal["hidden", "next_word"]
@@ -99,13 +99,24 @@ class FrozenLanguageModel(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the weights: a hash of the configuration and of a few numbers of every tensor."""
-        digest = hashlib.sha256(json.dumps(self.model.config.to_dict(), sort_keys=True, default=str).encode())
+        """Identifies the weights: a hash of the architecture, its number of heads and a few numbers of every tensor.
+
+        The rest of the configuration stays out: it names the model's folder and the version of transformers.
+        """
+        config = self.model.config
+        digest = hashlib.sha256(f"{config.model_type} {getattr(config, 'num_attention_heads', None)}".encode())
         for key, value in sorted(self.model.state_dict().items()):
             flat = value.flatten()
             some = flat[:: max(1, len(flat) // 64)][:64].float().cpu()
             digest.update(f"{key} {tuple(value.shape)}".encode() + some.numpy().tobytes())
-        return digest.hexdigest()[:32]
+        return _FINGERPRINT + digest.hexdigest()[:32]
+
+    def has_fingerprint(self, stored: str) -> bool:
+        """Whether a stored fingerprint is of these weights.
+
+        Earlier ones were also of the model's folder and of the version of transformers. Nothing can be read from them.
+        """
+        return stored == self.fingerprint or not stored.startswith(_FINGERPRINT)
 
     def width(self, reading: Reading) -> int:
         """W of what `read` gives."""

@@ -137,6 +137,7 @@ class SoftAttributeEncoder(TrainedLabelEncoder):
     ) -> None:
         super().__init__()
         self.config, self.language_model, self.text_encoder = config, language_model, text_encoder
+        self.language_model_fingerprint = language_model.fingerprint
         self._memory: dict[str, Tensor] = {}  # what the language model said, while training
         words, tokenizer = language_model.word_vectors.detach().float(), language_model.tokenizer
         std = words.std()
@@ -237,7 +238,7 @@ class SoftAttributeEncoder(TrainedLabelEncoder):
         config = {k: v for k, v in asdict(self.config).items() if k not in ("labels_at_once", "save_memory")}
         return {
             "language_model": self.language_model.lasting_name,
-            "language_model_fingerprint": self.language_model.fingerprint,
+            "language_model_fingerprint": self.language_model_fingerprint,
             "config": config,
         }
 
@@ -247,9 +248,12 @@ class SoftAttributeEncoder(TrainedLabelEncoder):
     ) -> SoftAttributeEncoder:
         name = str(about["language_model"])
         language_model = FrozenLanguageModel.load(name, device=device)
-        if language_model.fingerprint != about["language_model_fingerprint"]:
+        stored = str(about["language_model_fingerprint"])
+        if not language_model.has_fingerprint(stored):
             raise ModelError(
                 f"the language model {name!r} is not the one that these soft attributes were trained with: its "
                 "weights differ"
             )
-        return cls(language_model, text_encoder, SoftAttributeConfig(**about["config"]))
+        encoder = cls(language_model, text_encoder, SoftAttributeConfig(**about["config"]))
+        encoder.language_model_fingerprint = stored  # label databases hold vectors under it
+        return encoder
