@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from media_files import ffmpeg, make_video, reference_frames, source
 
 from lexivid.media import Views, open_video, probe, read_views, read_waveform
+from lexivid.media.audio import read_sound
 
 X264 = ["-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p"]
 
@@ -75,6 +77,30 @@ def test_the_media_header_of_an_mp4_declares_another_length(declared_s: float, f
     data[at + 4 : at + 8] = struct.pack(">I", round(declared_s * scale))
     path.write_bytes(data)
     check(path, num_frames=100, seconds=4.0, times_s=np.arange(100) / 25)
+
+
+@pytest.mark.parametrize("factor", [0.1, 0.4, 3, 10])
+def test_the_time_scale_of_an_mp4_is_wrong(factor: float, files: Path) -> None:
+    path = make_video(files / "scale.mp4", *X264, "-bf", "2", seconds=4)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"mdhd") + 16
+    (scale,) = struct.unpack(">I", data[at : at + 4])
+    data[at : at + 4] = struct.pack(">I", round(scale * factor))
+    path.write_bytes(data)
+    check(path, num_frames=100, seconds=4.0, times_s=np.arange(100) / 25)
+    assert probe(path).frame_rate == pytest.approx(25)
+
+
+@pytest.mark.parametrize(("speed", "seconds"), [("1", 3.0), ("4", 16.0), ("0.25", 1.0)])
+def test_slow_and_fast_motion_and_a_trim_are_no_wrong_time_scale(speed: str, seconds: float, files: Path) -> None:
+    path = make_video(files / "speed.mp4", *X264, "-bf", "0", seconds=4)
+    ffmpeg("-itsscale", speed, "-i", path, "-c", "copy", files / "speed_.mp4")
+    if speed == "1":
+        ffmpeg("-ss", "0.5", "-t", "3", "-i", path, "-c", "copy", files / "speed_.mp4")
+    with open_video(files / "speed_.mp4") as reader:
+        assert len(list(reader.frames_between())) == (75 if speed == "1" else 100)
+        assert reader.info.duration_s == pytest.approx(seconds, abs=0.15)
+        assert reader.warnings == []
 
 
 def test_a_quiet_program_stream(files: Path) -> None:
@@ -143,7 +169,17 @@ def test_pictures_and_sound_of_a_joined_file_end_together(files: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ending", "codec"), [("mp4", X264), ("flv", X264), ("wmv", ["-c:v", "wmv2"]), ("mxf", ["-c:v", "mpeg2video"])]
+    ("ending", "codec"),
+    [
+        ("mp4", X264),
+        ("flv", X264),
+        ("wmv", ["-c:v", "wmv2"]),
+        ("mxf", ["-c:v", "mpeg2video"]),
+        ("nut", ["-c:v", "mpeg4"]),
+        ("rm", ["-c:v", "rv10", "-s", "176x144"]),
+        ("wtv", ["-c:v", "mpeg2video"]),
+        ("swf", ["-c:v", "flv1"]),
+    ],
 )
 def test_a_joined_file_that_cannot_be_read_on_is_told_of(ending: str, codec: list[str], files: Path) -> None:
     part = plain(files / f"part.{ending}", "red", *codec)
@@ -154,7 +190,57 @@ def test_a_joined_file_that_cannot_be_read_on_is_told_of(ending: str, codec: lis
     assert "joined on behind it, and are not looked at" in warning
 
 
+@pytest.mark.parametrize("ending", ["wav", "w64", "aiff", "caf", "tta", "wv", "m4a"])
+def test_joined_sound_that_cannot_be_read_on_is_told_of(ending: str, files: Path) -> None:
+    part = files / f"sound.{ending}"
+    ffmpeg("-f", "lavfi", "-i", "sine=duration=2", part)
+    assert read_sound(part).warnings == ()
+    sound = read_sound(joined(files / f"sounds.{ending}", part, part))
+    assert len(sound.waveform) / 16000 == pytest.approx(2.0, abs=0.05)
+    (warning,) = sound.warnings
+    assert re.match(r"the last 5\d % of the file, 2\.\d s, are another file joined on behind it", warning)
+
+
+@pytest.mark.parametrize("ending", ["mp3", "aac", "flac", "ogg", "ac3", "au"])
+def test_joined_sound_goes_on(ending: str, files: Path) -> None:
+    parts = [files / f"tone{pitch}.{ending}" for pitch in (440, 880)]
+    for part, pitch in zip(parts, (440, 880), strict=True):
+        ffmpeg("-f", "lavfi", "-i", f"sine=duration=2:frequency={pitch}", part)
+    sound = read_sound(joined(files / f"tones.{ending}", *parts))
+    assert sound.warnings == ()
+    assert len(sound.waveform) / 16000 == pytest.approx(4.0, abs=0.1)
+    loudest = [int(torch.fft.rfft(sound.waveform[at : at + 16000]).abs().argmax()) for at in (8000, 40000)]
+    assert loudest == [440, 880]
+
+
 # ---- edit lists
+
+
+def test_a_pause_between_edits_shows_nothing_else(files: Path) -> None:
+    """FFmpeg shows the start of the media there."""
+    path = make_video(files / "pauses.mp4", *X264, "-g", "25", "-bf", "2", seconds=5)
+    whole = reference_frames(path)
+    with_edits(path, (400, None), (1000, 0.52), (1000, None), (1000, 3.0))
+    times_s = np.concatenate([np.arange(25), np.arange(50, 75)]) / 25
+    wanted = torch.from_numpy(np.concatenate([whole[13:38], whole[75:100]])).permute(0, 3, 1, 2)
+    with open_video(path) as reader:
+        found, frames = zip(*reader.frames_between(), strict=True)
+        np.testing.assert_allclose(found, times_s, atol=0.002)
+        assert torch.equal(torch.stack(frames), wanted)
+        assert reader.info.duration_s == pytest.approx(3.0, abs=0.002)
+        shown = [frame for _, _, frame in reader.frames_at([0.0, 0.5, 1.9, 2.0])]
+        assert torch.equal(torch.stack(shown), wanted[[0, 12, 24, 25]])
+        assert reader.warnings == []
+
+
+def test_sound_that_pauses_between_edits_is_silent(files: Path) -> None:
+    path = files / "pause.m4a"
+    ffmpeg("-f", "lavfi", "-i", "sine=duration=5", "-movie_timescale", "1000", path)
+    with_edits(path, (1000, 0.0), (1000, None), (1000, 3.0))
+    wave = read_waveform(path)
+    assert len(wave) / 16000 == pytest.approx(3.0, abs=0.05)
+    loud = [float(wave[round(16000 * at_s) :][:8000].abs().max()) for at_s in (0.25, 1.25, 2.25)]
+    assert [level > 0.05 for level in loud] == [True, False, True]
 
 
 def with_edits(path: Path, *edits: tuple[int, float | None]) -> None:

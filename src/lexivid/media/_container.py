@@ -14,15 +14,18 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import av
 from av.container import InputContainer
 
 from lexivid.errors import MediaError
+from lexivid.media._following import READ_ON_BADLY, find
+from lexivid.media._mp4 import mended_scale
 from lexivid.media._refusal import is_still, shown, what_is, why_not
 from lexivid.media._signatures import HEAD_BYTES, is_text
 from lexivid.media._streams import still_kind
@@ -91,9 +94,14 @@ class MediaInfo:
 
 
 class PlainFile:
-    """An ordinary local file, from byte `begin` on, as a source of bytes for FFmpeg. `name` is its ending only."""
+    """An ordinary local file, from byte `begin` on, as a source of bytes for FFmpeg. `name` is its ending only.
+
+    `instead`: bytes to be read in place of the file's own, by place; `end`: where it ends, if not with the file.
+    """
 
     def __init__(self, path: str, *, begin: int = 0) -> None:
+        self.instead: Mapping[int, bytes] = {}
+        self.end: int | None = None
         # O_NONBLOCK: a pipe without a writer must not keep us here.
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
         try:
@@ -137,10 +145,22 @@ class PlainFile:
     def read(self, size: int = -1) -> bytes:
         if self.deadline is not None and time.monotonic() > self.deadline:
             raise TimeoutError("reading takes too long")
-        return self._file.read(size) or b""
+        if self.end is not None:
+            size = max(min(size if size >= 0 else self.end, self.end - self.tell()), 0)
+        if not self.instead:
+            return self._file.read(size) or b""
+        begin = self.tell()
+        data = bytearray(self._file.read(size) or b"")
+        for place, other in self.instead.items():
+            for number, byte in enumerate(other, place - begin):
+                if 0 <= number < len(data):
+                    data[number] = byte
+        return bytes(data)
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """The new place; below 0, as FFmpeg takes an error, where there is no such place: damaged files name some."""
+        if whence == os.SEEK_END and self.end is not None:
+            offset, whence = self.end + offset, os.SEEK_SET
         try:
             return self._file.seek(offset + self._begin if whence == os.SEEK_SET else offset, whence) - self._begin
         except (OSError, OverflowError):
@@ -204,6 +224,10 @@ def open_container(path: str | os.PathLike[str], *, begin: int = 0) -> Iterator[
             except ValueError:  # none of those (FFmpeg: invalid argument, invalid data)
                 film = _begins_as_jpeg(file) and _holds_several(file)  # a short one, which FFmpeg takes for a picture
                 container = _av_open(file, ["mjpeg"] if film else LATE_DEMUXERS, decoders=film, forced=film)
+            if begin == 0 and _mends(path, file, container):
+                late = container.format.name in LATE_DEMUXERS
+                container.close()
+                container = _av_open(file, LATE_DEMUXERS if late else DEMUXERS, decoders=not late)
             _check_sizes(container, path)
             _check_kind(container, path)
         except (av.error.FFmpegError, OSError, ValueError, RuntimeError) as error:
@@ -215,6 +239,36 @@ def open_container(path: str | os.PathLike[str], *, begin: int = 0) -> Iterator[
     finally:
         if container is not None:
             container.close()
+        file.close()
+
+
+def _mends(path: str | os.PathLike[str], file: PlainFile, container: InputContainer) -> bool:
+    """Whether a file must be opened again, because something in it is to be read otherwise."""
+    formats = set(container.format.name.split(","))
+    if "mov" in formats:
+        place = file.tell()
+        file.instead = mended_scale(container, file, container.size)
+        file.seek(place)
+    else:
+        file.end = second_file(path, formats)
+    return bool(file.instead) or file.end is not None
+
+
+def second_file(path: str | os.PathLike[str], formats: set[str]) -> int | None:
+    """Where another file of the kind begins that FFmpeg would read on in badly: it is not read."""
+    mark = next((mark for name, mark in READ_ON_BADLY.items() if name in formats), None)
+    if mark is None:
+        return None
+    status = Path(path).stat()
+    return _find_second(str(Path(path).absolute()), mark, (status.st_ino, status.st_size, status.st_mtime_ns))
+
+
+@lru_cache(maxsize=64)
+def _find_second(path: str, mark: bytes, version: tuple[int, ...]) -> int | None:
+    file = PlainFile(path)
+    try:
+        return find(file, mark, 1)
+    finally:
         file.close()
 
 

@@ -62,7 +62,7 @@ class Cursor:
         last: the last one, once the end of the stream was reached; None before.
         lost: pts of packets and frames that did not decode, or not cleanly.
         frame_rate: frames per second, 0 where unknown; step: ticks of one frame, roughly.
-        extent, reach: how far the file and its stream reach.
+        extent, reach: how far the file and its stream reach; track: what an MP4 says about the stream.
         has_fields: whether packets carry half a picture each.
     """
 
@@ -163,15 +163,11 @@ class Cursor:
         if "gif" in formats and self.reach.length_s:  # the delays are not always those that FFmpeg knows
             self.frame_rate = self.reach.num_packets / self.reach.length_s
             self.step = max(round(1 / self.frame_rate / self.base), 1)
+        self.track = self.extent.structure.track_of(stream)
         self._clock = PartClock(self.container, stream, self.reach)
         self._gaps.formats, self._gaps.has_parts = formats, not self._clock.is_one
         # The second picture of alpha need not have its key frames where the first one has.
-        self._keyed = (
-            codec in _KEYED
-            and own is None
-            and not self.counts
-            and self.extent.structure.num_edits.get(stream.id, 0) < 2
-        )
+        self._keyed = codec in _KEYED and own is None and not self.counts and self.track.num_edits < 2
         if not self._clock.is_one and not self.reach.points:
             self._keyed = False  # no way to a later part but through those before it
         self._indexed = bool(formats & {"mov", "avi"})  # the index of all key frames is at hand
@@ -255,6 +251,10 @@ class Cursor:
         # The empty frames that MPEG-4 in AVI is padded with may be marked as key frames too.
         return packet.is_keyframe and not (self.by_dts and packet.size < 16)
 
+    def _is_hidden(self, packet: av.Packet) -> bool:
+        """Whether what is in the packet is not shown, as edits have it."""
+        return packet.is_discard or (packet.pts is not None and self.track.is_pause(packet.pts * self.base))
+
     def _time_of(self, packet: av.Packet) -> int | None:
         return packet.dts if self.by_dts else packet.pts
 
@@ -277,7 +277,7 @@ class Cursor:
                 raise MediaError(is_locked(self.path))
             self._clock.shifted(packet)
             at = packet.dts if packet.dts is not None else packet.pts
-            if at is not None and not packet.is_discard and abs(at * self.base) < MAX_TIME_S:
+            if at is not None and not self._is_hidden(packet) and abs(at * self.base) < MAX_TIME_S:
                 self._gaps.watch(packet, at, step=self.step, base=self.base)
                 self._read_to = at if self._read_to is None else max(at, self._read_to)
             return packet
@@ -297,7 +297,7 @@ class Cursor:
             self._first_times.append(at)
         if packet.pts is None:
             self._untimed = True
-        elif not packet.is_discard:
+        elif not self._is_hidden(packet):
             insort(self._coming, packet.pts)
 
     def _read_ahead(self, target: int, *, drop: bool) -> None:
@@ -305,7 +305,7 @@ class Cursor:
         while self._read_to is None or self._read_to <= target:
             if self._queue_bytes > _MAX_AHEAD_BYTES or (packet := self._read()) is None:
                 return
-            at = self._time_of(packet) if self._is_key(packet) and not packet.is_discard else None
+            at = self._time_of(packet) if self._is_key(packet) and not self._is_hidden(packet) else None
             if drop and self._keyed and self._queue and at is not None and at <= target:
                 self._queue.clear()
                 self._queue_bytes = 0
@@ -376,6 +376,8 @@ class Cursor:
             return  # out of order, as damage leaves them
         frame.pts = pts
         self._newest = pts
+        if self.track.is_pause(pts * self.base):
+            return
         if self._floor is None or pts >= self._floor:
             self._ready.append(frame)
             if frame.is_corrupt:

@@ -20,6 +20,7 @@ from av.container import InputContainer
 
 from lexivid.errors import MediaError
 from lexivid.media._container import PlainFile, open_container
+from lexivid.media._following import after_last_packet
 from lexivid.media._parts import GifDelays, Reach, Scan
 from lexivid.media._structure import Structure, structure_of
 
@@ -31,9 +32,7 @@ _MAX_READ_ERRORS = 50
 _MAX_CACHED = 64
 _DISCARDED = 2  # flag of an entry in an index
 # Reading these stops at the end that their headers describe, or what follows has no times of its own (MXF).
-_ENDS_ITSELF = frozenset({"mov", "asf", "mxf"})
-# What a file begins with, of formats that stop where the next file begins.
-_MARKS = {"flv": b"FLV\x01", "ogg": b"OggS\0\2", "nut": b"nut/multimedia container", "ivf": b"DKIF", "apng": b"\x89PNG"}
+_ENDS_ITSELF = frozenset("mov asf mxf wav aiff w64 caf nut rm".split())
 _INDEX_TAIL = 500  # entries at the end of an index that may belong to nothing that is shown
 
 
@@ -63,16 +62,15 @@ def extent_of(container: InputContainer, path: str, stream: av.stream.Stream) ->
     """
     formats = set(container.format.name.split(","))
     structure = structure_of(path, formats)
-    if formats & _SEEKABLE and not _reads_on(structure, formats) and structure.num_edits.get(stream.id, 0) < 2:
+    if formats & _SEEKABLE and not _reads_on(structure, formats) and structure.track_of(stream).num_edits < 2:
         streams = _confirmed(container, path, stream, structure)
         if streams is not None:
-            goes_on = structure.end is not None and structure.goes_on
-            return Extent(streams, structure, _joined(path, structure.end or 0) if goes_on else "")
+            return Extent(streams, structure, _joined(path, structure.end or 0) if structure.goes_on else "")
     return _scanned(path, formats, structure)
 
 
-def reach_in_parts(container: InputContainer, path: str, stream_index: int) -> Reach:
-    """How far a stream reaches in a format whose files may have parts; of others nothing is looked up.
+def extent_in_parts(container: InputContainer, path: str) -> Extent:
+    """How far the streams reach in a format whose files may have parts; of others they are not looked up.
 
     Raises:
         MediaError: the file cannot be opened again.
@@ -80,8 +78,8 @@ def reach_in_parts(container: InputContainer, path: str, stream_index: int) -> R
     formats = set(container.format.name.split(","))
     structure = structure_of(path, formats)
     if formats & _SEEKABLE and not _reads_on(structure, formats):
-        return Reach(0.0)
-    return _scanned(path, formats, structure).streams.get(stream_index, Reach(0.0))
+        return Extent({}, structure, _joined(path, structure.end or 0) if structure.goes_on else "")
+    return _scanned(path, formats, structure)
 
 
 def _reads_on(structure: Structure, formats: set[str]) -> bool:
@@ -201,16 +199,14 @@ def declared_end_s(container: InputContainer, stream: av.stream.Stream) -> float
 
 def _joined_after(path: str, formats: set[str], last_byte: int, size: int) -> str:
     """Of a format that ends where its reader stops: whether another file of the kind follows."""
-    mark = next((mark for name, mark in _MARKS.items() if name in formats), None)
-    if mark is None or last_byte >= size:
+    if last_byte >= size:
         return ""
     file = PlainFile(path)
     try:
-        file.seek(last_byte)
-        at = file.read(1 << 16).find(mark)
+        begin = after_last_packet(file, formats, last_byte)
     finally:
         file.close()
-    return _joined(path, last_byte + at) if at >= 0 else ""
+    return "" if begin is None else _joined(path, begin)
 
 
 def _joined(path: str, begin: int) -> str:

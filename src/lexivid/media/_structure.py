@@ -1,19 +1,21 @@
 """What the boxes, chunks and elements of a file say about its extent, read from their headers alone.
 
-In: a path and FFmpeg's name of the format. Out: where the part that the format describes ends in the file, and how
-many edits an MP4 track is cut into. A file that is shorter was cut off; what lies behind is another file, joined on.
+In: a path and FFmpeg's name of the format. Out: where the part that the format describes ends in the file, and what
+the tracks of an MP4 are like. A file that is shorter was cut off; what lies behind is another file, joined on.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from lexivid.media._container import PlainFile
+import av
+
+from lexivid.media._container import PlainFile, second_file
+from lexivid.media._following import READ_ON_BADLY, end_of_sound
+from lexivid.media._mp4 import Track, at, boxes, tracks
 
 _MAX_BOXES = 100_000
-_MAX_DEPTH = 3
 _EBML = b"\x1a\x45\xdf\xa3"
 _SEGMENT = 0x18538067
 _MXF_PARTITION = bytes.fromhex("060e2b34020501010d01020101")  # then 2 for a header, 3 for a body, 4 for a footer
@@ -27,17 +29,21 @@ class Structure:
     Attributes:
         end: byte at which what the headers describe ends, may be above `size`; None where they do not tell.
         size: bytes in the file.
-        num_edits: number of edits with pictures or sound in an MP4's edit list, by track.
+        tracks: of an MP4, by their number.
     """
 
     end: int | None
     size: int
-    num_edits: dict[int, int] = field(default_factory=dict)
+    tracks: dict[int, Track] = field(default_factory=dict)
 
     @property
     def is_cut(self) -> bool | None:
         """Whether bytes are missing at the end; None where that cannot be told."""
         return None if self.end is None else self.end > self.size
+
+    def track_of(self, stream: av.stream.Stream) -> Track:
+        """What the boxes of a stream's track tell; nothing where there are none."""
+        return self.tracks.get(stream.id, Track(stream.id))
 
     @property
     def goes_on(self) -> bool:
@@ -64,76 +70,34 @@ def structure_of(path: str, formats: set[str]) -> Structure:
             return Structure(_asf_end(file, size), size)
         if "mxf" in formats:
             return Structure(_mxf_end(file), size)
+        if formats & {"wav", "aiff", "w64", "caf"}:
+            return Structure(end_of_sound(file, formats), size)
+        if formats & READ_ON_BADLY.keys():
+            return Structure(second_file(path, formats), size)
         return Structure(None, size)
     finally:
         file.close()
 
 
-def _at(file: PlainFile, position: int, count: int) -> bytes:
-    file.seek(position)
-    return file.read(count)
-
-
-def _boxes(file: PlainFile, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Boxes of MP4 and QuickTime between two bytes: (kind, where the body begins, where the box ends)."""
-    for _ in range(_MAX_BOXES):
-        head = _at(file, start, 16) if start + 8 <= end else b""
-        if len(head) < 8:
-            return
-        length, kind, body = int.from_bytes(head[:4], "big"), head[4:8], start + 8
-        if length == 1 and len(head) == 16:
-            length, body = int.from_bytes(head[8:16], "big"), start + 16
-        elif length == 0:
-            length = end - start
-        if start + length < body:
-            return
-        yield kind, body, start + length
-        start += length
-
-
 def _mov(file: PlainFile, size: int) -> Structure:
-    num_edits: dict[int, int] = {}
+    found: dict[int, Track] = {}
     end, seen = 0, False
-    for kind, body, stop in _boxes(file, 0, size):
+    for kind, body, stop in boxes(file, 0, size):
         if seen and kind in (b"ftyp", b"moov"):
-            return Structure(end, size, num_edits)  # an index of its own: another file
+            return Structure(end, size, found)  # an index of its own: another file
         if kind == b"moov":
             seen = True
-            num_edits = dict(_edits(file, body, min(stop, size)))
+            found = {track.number: track for track in tracks(file, body, min(stop, size))}
         end = stop
     # Padding of other kinds behind the last box belongs to nobody.
-    return Structure(max(end, size) if seen else None, size, num_edits)
-
-
-def _edits(file: PlainFile, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """(track number, number of edits that are not empty) of a moov box."""
-    for kind, body, stop in _boxes(file, start, end):
-        if kind != b"trak":
-            continue
-        track, count = 0, 0
-        for inner, at, inner_stop in _boxes(file, body, min(stop, end)):
-            if inner == b"tkhd":
-                head = _at(file, at, 24)
-                track = int.from_bytes(head[20:24] if head[:1] == b"\1" else head[12:16], "big")
-            elif inner == b"edts":
-                for innermost, entries, entries_stop in _boxes(file, at, min(inner_stop, end)):
-                    if innermost == b"elst":
-                        count = _num_edits(_at(file, entries, min(entries_stop - entries, 1 << 20)))
-        yield track, count
-
-
-def _num_edits(elst: bytes) -> int:
-    width = 8 if elst[:1] == b"\1" else 4
-    count = int.from_bytes(elst[4:8], "big")
-    times = (elst[at + width : at + 2 * width] for at in range(8, len(elst) - 2 * width + 1, 2 * width + 4))
-    return sum(time != b"\xff" * width for _, time in zip(range(count), times, strict=False))
+    return Structure(max(end, size) if seen else None, size, found)
 
 
 def _riff_end(file: PlainFile, size: int) -> int | None:
     """OpenDML goes on in further RIFF chunks of the kind AVIX."""
     start = 0
     for number in range(_MAX_BOXES):
-        head = _at(file, start, 12)
+        head = at(file, start, 12)
         wanted = b"AVIX" if number else b"AVI "
         if len(head) < 12 or head[:4] != b"RIFF" or head[8:] != wanted:
             return start or None
@@ -147,7 +111,7 @@ def _riff_end(file: PlainFile, size: int) -> int | None:
 def _segment_end(file: PlainFile, size: int) -> int | None:
     start = 0
     for _ in range(100):
-        head = _at(file, start, 12)
+        head = at(file, start, 12)
         if not head or not head[0]:
             return None
         id_length = 9 - head[0].bit_length()
@@ -161,7 +125,7 @@ def _segment_end(file: PlainFile, size: int) -> int | None:
             return None  # not known
         start += id_length + length_length + length
         if int.from_bytes(head[:id_length], "big") == _SEGMENT:
-            follows = _at(file, start, 4)
+            follows = at(file, start, 4)
             return start if start >= size or follows == _EBML else max(start, size)
     return None
 
@@ -169,7 +133,7 @@ def _segment_end(file: PlainFile, size: int) -> int | None:
 def _asf_end(file: PlainFile, size: int) -> int | None:
     start = 0
     for number in range(100):
-        head = _at(file, start, 24)
+        head = at(file, start, 24)
         if number and (len(head) < 24 or head[:16] == _ASF_HEADER):
             return start
         length = int.from_bytes(head[16:24], "little")
@@ -181,15 +145,15 @@ def _asf_end(file: PlainFile, size: int) -> int | None:
 
 def _mxf_end(file: PlainFile) -> int | None:
     """The header says where the footer is; behind that nothing but an index of partitions belongs to the file."""
-    pack = _at(file, 0, 64)
+    pack = at(file, 0, 64)
     if not pack.startswith(_MXF_PARTITION):
         return None  # something stands before the header
     body, _ = _klv(pack, 0)
     start = int.from_bytes(pack[body + 24 : body + 32], "big")
-    if not start or not _at(file, start, 13).startswith(_MXF_PARTITION):
+    if not start or not at(file, start, 13).startswith(_MXF_PARTITION):
         return None  # the header was never filled in, or the file is cut off
     for number in range(_MAX_BOXES):
-        head = _at(file, start, 25)
+        head = at(file, start, 25)
         if len(head) < 17 or head[:4] != _MXF_PARTITION[:4] or (number and head[:14] == _MXF_PARTITION + b"\2"):
             return start
         _, start = _klv(head, start)

@@ -19,9 +19,9 @@ import torch
 
 from lexivid.errors import LexividError, MediaError
 from lexivid.media._container import LATE_DEMUXERS, open_container
-from lexivid.media._extent import reach_in_parts
+from lexivid.media._extent import extent_in_parts
 from lexivid.media._mixing import Mix, has_rate_of_sound, layout_of, mix_of, samples_of
-from lexivid.media._parts import PartClock
+from lexivid.media._parts import PartClock, Reach
 from lexivid.media._refusal import shown
 from lexivid.media._sound_packets import JUMP_S, read_packets, without_outliers
 from lexivid.media._streams import pick_video
@@ -110,10 +110,12 @@ class _LostPlace(Exception):
 
 def _read(path: str | os.PathLike[str], mix: Mix, part: _Part, *, seek: bool) -> Sound:
     with open_container(path) as container:
+        extent = extent_in_parts(container, os.fspath(path))
         clocks = {
-            index: PartClock(container, container.streams[index], reach_in_parts(container, os.fspath(path), index))
+            index: PartClock(container, container.streams[index], extent.streams.get(index, Reach(0.0)))
             for index in mix.streams
         }
+        tracks = {index: extent.structure.track_of(container.streams[index]) for index in mix.streams}
         seek = seek and all(clock.is_one for clock in clocks.values())  # joined files are read in order
         bounds = _Bounds(container)
         lines = {index: _Line(container, index, mix, part, bounds, sought=seek) for index in mix.streams}
@@ -133,13 +135,16 @@ def _read(path: str | os.PathLike[str], mix: Mix, part: _Part, *, seek: bool) ->
                     at_end = False
                     break
                 continue
-            line.add(packet)
+            if packet.pts is None or not tracks[packet.stream_index].is_pause(packet.pts * float(packet.time_base)):
+                line.add(packet)
         for line in lines.values():
             line.end()
         if part.start_s == 0 and not any(line.any_frame for line in lines.values()):
             raise MediaError(f"{shown(path)} declares sound of which nothing can be decoded; it seems damaged")
         told = [mix.warning] if mix.warning else []
         told += [text for line in lines.values() for text in line.warnings(at_end=at_end)]
+        if extent.left_out and pick_video(container) is None:  # else it is told of the pictures
+            told.append(extent.left_out)
         warnings = list(dict.fromkeys(told))
         waves = [line.waveform() for line in lines.values()]
     if len(waves) == 1:

@@ -95,7 +95,8 @@ class VideoReader:
         last = self._cursor.last
         if last is None:
             return self.info.duration_s
-        end_s = self._seconds(pts_of(last) + (last.duration or self._cursor.step))
+        cursor, start_s = self._cursor, self._seconds(0)  # of the stream's clock
+        end_s = cursor.track.shown_until_s((pts_of(last) + (last.duration or cursor.step)) * cursor.base) + start_s
         # A last frame that is held, or the rounding of a container, is no loss.
         return self.info.duration_s if abs(self.info.duration_s - end_s) <= self._tolerance_s else end_s
 
