@@ -298,3 +298,16 @@ def test_a_list_of_parts_that_is_not_read_is_told_of(tmp_path: Path, name: str, 
     (tmp_path / name).write_text("a/1.mp4 1\n")
     warnings = read_dataset(tmp_path, kind="folders").warnings
     assert [name in warning for warning in warnings] == [True] * is_list
+
+
+@pytest.mark.parametrize("folder", ["testTrainMulti_7030_splits", "splits"])
+def test_lists_of_parts_in_a_folder_of_their_own_are_told_of(tmp_path: Path, folder: str) -> None:
+    """As HMDB51 is unpacked; a list beside the clips of a class is a class's own."""
+    (tmp_path / "brush_hair").mkdir()
+    (tmp_path / "brush_hair" / "1.mp4").write_bytes(b"a clip")
+    (tmp_path / "brush_hair" / "test.txt").write_text("of the clip\n")
+    assert read_dataset(tmp_path, kind="folders").warnings == ()
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "brush_hair_test_split1.txt").write_text("1.avi 1\n")
+    (warning,) = read_dataset(tmp_path, kind="folders").warnings
+    assert f"brush_hair_test_split1.txt in {tmp_path / folder} seems to list the parts" in warning

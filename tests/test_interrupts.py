@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 import training_cases as cases
+from command_line import call_cli
 from safetensors.torch import load_file
 
 from lexivid.base.interrupts import finish_first, sigterm_interrupts, status_of
@@ -228,6 +230,41 @@ def test_a_second_ctrl_c_ends_at_once(data: Path, clip_folder: Path, tmp_path: P
         status, _ = training.ended()
     assert status == 130
     assert time.monotonic() - started < 30
+
+
+def test_calibration_that_is_interrupted_is_made_up_for(
+    data: Path, clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The model is there and says that it is not calibrated; --resume calibrates, and trains nothing."""
+    from lexivid.cli import console
+
+    def train(out: Path, *more: str) -> tuple[int, str, str]:
+        words = Training(data, clip_folder, out, "--set", "data.num_workers=0", "--set", "training.epochs=1").command[3:]
+        return call_cli(monkeypatch, capsys, *words, *more)
+
+    assert train(tmp_path / "whole")[0] == 0
+    out, show = tmp_path / "run", console.Bar.show
+
+    def meet(bar: console.Bar, done: float | None = None, total: float | None = None, what: str | None = None) -> None:
+        show(bar, done, total, what)
+        if (what or "").startswith("calibrating"):
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(console.Bar, "show", meet)
+        status, _, said = train(out)
+    assert status == 130
+    assert said.splitlines()[-1].startswith(f"interrupted: training has ended and the model is in {out}; ")
+    assert "Traceback" not in said
+    weights = (out / "model.safetensors").read_bytes()
+    assert json.loads((out / "config.json").read_text())["calibration"] is None
+    shutil.rmtree(out / "checkpoints")  # nothing is trained
+    assert train(out, "--resume")[0] == 0
+    assert (out / "model.safetensors").read_bytes() == weights
+    whole, resumed = (json.loads((run / "config.json").read_text()) for run in (tmp_path / "whole", out))
+    for key in ("calibration", "evidence", "not_fitted"):
+        assert resumed[key] == whole[key]
+    assert resumed["calibration"] or resumed["not_fitted"]
 
 
 # ---- a line a minute ----

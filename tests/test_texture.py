@@ -9,8 +9,10 @@ import pytest
 import torch
 from flow_scenes import distance, moved
 from test_flow import write_video
+from typer.testing import CliRunner
 
 from lexivid.backbones import ImageProcessing
+from lexivid.cli import app
 from lexivid.data.sampling import SampleSpec
 from lexivid.errors import LexividError
 from lexivid.media._texture import SHARE, THETA, texture_of
@@ -62,6 +64,17 @@ def test_texture_of_nothing_and_of_one_pixel() -> None:
     assert texture_of(torch.full((1, 1, 1), 255.0)).item() == pytest.approx(127.5 + (1 - SHARE) * 127.5, abs=1e-3)
     with pytest.raises(LexividError, match="must match"):
         flow(torch.zeros(1, 20, 20), torch.zeros(1, 20, 24), texture=True)
+
+
+def test_on_the_command_line(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "moves.mp4", num_frames=3)
+    flow_file(path, tmp_path / "expected.npz", algorithm="tvl1-fast", texture=True)
+    words = ["flow", str(path), "--out", str(tmp_path / "found.npz"), "--algorithm", "tvl1-fast", "--texture"]
+    called = CliRunner().invoke(app, words)
+    assert called.exit_code == 0, called.output
+    expected, found = np.load(tmp_path / "expected.npz"), np.load(tmp_path / "found.npz")
+    assert bool(found["texture"])
+    assert np.array_equal(expected["flow"], found["flow"])
 
 
 def test_of_a_file(tmp_path: Path) -> None:

@@ -27,19 +27,20 @@ def read_folders(root: Path, called: Mapping[str, str]) -> Dataset:
             part = split_name(folder.name) or folder.name
             clips += [clip for inner in folders_of(folder) for clip in _clips_of(inner, part, left_out)]
     else:
-        clips = [clip for folder in folders for clip in _clips_of(folder, "train", left_out)]
-        if lists := _lists_beside(root):
+        of_folder = {folder: _clips_of(folder, "train", left_out) for folder in folders}
+        clips = [clip for own in of_folder.values() for clip in own]
+        if lists := [found for place in (root, *(f for f in folders if not of_folder[f])) for found in _lists_in(place)]:
             warnings = (
-                f"{lists[0].name} in {root} seems to list the parts of this data, and is not read: all clips are for "
+                f"{lists[0].name} in {lists[0].parent} seems to list the parts of this data, and is not read: all clips are for "
                 "training; write a manifest.csv with a column split, or folders train/CLASS and test/CLASS",
             )
     looked_for = f"looked for {root}/CLASS/FILE and {root}/train/CLASS/FILE, video or sound"
     return make_dataset(root.name, clips, called, looked_for, are_folders=True, left_out=left_out, warnings=warnings)
 
 
-def _lists_beside(root: Path) -> list[Path]:
-    """Files beside the folders of classes that are named as lists of parts are: train.csv, x_test_split1.txt."""
-    tables = (path for path in _entries(root) if path.suffix.lower() in (".csv", ".tsv", ".txt", ".json"))
+def _lists_in(folder: Path) -> list[Path]:
+    """Files of a folder that are named as lists of parts are: train.csv, x_test_split1.txt."""
+    tables = (path for path in _entries(folder) if path.suffix.lower() in (".csv", ".tsv", ".txt", ".json"))
     return sorted(path for path in tables if _PART_IN_NAME.search(path.stem.lower()))
 
 
