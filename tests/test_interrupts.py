@@ -239,7 +239,9 @@ def test_calibration_that_is_interrupted_is_made_up_for(
     from lexivid.cli import console
 
     def train(out: Path, *more: str) -> tuple[int, str, str]:
-        words = Training(data, clip_folder, out, "--set", "data.num_workers=0", "--set", "training.epochs=1").command[3:]
+        words = Training(data, clip_folder, out, "--set", "data.num_workers=0", "--set", "training.epochs=1").command[
+            3:
+        ]
         return call_cli(monkeypatch, capsys, *words, *more)
 
     assert train(tmp_path / "whole")[0] == 0

@@ -31,6 +31,25 @@ def test_a_constant_answer_is_no_hit():
     assert single_label.top_k_accuracy(np.zeros((4, 3)), np.array([0, 1, 2, 0]), k=3) == 1.0
 
 
+def test_ranks_by_hand():
+    """A tie counts against the right label; the last column and the first are columns; nothing has no accuracy."""
+    scores = np.array([[3.0, 2, 1], [1, 1, 0], [1, 1, 1], [0, 1, 2]])
+    assert single_label.ranks(scores, np.array([0, 0, 2, 0])).tolist() == [0, 1, 2, 2]
+    assert single_label.hits(scores, np.array([0, 0, 2, 0]), k=2).tolist() == [1, 1, 0, 0]
+    assert single_label.hits(scores, np.array([2, 2, 2, 2]), k=1).tolist() == [0, 0, 0, 1]
+    assert np.isnan(single_label.top_k_accuracy(np.zeros((0, 3)), np.zeros(0, int)))
+    assert single_label.confusion(np.array([0, 2]), np.array([2, 2]), num_classes=3).tolist() == [
+        [0, 0, 1], [0, 0, 0], [0, 0, 1]
+    ]  # fmt: skip
+
+
+def test_resamples_in_parts_are_those_of_one(monkeypatch):
+    values = (np.random.default_rng(4).random(30) < 0.5).astype(float)
+    whole = single_label.bootstrap_mean(values, num_resamples=101)
+    monkeypatch.setattr(single_label, "_CHUNK", 70)  # two resamples at a time, and one that is left
+    assert single_label.bootstrap_mean(values, num_resamples=101) == pytest.approx(whole)
+
+
 def test_confusion_and_recall_equal_sklearn(scored):
     scores, targets = scored
     said = scores.argmax(axis=1)
@@ -148,7 +167,12 @@ def test_the_interval_covers_as_often_as_it_says():
     ("call", "message"),
     [
         (lambda: single_label.hits(np.zeros((2, 3)), np.array([0, 3])), "0 to 2"),
+        (lambda: single_label.hits(np.zeros((2, 3)), np.array([0, -1])), "0 to 2"),
         (lambda: single_label.hits(np.zeros((2, 3)), np.array([0])), "got"),
+        (lambda: single_label.hits(np.zeros(3), np.array([0])), "got"),
+        (lambda: single_label.confusion(np.array([-1]), np.array([0]), num_classes=3), "0 to 2"),
+        (lambda: single_label.confusion(np.array([3]), np.array([0]), num_classes=3), "0 to 2"),
+        (lambda: single_label.bootstrap_mean(np.ones(3), level=0.0), "level"),
         (lambda: single_label.hits(np.full((1, 3), np.nan), np.array([0])), "not a number"),
         (lambda: single_label.hits(np.zeros((1, 3)), np.array([0]), k=0), "at least 1"),
         (lambda: single_label.confusion(np.array([0]), np.array([5]), num_classes=3), "0 to 2"),

@@ -100,6 +100,48 @@ def test_numbers_out_of_range(wrong: dict) -> None:
         Views(**wrong)
 
 
+@pytest.mark.parametrize(
+    ("name", "least", "most", "step"),
+    [("num_frames", 1, 1024, 1), ("num_clips", 1, 1000, 1), ("num_crops", 1, 9, 1), ("stride", 1, 1000, 1),
+     ("stride_rate", 0.01, 1000.0, 0.001)],
+)  # fmt: skip
+def test_the_limits_themselves_are_allowed(name: str, least: float, most: float, step: float) -> None:
+    for value in (least, most):
+        assert getattr(Views(**{name: value}), name) == value
+    for value in (least - step, most + step):
+        with pytest.raises(LexividError, match="views: "):
+            Views(**{name: value})
+
+
+@pytest.mark.parametrize("rate", [0.0, -25.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("views", [Views(num_frames=5), Views(num_frames=5, stride=4, stride_rate="native")])
+def test_a_rate_that_is_not_known_counts_as_30(views: Views, rate: float) -> None:
+    np.testing.assert_array_equal(views.times_s(10.0, rate), views.times_s(10.0, 30.0))
+
+
+def test_a_file_as_long_as_a_clip_is_seen_in_strides_and_one_frame_less_spread() -> None:
+    views = Views(num_frames=4, stride=4, stride_rate="native")  # 13 frames
+    assert frames_of(views.times_s(13 / 25, 25.0), 25.0) == [[0, 4, 8, 12]]
+    assert frames_of(views.times_s(12 / 25, 25.0), 25.0) == [[1, 4, 7, 10]]
+    assert frames_of(views.times_s(14 / 25, 25.0), 25.0) == [[0, 4, 8, 12]]
+    assert frames_of(views.times_s(15 / 25, 25.0), 25.0) == [[1, 5, 9, 13]]
+    assert frames_of(Views(num_frames=1, stride=4, stride_rate="native").times_s(1 / 25, 25.0), 25.0) == [[0]]
+
+
+@pytest.mark.parametrize(("rate", "own"), [(30.29, True), (30.31, False), (59.41, True), (59.39, False), (14.0, False)])
+def test_a_rate_within_a_hundredth_of_a_multiple_is_counted_in_its_own_frames(rate: float, own: bool) -> None:
+    times = Views(num_frames=8, stride=4).times_s(20.0, rate)
+    steps = np.diff(times[0] * rate)  # in frames of the file
+    whole = 4 * max(round(rate / 30), 1)
+    assert bool((np.abs(steps - whole) < 1e-6).all()) == own
+    assert times[0, -1] - times[0, 0] == pytest.approx(28 / 30, abs=2 / rate)
+
+
+def test_a_rate_below_that_of_the_stride_is_not_counted_in_its_own_frames() -> None:
+    """A multiple of 0 is none: 10 frames a second for 30, where a stride of 6 is every second frame."""
+    assert set(np.diff(frames_of(Views(num_frames=8, stride=6).times_s(20.0, 10.0), 10.0)[0])) == {2}
+
+
 def test_parse_accepts_capitals_and_spread_with_a_stride() -> None:
     assert Views.parse(" 4X3 ", num_frames=8, stride=2) == Views(8, 4, 3, 2)
     assert Views.parse("Spread") == Views()

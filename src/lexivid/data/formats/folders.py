@@ -29,10 +29,13 @@ def read_folders(root: Path, called: Mapping[str, str]) -> Dataset:
     else:
         of_folder = {folder: _clips_of(folder, "train", left_out) for folder in folders}
         clips = [clip for own in of_folder.values() for clip in own]
-        if lists := [found for place in (root, *(f for f in folders if not of_folder[f])) for found in _lists_in(place)]:
+        if lists := [
+            found for place in (root, *(f for f in folders if not of_folder[f])) for found in _lists_in(place)
+        ]:
             warnings = (
-                f"{lists[0].name} in {lists[0].parent} seems to list the parts of this data, and is not read: all clips are for "
-                "training; write a manifest.csv with a column split, or folders train/CLASS and test/CLASS",
+                f"{lists[0].name} in {lists[0].parent} seems to list the parts of this data, and is not read: all "
+                "clips are for training; write a manifest.csv with a column split, or folders train/CLASS and "
+                "test/CLASS",
             )
     looked_for = f"looked for {root}/CLASS/FILE and {root}/train/CLASS/FILE, video or sound"
     return make_dataset(root.name, clips, called, looked_for, are_folders=True, left_out=left_out, warnings=warnings)
