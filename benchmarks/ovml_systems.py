@@ -38,8 +38,9 @@ from lexivid.backbones import load_backbone
 from lexivid.backbones.base import WORLD
 from lexivid.base.storage import cache_dir, write_atomically
 from lexivid.base.workers import start_worker
-from lexivid.labels import PromptCache, load_templates
+from lexivid.labels import load_templates
 from lexivid.labels.encoders.language_model import FrozenLanguageModel
+from lexivid.labels.prompt_cache import PromptCache
 from lexivid.metrics.multi_label import average_precision, report
 from lexivid.metrics.single_label import t_interval
 from lexivid.models.trained import TrainedModel

@@ -24,7 +24,8 @@ from torch.nn import functional as F
 
 from lexivid.backbones import Backbone
 from lexivid.base.storage import write_atomically
-from lexivid.labels import PromptCache, load_templates
+from lexivid.labels import load_templates
+from lexivid.labels.prompt_cache import PromptCache
 
 HERE = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("LEXIVID_BENCH_CACHE") or Path(tempfile.gettempdir()) / "lexivid-bench")

@@ -30,7 +30,8 @@ from lexivid.backbones.base import WORLD as CHECKPOINTS
 from lexivid.backbones.base import weights_of
 from lexivid.base.storage import write_atomically
 from lexivid.data.splits import ClassSplit
-from lexivid.labels import PromptCache, load_templates
+from lexivid.labels import load_templates
+from lexivid.labels.prompt_cache import PromptCache
 from lexivid.media.decode import read_views
 from lexivid.media.views import Views
 from lexivid.metrics import multi_label

@@ -36,9 +36,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lexivid import __version__
-from lexivid.media import Views, read_views, read_waveform
+from lexivid.media.audio import read_waveform
+from lexivid.media.decode import read_views
 from lexivid.media.flow import flow
 from lexivid.media.spectrogram import log_mel, normalise
+from lexivid.media.views import Views
 from lexivid.synthetic.world.files import NUM_FRAMES, VERSION, World, make_world
 from lexivid.synthetic.world.words import KINDS, Kind, WorldClass
 

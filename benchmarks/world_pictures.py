@@ -12,7 +12,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from lexivid.media import Views, read_views
+from lexivid.media.decode import read_views
+from lexivid.media.views import Views
 from lexivid.synthetic.world.files import FRAME_RATE, NUM_FRAMES, make_world
 from lexivid.synthetic.world.sheet import contact_sheet, varied
 

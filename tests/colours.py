@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from lexivid.backbones import ImageProcessing
 from lexivid.inference.classifier import Classifier
-from lexivid.labels import PromptCache
+from lexivid.labels.prompt_cache import PromptCache
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
 

@@ -17,7 +17,9 @@ import numpy as np
 from media_files import ffmpeg
 
 from lexivid.errors import MediaError
-from lexivid.media import Views, probe, read_sound, read_views
+from lexivid.media.audio import read_sound
+from lexivid.media.decode import probe, read_views
+from lexivid.media.views import Views
 
 SECONDS = 2.0
 _X264 = ["-c:v", "libx264", "-preset", "ultrafast", "-g", "10", "-pix_fmt", "yuv420p"]

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from lexivid.errors import MediaError
-from lexivid.media import Views, read_views
+from lexivid.media.decode import read_views
+from lexivid.media.views import Views
 
 # The ffmpeg of the tests is that of a Python package (one version on every machine) and never one that is installed.
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()

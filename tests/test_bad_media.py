@@ -19,7 +19,10 @@ from media_files import (
 )
 
 from lexivid.errors import MediaError
-from lexivid.media import Views, _container, probe, read_views, read_waveform
+from lexivid.media import _container
+from lexivid.media.audio import read_waveform
+from lexivid.media.decode import probe, read_views
+from lexivid.media.views import Views
 
 X264 = ["-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p"]
 

@@ -20,13 +20,13 @@ from lexivid.backbones.base import weights_of
 from lexivid.errors import LabelError, ModelError
 from lexivid.inference.classifier import Classifier
 from lexivid.inference.loading import load, model_of
-from lexivid.labels import PromptCache, TemplateSet
+from lexivid.labels import TemplateSet
 from lexivid.labels.database import LabelDatabase, create_database, open_database
 from lexivid.labels.encoders.identity import EncoderIdentity, LabelEncoder, prompts_identity
 from lexivid.labels.encoders.language_model import FrozenLanguageModel
 from lexivid.labels.encoders.soft_attributes import SoftAttributeConfig, SoftAttributeEncoder
 from lexivid.labels.encoders.text_encoder import FrozenTextEncoder
-from lexivid.labels.prompt_cache import embed_labels
+from lexivid.labels.prompt_cache import PromptCache, embed_labels
 from lexivid.labels.templates import short_templates
 from lexivid.models.label_encoders import open_encoder
 from lexivid.scoring.background import background_phrases

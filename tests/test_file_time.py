@@ -16,7 +16,7 @@ from lexivid.data.clips import Clip
 from lexivid.data.hops import HopReader
 from lexivid.data.sampling import SampleSpec, read_parts
 from lexivid.errors import MediaError
-from lexivid.media import probe
+from lexivid.media.decode import probe
 from lexivid.media.flow import flow_file
 
 LATE_S = 1.5

@@ -14,8 +14,8 @@ from media_files import ffmpeg, png, source
 
 from lexivid.data.formats import read_dataset
 from lexivid.errors import LexividError
-from lexivid.media import probe
 from lexivid.media._signatures import kind_of_head
+from lexivid.media.decode import probe
 from lexivid.media.files import AUDIO_SUFFIXES, VIDEO_SUFFIXES, find_media, kind_of_file, media_below
 from lexivid.training.clips import draw_clips
 from lexivid.training.recipe import load_recipe

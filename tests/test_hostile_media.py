@@ -28,7 +28,9 @@ from media_files import (
     with_external_data,
 )
 
-from lexivid.media import Views, _container, open_video, read_views
+from lexivid.media import _container
+from lexivid.media.decode import open_video, read_views
+from lexivid.media.views import Views
 
 X264 = ["-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p"]
 

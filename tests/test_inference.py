@@ -18,7 +18,7 @@ from lexivid.errors import LabelError, LexividError, MediaError, ModelError
 from lexivid.inference.classifier import Classifier
 from lexivid.inference.library import classify_library
 from lexivid.inference.prediction import Prediction, Vocabulary, join_cells
-from lexivid.labels import PromptCache
+from lexivid.labels.prompt_cache import PromptCache
 from lexivid.media.views import Views
 
 LABELS = ["red", "green", "blue"]

@@ -60,6 +60,37 @@ def test_grows_and_pays_for_new_labels_only(tmp_path: Path) -> None:
     assert len(list((tmp_path / "db").glob("vectors-*"))) == 1  # old files go
 
 
+def test_labels_are_removed(tmp_path: Path) -> None:
+    encoder, _ = compass()
+    database = create_database(tmp_path / "db", encoder)
+    database.add("north, east, south", encoder)
+    elsewhere = open_database(tmp_path / "db")
+    elsewhere.add("north-east", encoder)
+    assert database.remove("South, north") == ["north", "south"]  # in any spelling, with what others added since
+    assert database.labels == open_database(tmp_path / "db").labels == ("east", "north-east")
+    torch.testing.assert_close(database.vectors[0], torch.tensor([1.0, 0]))
+    with pytest.raises(LabelError, match="'up' is not in"):
+        database.remove("east, up")
+    assert open_database(tmp_path / "db").labels == ("east", "north-east")
+
+
+def test_a_renamed_label_keeps_its_vector_and_its_phrase(tmp_path: Path) -> None:
+    encoder, asked = compass()
+    database = create_database(tmp_path / "db", encoder)
+    database.add("north, east", encoder)
+    assert database.rename("north", "up") == "north"
+    again = open_database(tmp_path / "db")
+    assert again.labels == ("up", "east")
+    assert again.phrases == ("north", "east")
+    torch.testing.assert_close(again.vectors, torch.tensor([[0.0, 1], [1, 0]]))
+    assert asked == ["north", "east"]
+    assert again.rename("up", "Up") == "up"
+    with pytest.raises(LabelError, match=r"'east' is a label of .* already"):
+        again.rename("Up", "east")
+    with pytest.raises(LabelError, match="'west' is not in"):
+        again.rename("west", "left")
+
+
 def test_search(tmp_path: Path) -> None:
     encoder, asked = compass()
     database = create_database(tmp_path / "db", encoder)

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from lexivid.backbones import load_backbone
 from lexivid.errors import LabelError
-from lexivid.labels import PromptCache, TemplateSet, check_labels, load_templates, read_labels_file, split_labels
-from lexivid.labels.prompt_cache import embed_labels
+from lexivid.labels import TemplateSet, check_labels, load_templates, read_labels_file, split_labels
+from lexivid.labels.prompt_cache import PromptCache, embed_labels
 from lexivid.labels.templates import template_names
 
 

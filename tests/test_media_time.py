@@ -11,8 +11,9 @@ import pytest
 import torch
 from media_files import ffmpeg, make_video, reference_frames, source
 
-from lexivid.media import Views, open_video, probe, read_views, read_waveform
-from lexivid.media.audio import read_sound
+from lexivid.media.audio import read_sound, read_waveform
+from lexivid.media.decode import open_video, probe, read_views
+from lexivid.media.views import Views
 
 X264 = ["-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p"]
 

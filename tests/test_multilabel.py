@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from lexivid.errors import LexividError, ModelError
 from lexivid.inference.classifier import Classifier
 from lexivid.inference.prediction import Prediction, Vocabulary, segments_by_label
-from lexivid.labels import PromptCache, load_templates
+from lexivid.labels import load_templates
+from lexivid.labels.prompt_cache import PromptCache
 from lexivid.models.calibration import Calibration
 from lexivid.scoring.background import background_phrases
 from lexivid.scoring.calibration import ASSUMED, calibration_for, fit_calibration

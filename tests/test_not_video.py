@@ -14,7 +14,8 @@ from media_files import ffmpeg, make_video, why
 from PIL import Image
 
 from lexivid.errors import MediaError
-from lexivid.media import probe, read_waveform
+from lexivid.media.audio import read_waveform
+from lexivid.media.decode import probe
 
 X264 = ["-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p"]
 

@@ -15,9 +15,12 @@ from media_files import ffmpeg, make_video, reference_frames, source, why
 from PIL import Image
 
 from lexivid.errors import MediaError
-from lexivid.media import Views, _colour, open_video, probe, read_views, read_waveform
+from lexivid.media import _colour
 from lexivid.media._fields import one_moment
 from lexivid.media._picture import Presentation, to_rgb
+from lexivid.media.audio import read_waveform
+from lexivid.media.decode import open_video, probe, read_views
+from lexivid.media.views import Views
 
 X264 = ["-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p"]
 LOSSLESS = ["-c:v", "ffv1"]

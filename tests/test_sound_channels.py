@@ -12,8 +12,9 @@ import pytest
 import torch
 from media_files import ffmpeg, source
 
-from lexivid.media import probe, read_sound, read_waveform
 from lexivid.media._mixing import choose_weights, mix_of, placed_weights
+from lexivid.media.audio import read_sound, read_waveform
+from lexivid.media.decode import probe
 
 RATE = 16000
 TONE = 0.488  # 16000 of 32768

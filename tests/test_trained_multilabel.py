@@ -23,12 +23,12 @@ from lexivid.errors import LabelError, ModelError
 from lexivid.inference.classifier import Classifier
 from lexivid.inference.prediction import Prediction
 from lexivid.inference.trained import TrainedClassifier
-from lexivid.labels import PromptCache
 from lexivid.labels.database import create_database, open_database
 from lexivid.labels.encoders.coop import LearnedContextEncoder
 from lexivid.labels.encoders.language_model import FrozenLanguageModel
 from lexivid.labels.encoders.soft_attributes import SoftAttributeConfig, SoftAttributeEncoder
 from lexivid.labels.encoders.text_encoder import FrozenTextEncoder
+from lexivid.labels.prompt_cache import PromptCache
 from lexivid.media.views import Views
 from lexivid.models.calibration import Calibration, posterior
 from lexivid.models.label_encoders import open_encoder

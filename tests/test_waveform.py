@@ -15,7 +15,8 @@ from media_files import ffmpeg, make_video, reference_waveform, source
 
 from lexivid.data._reading import read_log_mel
 from lexivid.errors import LexividError, MediaError
-from lexivid.media import probe, read_sound, read_waveform
+from lexivid.media.audio import read_sound, read_waveform
+from lexivid.media.decode import probe
 
 LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "quad", 6: "5.1", 8: "7.1"}
 

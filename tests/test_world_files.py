@@ -16,8 +16,10 @@ from lexivid import cli
 from lexivid.data.formats import read_dataset
 from lexivid.data.splits import ClassSplit
 from lexivid.errors import LexividError
-from lexivid.media import Views, probe, read_views, read_waveform
+from lexivid.media.audio import read_waveform
+from lexivid.media.decode import probe, read_views
 from lexivid.media.flow import flow
+from lexivid.media.views import Views
 from lexivid.synthetic.world.draw import VIDEO, Look
 from lexivid.synthetic.world.files import World, WorldClip, make_world, plan_clips, render_clip
 from lexivid.synthetic.world.sheet import contact_sheet, varied

@@ -15,7 +15,8 @@ import lexivid
 from lexivid.backbones import load_backbone
 from lexivid.backbones.base import WORLD
 from lexivid.backbones.clip import ClipBackbone
-from lexivid.labels import PromptCache, load_templates
+from lexivid.labels import load_templates
+from lexivid.labels.prompt_cache import PromptCache
 from lexivid.synthetic.pretraining.probes import describe, measure, text_variance
 from lexivid.synthetic.world.draw import PICTURE, draw, random_scenes
 from lexivid.synthetic.world.words import ATTRIBUTES

@@ -20,7 +20,8 @@ import torch
 from media_files import FFMPEG
 
 from lexivid.errors import LexividError
-from lexivid.media import open_video, read_waveform
+from lexivid.media.audio import read_waveform
+from lexivid.media.decode import open_video
 
 X264 = ["-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p"]
 VPX = ["-deadline", "realtime", "-cpu-used", "8"]

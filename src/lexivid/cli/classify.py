@@ -30,12 +30,14 @@ from lexivid.cli.options import (
     Threshold,
     Timeline,
     TopK,
+    check_paths,
     choose_format,
     split_words,
     views_asked,
 )
 from lexivid.cli.root import app
 from lexivid.cli.running import prepare, run, told
+from lexivid.errors import LexividError
 
 
 @app.command()
@@ -67,23 +69,33 @@ def classify(
 
     lexivid classify holiday.mp4 --labels "surfing, playing the piano, a dog on a beach"
     """
-    from lexivid.inference.loading import load, model_of
-    from lexivid.labels import read_labels_file
-    from lexivid.labels.database import open_database
-    from lexivid.media.decode import decoder_version
-    from lexivid.models.calibration import DEFAULT_THRESHOLD
+    from lexivid.labels import check_labels, read_labels_file
 
+    # What is wrong with the call is said before anything is loaded.
+    fmt = choose_format(format, output)
+    if fmt in ("vtt", "srt") and timeline is None:
+        raise LexividError(f"--format {fmt}: subtitles say which label when; give --timeline SECONDS")
+    num_files = check_paths(paths, sound=modalities is None or "audio" in modalities)
+    if fmt in ("vtt", "srt") and num_files > 1 and (output is None or output.suffix):
+        raise LexividError(f"--format {fmt}: a film has a file of subtitles of its own; give --output FOLDER")
     words = [word for text in labels or [] for word in split_words(text)]
     if labels_file:
         words += read_labels_file(labels_file)
     if names:
         words = told(words, names)
+    if label_database is None:
+        check_labels(words)
+
+    from lexivid.inference.loading import load, model_of
+    from lexivid.labels.database import open_database
+    from lexivid.media.decode import decoder_version
+    from lexivid.models.calibration import DEFAULT_THRESHOLD
+
     database = open_database(label_database) if label_database else None
     if database is not None and words:
         database = database.only(words)
     model = model or (DEFAULT_MODEL if database is None else model_of(database))
     asked_views = views_asked(views, frames, stride, stride_rate)
-    fmt = choose_format(format, output)
     with status(f"loading {model}"):
         classifier = load(model, device=device, dtype=dtype, label_split=label_split)
     vocabulary = prepare(classifier, words if database is None else database, templates)

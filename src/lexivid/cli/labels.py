@@ -70,6 +70,38 @@ def add(
     say(f"{len(added.new)} new, {len(added.known)} known already: {database}")
 
 
+@labels_app.command()
+def remove(database: Database, labels: Labels = None, labels_file: LabelsFile = None) -> None:
+    """Take labels out.
+
+    lexivid labels remove my-labels/ --labels "dog barking"
+    """
+    from lexivid.labels import read_labels_file
+    from lexivid.labels.database import open_database
+
+    given = [word for text in labels or [] for word in split_words(text)]
+    given += read_labels_file(labels_file) if labels_file else []
+    opened = open_database(database)
+    removed = opened.remove(given)
+    say(f"{len(removed)} removed, {len(opened)} left: {database}")
+
+
+@labels_app.command()
+def rename(
+    database: Database,
+    label: Annotated[str, typer.Argument(help="As it is listed.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="What it is shown as from now on.", show_default=False)],
+) -> None:
+    """Show a label under another name; the model goes on reading the phrase that it was made of.
+
+    lexivid labels rename my-labels/ "dog barking" "angry dog"
+    """
+    from lexivid.labels.database import open_database
+
+    before = open_database(database).rename(label, name)
+    say(f"{before!r} is now {name!r}: {database}")
+
+
 @labels_app.command("list")
 def list_labels(database: Database) -> None:
     """Print the labels, one a line."""

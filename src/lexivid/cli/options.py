@@ -106,8 +106,26 @@ Threshold = Annotated[
 Timeline = Annotated[
     float | None, typer.Option(metavar="SECONDS", help="Also say which label when: a window of this length slides.")
 ]
-Format = Annotated[str | None, typer.Option("--format", "-f", help="table, json, jsonl or csv. Default: by --output.")]
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file instead of printing.")]
+FORMAT_OF_ENDING = {
+    ".txt": "table", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv",
+    ".vtt": "vtt", ".srt": "srt",
+}  # fmt: skip
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        "-f",
+        help="table, json, jsonl, csv, or with --timeline subtitles: vtt, srt. Default: by --output.",
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="Write to this file instead of printing. Subtitles of several films: a folder, with a file each.",
+    ),
+]
 Report = Annotated[Path | None, typer.Option(help="Also write a self-contained HTML page with frames and bars.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Dtype = Annotated[str, typer.Option(help="auto (half precision where it is faster), float32, bfloat16, float16.")]
@@ -137,11 +155,31 @@ def views_asked(layout: str | None, frames: int | None, stride: int | None, stri
 
 
 def choose_format(format: str | None, output: Path | None) -> str:
-    """`--format`, or else what the name of the output file says, or else a table."""
-    from lexivid.inference.output import FORMATS
+    """`--format`, or else what the name of the output file says, or else a table.
 
-    by_name = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
-    chosen = format or (by_name.get(output.suffix.lower(), "table") if output else "table")
-    if chosen not in FORMATS:
-        raise LexividError(f"unknown format {chosen!r}: choose {', '.join(FORMATS)}")
-    return chosen
+    Raises:
+        LexividError: an unknown format, or an ending that no format has.
+    """
+    known = list(dict.fromkeys(FORMAT_OF_ENDING.values()))
+    if format is not None and format not in known:
+        raise LexividError(f"unknown format {format!r}: choose {', '.join(known)}")
+    ending = output.suffix.lower() if output else ""
+    if ending and ending not in FORMAT_OF_ENDING:
+        raise LexividError(f"--output {str(output)!r}: rows are written as {', '.join(FORMAT_OF_ENDING)}")
+    return format or FORMAT_OF_ENDING.get(ending, "table")
+
+
+def check_paths(paths: list[str], *, sound: bool) -> int:
+    """Before any model is loaded: how many files there are to classify.
+
+    Raises:
+        LexividError: none of the paths is there, or no folder has a file that could be used.
+    """
+    from lexivid.media.files import find_media
+
+    found = find_media(paths, sound=sound).files
+    reasons = [file.error or ("" if Path(file.path).exists() else f"{file.path!r} does not exist") for file in found]
+    if all(reasons):
+        more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+        raise LexividError(f"nothing to classify: {reasons[0]}{more}; check the path")
+    return len(reasons)

@@ -57,7 +57,7 @@ def run(
     """Classify, print or write, and leave with the right status; Ctrl-C leaves what is finished written."""
     from lexivid.base.storage import write_atomically
     from lexivid.inference.library import classify_library
-    from lexivid.inference.output import Journal, csv_header, format_rows, write_row
+    from lexivid.inference.output import SUBTITLES, Journal, csv_header, format_rows, write_row, write_subtitles
     from lexivid.inference.prediction import Prediction
     from lexivid.inference.report import Report
 
@@ -101,10 +101,18 @@ def run(
         for warning in prediction.warnings:
             say(f"warning: {prediction.path}: {warning}", "yellow")
     if output and journal:
-        write_atomically(output, format_rows(rows, fmt, width=160))
+        if fmt not in SUBTITLES:
+            write_atomically(output, format_rows(rows, fmt, width=160))
+        elif not output.suffix:
+            write_subtitles(output, rows, fmt)
+        elif rows and not rows[0]["error"]:
+            write_atomically(output, format_rows(rows, fmt))
         if not interrupted:
             journal.discard()
-    elif not streams:
+        num_failed = sum(prediction.error is not None for prediction in done)
+        files = f"{len(done)} file{'' if len(done) == 1 else 's'}"
+        say(f"{files}{f', {num_failed} failed' if num_failed else ''}: {output}")
+    elif not streams and not (fmt in SUBTITLES and rows[0]["error"]):
         terminal = sys.stdout.isatty()
         emit(format_rows(rows, fmt, width=None if terminal else 120, colour=terminal))
     if page and report:

@@ -25,8 +25,9 @@ from lexivid.data.splits import ClassSplit
 from lexivid.errors import LexividError
 from lexivid.evaluation import protocols
 from lexivid.evaluation.leave_classes_out import fit_leaving_classes_out
-from lexivid.labels import PromptCache, check_labels, load_templates
+from lexivid.labels import check_labels, load_templates
 from lexivid.labels.identifiers import class_key
+from lexivid.labels.prompt_cache import PromptCache
 from lexivid.media.decode import decoder_version
 from lexivid.media.views import PAPER_STRIDE, Views, ViewsAsked
 from lexivid.models.calibration import DEFAULT_THRESHOLD

@@ -29,7 +29,8 @@ from lexivid.data.recordings import recordings
 from lexivid.data.run_clips import SPLIT_FILE, RunClips
 from lexivid.data.sampling import ClipSamples
 from lexivid.data.splits import ClassSplit
-from lexivid.labels import PromptCache, load_templates
+from lexivid.labels import load_templates
+from lexivid.labels.prompt_cache import PromptCache
 from lexivid.models.calibration import BaseNovelOffset
 from lexivid.models.mov import HEADS
 from lexivid.models.trained import TrainedModel

@@ -28,7 +28,8 @@ from lexivid.backbones import Backbone
 from lexivid.base.storage import write_atomically
 from lexivid.data.splits import ClassSplit
 from lexivid.errors import LexividError
-from lexivid.labels import PromptCache, TemplateSet
+from lexivid.labels import TemplateSet
+from lexivid.labels.prompt_cache import PromptCache
 from lexivid.metrics import multi_label as multi_label_metrics
 from lexivid.metrics import single_label
 from lexivid.models.calibration import BaseNovelOffset

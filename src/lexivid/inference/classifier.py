@@ -39,9 +39,10 @@ from lexivid.inference.prediction import (
     ranked,
     segments_by_label,
 )
-from lexivid.labels import PromptCache, TemplateSet, check_labels, load_templates
+from lexivid.labels import TemplateSet, check_labels, load_templates
 from lexivid.labels.database import LabelDatabase
 from lexivid.labels.encoders.identity import EncoderIdentity, doubts
+from lexivid.labels.prompt_cache import PromptCache
 from lexivid.labels.templates import short_templates
 from lexivid.media.decode import SampledFrames, VideoReader, open_video, read_views
 from lexivid.media.views import PAPER_STRIDE, Views, ViewsAsked

@@ -21,7 +21,8 @@ from lexivid.base.storage import write_atomically
 from lexivid.errors import LexividError, printable
 from lexivid.models.calibration import DEFAULT_THRESHOLD
 
-FORMATS = ("table", "json", "jsonl", "csv")
+FORMATS = ("table", "json", "jsonl", "csv", "vtt", "srt")
+SUBTITLES = ("vtt", "srt")
 CSV_COLUMNS = (
     "path", "duration_s", "model", "modalities", "start_s", "end_s", "rank", "label", "score", "warnings", "error",
     "none_of_these",
@@ -33,7 +34,7 @@ Row = dict[str, Any]
 
 
 def format_rows(rows: Sequence[Row], fmt: str, *, width: int | None = None, colour: bool = False) -> str:
-    """All rows (see `Prediction.to_dict`) as one text.
+    """All rows (see `Prediction.to_dict`) as one text; as subtitles one row alone.
 
     Raises:
         LexividError: an unknown format.
@@ -44,12 +45,55 @@ def format_rows(rows: Sequence[Row], fmt: str, *, width: int | None = None, colo
         return "".join(write_row(row, fmt) for row in rows)
     if fmt == "csv":
         return csv_header() + "".join(map(csv_rows, rows))
+    if fmt in SUBTITLES:
+        (row,) = rows
+        return subtitles(row, fmt)
     if fmt == "table":
         buffer = io.StringIO()
         console = Console(file=buffer, width=width, force_terminal=colour, highlight=False)
         console.print(table(rows))
         return buffer.getvalue()
     raise LexividError(f"unknown format {fmt!r}: choose {', '.join(FORMATS)}")
+
+
+def subtitles(row: Row, fmt: str) -> str:
+    """A timeline as subtitles, "vtt" (WebVTT) or "srt": a cue for each segment, with its best label and the score.
+
+    Segments of several labels may overlap; players show such cues together.
+    """
+    cues = []
+    for segment in row.get("segments", []):
+        for label in segment["labels"][:1]:
+            start, end = (_cue_time(segment[key], fmt) for key in ("start_s", "end_s"))
+            text = f"{printable(label['label'])} ({label['score']:.0%})"
+            if fmt == "vtt":
+                text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+            if start != end:
+                cues.append(f"{start} --> {end}\n{text}\n")
+    if fmt == "vtt":
+        return "\n".join(["WEBVTT\n", *cues])
+    return "\n".join(f"{number}\n{cue}" for number, cue in enumerate(cues, 1))
+
+
+def write_subtitles(folder: Path, rows: Sequence[Row], fmt: str) -> list[Path]:
+    """A file of subtitles for each row without an error, by the name of its film; "film-2.vtt" for another film.mp4."""
+    written: list[Path] = []
+    for row in rows:
+        if row["error"]:
+            continue
+        stem, number = Path(row["path"]).stem, 1
+        while (path := folder / f"{stem}{'' if number == 1 else f'-{number}'}.{fmt}") in written:
+            number += 1
+        write_atomically(path, subtitles(row, fmt))
+        written.append(path)
+    return written
+
+
+def _cue_time(seconds: float, fmt: str) -> str:
+    """75.25 -> "00:01:15.250", in SRT with a comma."""
+    whole, thousandths = divmod(round(seconds * 1000), 1000)
+    separator = "." if fmt == "vtt" else ","
+    return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}{separator}{thousandths:03d}"
 
 
 def _json(value: Any, indent: int | None = None) -> str:

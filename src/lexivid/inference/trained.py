@@ -50,11 +50,12 @@ from lexivid.inference.prediction import (
 )
 from lexivid.inference.scores import Asked, Sayings, SayingsMean, Scorer, mean_of
 from lexivid.inference.tokens import FileParts, FilmWindows, read_file, view_tokens
-from lexivid.labels import PromptCache, TemplateSet, check_labels
+from lexivid.labels import TemplateSet, check_labels
 from lexivid.labels.database import LabelDatabase
 from lexivid.labels.encoders.base import WEIGHTS_FILE
 from lexivid.labels.encoders.identity import EncoderIdentity
 from lexivid.labels.identifiers import class_key
+from lexivid.labels.prompt_cache import PromptCache
 from lexivid.labels.templates import NAME_ONLY
 from lexivid.media.decode import probe
 from lexivid.media.views import Views, ViewsAsked

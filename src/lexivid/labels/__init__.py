@@ -2,13 +2,11 @@
 
 from lexivid.labels.lists import read_labels_file, read_names
 from lexivid.labels.names import CheckedLabels, Label, check_labels, split_labels, with_phrases
-from lexivid.labels.prompt_cache import PromptCache
 from lexivid.labels.templates import TemplateSet, load_templates
 
 __all__ = [
     "CheckedLabels",
     "Label",
-    "PromptCache",
     "TemplateSet",
     "check_labels",
     "load_templates",

@@ -7,7 +7,7 @@
 
 A label's vector depends on no video and on no other label, so a new class costs one label. labels.json is replaced
 last and whole: whoever reads, or is killed while writing, sees the old state or the new one. Several processes may add
-at once; each adds to what the others wrote.
+at once; each adds to what the others wrote. A label that was renamed keeps the phrase that was read.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -128,8 +130,6 @@ class LabelDatabase:
         Raises:
             LabelError: labels that cannot be used, another encoder, or a database that another process keeps busy.
         """
-        from filelock import FileLock, Timeout
-
         self._check(encoder.identity)
         names, phrases, _ = check_labels(labels)
         known = self._finder()
@@ -137,27 +137,76 @@ class LabelDatabase:
         shown, fresh = [name for name, _ in new], [phrase for _, phrase in new]
         vectors = encoder.encode(fresh).float().cpu() if fresh else self.vectors[:0]
         short = encoder.encode_short(fresh).float().cpu() if fresh and encoder.encode_short else None
+        with self._latest() as newest:
+            newest._check(encoder.identity)
+            find = newest._finder()
+            indices = [i for i, name in enumerate(shown) if find(name) is None]
+            self.labels = (*newest.labels, *(shown[i] for i in indices))
+            self.phrases = (*newest.phrases, *(fresh[i] for i in indices))
+            self.vectors = torch.cat([newest.vectors.view(-1, vectors.shape[1]), vectors[indices]])
+            self.short = newest.short
+            if short is not None:
+                before = short[:0] if newest.short is None else newest.short
+                self.short = torch.cat([before, short[indices]])
+            self._write()
+        added = [shown[i] for i in indices]
+        return Added(added, [name for name in names if name not in added])
+
+    def remove(self, labels: str | Iterable[str]) -> list[str]:
+        """Take labels out -> their names as they stood here.
+
+        Args:
+            labels: as `check_labels` takes them.
+
+        Raises:
+            LabelError: a label that is not here (nothing is removed), or a database that another process keeps busy.
+        """
+        names = check_labels(labels).names
+        with self._latest() as newest:
+            gone = set(newest._indices(names))
+            kept = [i for i in range(len(newest)) if i not in gone]
+            self._take(newest, newest.labels, newest.phrases, kept)
+            self._write()
+        return [newest.labels[i] for i in sorted(gone)]
+
+    def rename(self, label: str, name: str) -> str:
+        """Show a label under another name -> the name it had. Its vector, and the phrase it was made of, stay.
+
+        Raises:
+            LabelError: the label is not here, the name is another label's, or a database that another process keeps
+                busy.
+        """
+        (name,) = check_labels([Label(name, "")]).names
+        with self._latest() as newest:
+            (index,) = newest._indices(check_labels([label]).names)
+            taken = newest._finder()(name)
+            if taken not in (None, index):
+                raise LabelError(
+                    f"{name!r} is a label of {str(self.folder)!r} already: remove one of the two, or choose another "
+                    "name"
+                )
+            before = newest.labels[index]
+            labels = (*newest.labels[:index], name, *newest.labels[index + 1 :])
+            self._take(newest, labels, newest.phrases, list(range(len(newest))))
+            self._write()
+        return before
+
+    @contextmanager
+    def _latest(self) -> Iterator[LabelDatabase]:
+        """What the folder holds now, with what others wrote since; nobody else writes meanwhile."""
         try:
             with FileLock(self.folder / ".lock", timeout=_LOCK_TIMEOUT_S):
-                newest = open_database(self.folder)  # with what others added since
-                newest._check(encoder.identity)
-                there = newest._finder()
-                places = [i for i, name in enumerate(shown) if there(name) is None]
-                self.labels = (*newest.labels, *(shown[i] for i in places))
-                self.phrases = (*newest.phrases, *(fresh[i] for i in places))
-                self.vectors = torch.cat([newest.vectors.view(-1, vectors.shape[1]), vectors[places]])
-                self.short = newest.short
-                if short is not None:
-                    there_before = short[:0] if newest.short is None else newest.short
-                    self.short = torch.cat([there_before, short[places]])
-                self._write()
+                yield open_database(self.folder)
         except Timeout:
             raise LabelError(
                 f"label database {str(self.folder)!r} has been busy for {_LOCK_TIMEOUT_S:g} s: another process "
-                "adds to it"
+                "writes to it"
             ) from None
-        added = [shown[i] for i in places]
-        return Added(added, [name for name in names if name not in added])
+
+    def _take(self, newest: LabelDatabase, labels: Sequence[str], phrases: Sequence[str], kept: list[int]) -> None:
+        self.labels, self.phrases = tuple(labels[i] for i in kept), tuple(phrases[i] for i in kept)
+        self.vectors = newest.vectors[kept]
+        self.short = None if newest.short is None else newest.short[kept]
 
     def __contains__(self, label: str) -> bool:
         """Whether it is here, in whatever spelling (`class_key`), as a name or as its phrase."""
@@ -182,7 +231,7 @@ class LabelDatabase:
         Raises:
             LabelError: a label that is not here.
         """
-        return self.vectors[self._places(labels)]
+        return self.vectors[self._indices(labels)]
 
     def only(self, labels: str | Iterable[str]) -> LabelDatabase:
         """Some of the labels, in that order and under the names asked for, to classify with. Nothing is written.
@@ -194,12 +243,12 @@ class LabelDatabase:
             LabelError: a label that is not here.
         """
         names = check_labels(labels).names
-        places = self._places(names)
+        places = self._indices(names)
         short = None if self.short is None else self.short[places]
         phrases = tuple(self.phrases[i] for i in places)
         return LabelDatabase(self.folder, self.encoder, tuple(names), self.vectors[places], short, phrases=phrases)
 
-    def _places(self, labels: Sequence[str]) -> list[int]:
+    def _indices(self, labels: Sequence[str]) -> list[int]:
         find = self._finder()
         found = {label: find(label) for label in labels}
         places = {label: place for label, place in found.items() if place is not None}
@@ -227,7 +276,7 @@ class LabelDatabase:
         if isinstance(query, str):
             (text,), (phrase,), _ = check_labels([query])
             if text in self:
-                (own,) = self._places([text])
+                (own,) = self._indices([text])
                 vector = self.vectors[own]
             elif encoder is None:
                 raise LabelError(

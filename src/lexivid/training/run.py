@@ -38,12 +38,13 @@ from lexivid.data.recordings import recording_names
 from lexivid.data.run_clips import CLIPS_FILE, SPLIT_FILE, RunClips
 from lexivid.data.splits import ClassSplit
 from lexivid.errors import LexividError
-from lexivid.labels import Label, PromptCache, check_labels, load_templates
+from lexivid.labels import Label, check_labels, load_templates
 from lexivid.labels.encoders.base import WEIGHTS_FILE, TrainedLabelEncoder, has_label_encoder
 from lexivid.labels.encoders.coop import LearnedContextEncoder
 from lexivid.labels.encoders.language_model import FrozenLanguageModel
 from lexivid.labels.encoders.soft_attributes import SoftAttributeEncoder
 from lexivid.labels.encoders.text_encoder import FrozenTextEncoder
+from lexivid.labels.prompt_cache import PromptCache
 from lexivid.models.mov import MOV, MOVConfig
 from lexivid.models.serialization import is_trained_model, read_config, save_backbone
 from lexivid.models.system import System, make_objective, make_teacher

@@ -36,7 +36,8 @@ from lexivid.data.loader import load_batches
 from lexivid.data.sampling import MODALITIES, ClipSamples, SampleSpec, label_rows
 from lexivid.data.splits import ClassSplit
 from lexivid.errors import LexividError, MissingExtraError
-from lexivid.labels import PromptCache, load_templates
+from lexivid.labels import load_templates
+from lexivid.labels.prompt_cache import PromptCache
 from lexivid.media.flow import ZERO_FLOW
 from lexivid.models.towers import make_frozen_tower
 from lexivid.synthetic.world.files import World, make_world

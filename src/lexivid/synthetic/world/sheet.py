@@ -17,9 +17,11 @@ from torch import Tensor
 
 from lexivid.base.storage import write_atomically
 from lexivid.errors import LexividError
-from lexivid.media import Views, read_views, read_waveform
+from lexivid.media.audio import read_waveform
+from lexivid.media.decode import read_views
 from lexivid.media.flow import flow, flow_to_color
 from lexivid.media.spectrogram import log_mel
+from lexivid.media.views import Views
 from lexivid.synthetic.world.files import FRAME_RATE, NUM_FRAMES, World, WorldClip
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG"}
