@@ -168,6 +168,45 @@ def test_opposite_phase_with_some_of_each(tmp_path: Path) -> None:
     assert strength(found, 600) < 0.001
 
 
+def noise(seed: int, low_hz: float, high_hz: float, *, seconds: float = 4.0) -> np.ndarray:
+    """Between two frequencies, with a mean square of 1."""
+    spectrum = np.fft.rfft(np.random.default_rng(seed).normal(size=round(seconds * RATE)))
+    hz = np.fft.rfftfreq(round(seconds * RATE), 1 / RATE)
+    wave = np.fft.irfft(spectrum * ((hz >= low_hz) & (hz < high_hz)))
+    return wave / np.sqrt(np.square(wave).mean())
+
+
+@pytest.mark.parametrize("voice_db", [-12, -6, 0, 3])
+@pytest.mark.parametrize("pauses", [False, True])
+def test_music_in_opposite_phase_beside_a_voice_that_is_not(voice_db: float, pauses: bool, tmp_path: Path) -> None:
+    """Both are heard, as loud beside each other as they are."""
+    voice, music = noise(1, 300, 3000), 0.1 * noise(2, 60, 7000)
+    voice *= 0.1 * 10 ** (voice_db / 20)
+    if pauses:
+        voice[: 2 * RATE] = 0
+    path = write(tmp_path / "a.wav", [voice + music, voice - music], layout="stereo")
+    found = read_waveform(path).numpy()
+    for part in (voice, music):
+        assert float(found @ part / (part @ part)) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.7])
+def test_a_little_in_opposite_phase_changes_nothing(share: float, tmp_path: Path) -> None:
+    """Stereo of two sides that share something, with an effect in opposite phase 12 dB below."""
+    middle, left, right, wide = (0.1 * noise(seed, 60, 7000) for seed in range(4))
+    left, right = (share * middle + (1 - share) * side for side in (left, right))
+    path = write(tmp_path / "a.wav", [left + 0.25 * wide, right - 0.25 * wide], layout="stereo")
+    assert mix_of(path).weights(("FL", "FR")) is None
+
+
+def test_ordinary_recordings_are_mixed_as_ffmpeg_does(media: Path) -> None:
+    """Real clips, a third of those that are stereo."""
+    clips = [path for path in sorted((media / "clips").iterdir()) if path.suffix in (".mp4", ".mkv")]
+    stereo = [path for path in clips if probe(path).num_channels == 2][::3]
+    assert len(stereo) >= 5
+    assert [path.name for path in stereo if mix_of(path).channels] == []
+
+
 @pytest.mark.parametrize(("start", "stop"), [(0, 20), (30, 60), (20, 45)])
 def test_one_decision_for_a_whole_file(start: int, stop: int, tmp_path: Path) -> None:
     """A minute of which a part is in opposite phase: in no part silent, and a part is that of the whole."""

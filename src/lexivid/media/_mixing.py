@@ -8,7 +8,8 @@ alike in every part.
   ones at the ceiling, those of 22.2) count as side and back.
 - Channels without a place (several microphones, no channel mask) are averaged over those that carry sound.
 - Ambisonics: the first component, which hears all directions.
-- Where the mix would be lost because channels are in opposite phase, the loudest channel alone is heard.
+- Where the mix, or a good part of it, would be lost because channels are in opposite phase, the loudest channel alone
+  is heard: it has all that they share, in phase or not.
 - Several mono streams of MXF, QuickTime, MP4 and GXF are the channels of one programme, as cameras and broadcasters
   write them, unless their language or kind tells them apart.
 """
@@ -48,6 +49,7 @@ _MOST_PLANES = 8
 _AUDIBLE = (2 / 32768) ** 2  # mean square of two steps of a 16-bit sample
 _SOUNDS = 1e-4  # of the loudest channel's energy: 40 dB below it, a channel is an open input
 _LOST = 0.1  # of the energy that the channels would have together if they were not alike
+_LOST_ENERGY = 0.2  # of a block's, in half octaves of which the same is true
 _LOST_SHARE = 0.25  # of the blocks that can be heard
 
 
@@ -165,9 +167,32 @@ def choose_weights(layout: Layout, blocks: Sequence[np.ndarray]) -> np.ndarray:
     mixed = np.array([np.square(weights @ block, dtype=np.float64).mean() for block in blocks])[audible]  # (B,)
     apart = energy @ np.square(weights, dtype=np.float64)
     heard = apart > 1e-12
-    if heard.any() and (mixed[heard] < _LOST * apart[heard]).mean() >= _LOST_SHARE:
+    lost = mixed < _LOST * apart
+    if counts.sum() == 2:
+        # No more than what the channels do not share can be lost.
+        may_be = ~lost & heard & (mixed < 2 * (1 - _LOST_ENERGY) * apart)
+        use = np.flatnonzero(audible)[may_be]
+        if (may_be | lost)[heard].sum() >= _LOST_SHARE * heard.sum() and len(use):
+            lost[may_be] = _lost_in_bands([blocks[at] for at in use], weights)
+    if heard.any() and lost[heard].mean() >= _LOST_SHARE:
         return _only(layout, int(np.where(counts, total, -1).argmax()))
     return weights
+
+
+def _lost_in_bands(blocks: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
+    """Of each block (C, S), whether a good part of its energy is in half octaves that the mix would lose, (B,) bool:
+    music in opposite phase beside a voice that is not. Either channel alone has both."""
+    size = 1 << max(int(np.log2(max(block.shape[1] for block in blocks) / 10)), 5)  # 25 to 50 ms
+    band = np.floor(2 * np.log2(np.maximum(np.arange(size // 2 + 1), 3) / 3)).astype(np.int64)
+    window, found = np.hanning(size).astype(np.float32), []
+    for block in blocks:
+        num = block.shape[1] // size
+        parts = np.fft.rfft(block[:, : num * size].reshape(len(block), num, size) * window)  # (C, N, F)
+        mixed = np.square(np.abs(np.tensordot(weights, parts, 1))).sum(0)
+        apart = np.tensordot(np.square(weights), np.square(np.abs(parts)).sum(1), 1)
+        of_mix, of_parts = np.bincount(band, mixed), np.bincount(band, apart)
+        found.append(of_parts[of_mix < _LOST * of_parts].sum() > _LOST_ENERGY * of_parts.sum())
+    return np.array(found)
 
 
 def _only(layout: Layout, channel: int) -> np.ndarray:
