@@ -1,5 +1,8 @@
-"""Run every command of the README, as a new user would type it, in a scratch folder that holds clips.
+"""Run every command of the README and of docs/, as a new user would type it, in a scratch folder that holds clips.
 
+    python .ci/readme.py [PAGE...]
+
+Without arguments: the README, then every page of docs/ in the order of names. The pages share the scratch folder.
 ```sh blocks run line by line, ```python blocks as scripts. A block whose preceding line is an HTML comment
 `<!-- ci: expect STATUS reason -->` must end with that status (a model that is not here, without a network);
 `<!-- ci: skip reason -->` is named and not run.
@@ -37,6 +40,8 @@ def clips(folder: Path) -> None:
         for number in range(6):
             cut(film, folder / "clips" / name / f"{number}.mp4", start_s=0.8 * number)
     (folder / "labels.txt").write_text("bicycles in a city\na rabbit in a meadow\nplaying drums\n")
+    (folder / "classInd.txt").write_text("1 Biking\n2 PlayingViolin\n3 HorseRace\n")
+    (folder / "phrases.csv").write_text("name,phrase\nPlayingViolin,a person playing the violin\n")
 
 
 def cut(film: str, out: Path, *, start_s: float, num_frames: int = 20) -> None:
@@ -55,7 +60,8 @@ def cut(film: str, out: Path, *, start_s: float, num_frames: int = 20) -> None:
 
 
 def main() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    pages = [Path(name) for name in sys.argv[1:]] or [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
     environment = os.environ | {"PATH": f"{ROOT / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"}
     failures = 0
     with tempfile.TemporaryDirectory() as name:
