@@ -373,7 +373,7 @@ def test_demo_clips_come_from_the_wheel(run: Callable[..., Outcome], tmp_path: P
         (["{film}"], "no labels: name at least one"),
         (["{film}", "-l", " , "], "no labels: name at least one"),
         (["{film}", "-l", "a", "-o", "rows.xlsx"], "rows are written as .txt, .json"),
-        (["{film}", "-l", "a", "-f", "yaml"], "unknown format 'yaml': choose table, json"),
+        (["{film}", "-l", "a", "-f", "yaml"], "'yaml' is not one of 'table', 'json'"),
         (["{film}", "-l", "a", "-f", "srt"], "give --timeline SECONDS"),
         (["{film}", "{film}2", "-l", "a", "-f", "vtt", "--timeline", "2"], "give --output FOLDER"),
     ],
@@ -390,7 +390,7 @@ def test_a_wrong_call_is_refused_before_anything_is_loaded(tmp_path: Path, words
     )
     done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2
-    assert reason in " ".join(done.stderr.split())
+    assert reason in " ".join(done.stderr.replace("│", " ").split())
     assert done.stdout == "[]\n"
 
 

@@ -12,11 +12,11 @@ from lexivid.cli.root import main as main
 # In the order of `lexivid --help`.
 # isort: off
 from lexivid.cli import classify as classify
-from lexivid.cli import demo as demo
+from lexivid.cli import labels as labels
 from lexivid.cli import flow as flow
+from lexivid.cli import demo as demo
 from lexivid.cli import train as train
 from lexivid.cli import evaluate as evaluate
 from lexivid.cli import world as world
 from lexivid.cli import pretrain as pretrain
 from lexivid.cli import reproduce as reproduce
-from lexivid.cli import labels as labels

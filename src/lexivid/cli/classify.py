@@ -35,12 +35,12 @@ from lexivid.cli.options import (
     split_words,
     views_asked,
 )
-from lexivid.cli.root import app
+from lexivid.cli.root import USE, app
 from lexivid.cli.running import prepare, run, told
 from lexivid.errors import LexividError
 
 
-@app.command()
+@app.command(rich_help_panel=USE)
 def classify(
     paths: Paths,
     labels: Labels = None,

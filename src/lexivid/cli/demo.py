@@ -9,11 +9,11 @@ import typer
 
 from lexivid.cli.console import status
 from lexivid.cli.options import Labels, Model, Report, split_words
-from lexivid.cli.root import app
+from lexivid.cli.root import USE, app
 from lexivid.cli.running import prepare, run
 
 
-@app.command()
+@app.command(rich_help_panel=USE)
 def demo(
     video: Annotated[str | None, typer.Argument(help="A video of yours. Default: two films that come along.")] = None,
     labels: Labels = None,

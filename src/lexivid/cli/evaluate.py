@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from lexivid.cli.console import emit, progress_bar, say
 from lexivid.cli.options import Device, Frames, Layout, Names, Stride, StrideRate, Templates, views_asked
-from lexivid.cli.root import app
+from lexivid.cli.root import TRAIN, app
+
+# As the library states them where it needs PyTorch; tests/test_cli_help.py compares the two.
+ProtocolName = Literal["base-novel", "generalized", "calibrate", "multi-label"]
+KindName = Literal["auto", "csv", "folders", "ucf101", "activitynet", "charades", "youtube8m", "vggsounder"]
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def evaluate(
     model: Annotated[
         str, typer.Argument(help='A run of `lexivid train`, "lite", or a CLIP model.', show_default=False)
     ],
     data: Annotated[Path, typer.Option(help="Folder or manifest of labelled clips.", show_default=False)],
-    protocol: Annotated[str, typer.Option(help="base-novel, generalized, calibrate or multi-label.")] = "base-novel",
+    protocol: Annotated[
+        ProtocolName, typer.Option(help="What is measured. docs/terms.md explains each.")
+    ] = "base-novel",
     out: Annotated[Path | None, typer.Option(help="Folder for the result (JSON) and the features.")] = None,
     views: Layout = None,
     frames: Frames = None,
@@ -27,25 +33,27 @@ def evaluate(
     split: Annotated[Path | None, typer.Option(help="JSON with base and novel classes. Default: the run's.")] = None,
     part: Annotated[str, typer.Option(help="Which clips of the data.")] = "test",
     list_number: Annotated[
-        int | None, typer.Option(help="Which of UCF101's lists, 1 to 3. Default: the recipe's.")
+        int | None, typer.Option(min=1, max=3, help="Which of UCF101's lists. Default: the recipe's.")
     ] = None,
     lists: Annotated[Path | None, typer.Option(help="Folder of UCF101's lists. Default: the recipe's.")] = None,
     distractors: Annotated[
-        Path | None, typer.Option(help="A list of more names for every vocabulary, as --labels-file of `classify`.")
+        Path | None,
+        typer.Option(help="Distractor labels for every list of labels: a file as --labels-file of `classify`."),
     ] = None,
     templates: Templates = None,
     threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="multi-label: from which probability on a label is said to hold.")
+        float, typer.Option(min=0, max=1, help="multi-label: the least probability of a label that holds.")
     ] = 0.5,
     kind: Annotated[
-        str | None,
+        KindName | None,
         typer.Option(
-            help="Layout: auto, csv, folders, ucf101, activitynet, charades, youtube8m or vggsounder. Default: that of "
-            "the run's recipe, or auto.",
+            metavar="KIND",
+            help="Layout of the data: auto, csv, folders, ucf101, activitynet, charades, youtube8m or vggsounder.",
+            show_default="that of the run's recipe, or auto",
         ),
     ] = None,
     names: Names = None,
-    twins: Annotated[int, typer.Option(min=0, help="calibrate: train so many twins of the run for it.")] = 0,
+    twins: Annotated[int, typer.Option(min=0, help="calibrate: train so many leave-classes-out models for it.")] = 0,
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode.")] = 2,
     device: Device = "auto",
 ) -> None:

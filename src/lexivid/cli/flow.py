@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from lexivid.cli.console import progress_bar, say
-from lexivid.cli.root import app
+from lexivid.cli.root import USE, app
+
+# As `lexivid.media.flow.Algorithm`, which needs PyTorch; tests/test_cli_help.py compares the two.
+AlgorithmName = Literal["tvl1", "tvl1-fast", "dis"]
 
 
-@app.command()
+@app.command(rich_help_panel=USE)
 def flow(
     video: Annotated[str, typer.Argument(help="A video file.", show_default=False)],
     out: Annotated[
@@ -19,7 +22,8 @@ def flow(
         typer.Option("--out", "-o", help="FILE.mp4 to look at, FILE.npz as data, or a folder for PNG pictures."),
     ],
     algorithm: Annotated[
-        str, typer.Option(help="tvl1 (as OpenCV's), tvl1-fast (3 warps, less faithful), dis (needs lexivid\\[dis]).")
+        AlgorithmName,
+        typer.Option(help="tvl1: as OpenCV's. tvl1-fast: 3 warps, less faithful. dis: needs lexivid\\[dis]."),
     ] = "tvl1",
     texture: Annotated[
         bool, typer.Option("--texture", help="Flow of the pictures' texture: follows flicker and fades less.")
@@ -42,7 +46,7 @@ def flow(
         written = flow_file(
             video,
             out,
-            algorithm=algorithm,  # type: ignore[arg-type]
+            algorithm=algorithm,
             texture=texture,
             short_side=size or None,
             start_s=start,

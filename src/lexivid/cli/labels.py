@@ -9,14 +9,14 @@ import typer
 
 from lexivid.cli.console import emit, say, status
 from lexivid.cli.options import DEFAULT_MODEL, Device, Labels, LabelsFile, Names, split_words
-from lexivid.cli.root import app
+from lexivid.cli.root import USE, app
 from lexivid.cli.running import told
 
 if TYPE_CHECKING:
     from lexivid.labels import TemplateSet
 
 labels_app = typer.Typer(help="Keep labels and their vectors in a database that grows.", no_args_is_help=True)
-app.add_typer(labels_app, name="labels")
+app.add_typer(labels_app, name="labels", rich_help_panel=USE)
 
 Database = Annotated[Path, typer.Argument(help="Folder of the database.", show_default=False)]
 

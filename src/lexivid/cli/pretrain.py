@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from lexivid.cli.console import emit, progress_bar
-from lexivid.cli.root import app
+from lexivid.cli.root import SYNTHETIC, app
 
 
-@app.command()
+@app.command(rich_help_panel=SYNTHETIC)
 def pretrain(
     recipe: Annotated[
         str,

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lexivid.cli.console import emit, progress_bar, say
-from lexivid.cli.root import app
+from lexivid.cli.root import SYNTHETIC, app
 from lexivid.errors import LexividError
 
 if TYPE_CHECKING:
     from lexivid.synthetic.reproduce import RunProgress
 
 
-@app.command()
+@app.command(rich_help_panel=SYNTHETIC)
 def reproduce(
     names: Annotated[
         list[str],

@@ -15,6 +15,9 @@ from lexivid.base.interrupts import sigterm_interrupts, status_of
 from lexivid.cli.console import say
 from lexivid.errors import LexividError, MediaError
 
+# The panels of `lexivid --help`.
+USE, TRAIN, SYNTHETIC = "Use", "Train", "Synthetic world"
+
 
 class Program(TyperGroup):
     """The verbs; Ctrl-C and SIGTERM end each with a sentence and status 130 or 143."""

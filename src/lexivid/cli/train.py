@@ -9,10 +9,10 @@ import typer
 
 from lexivid.cli.console import emit, progress_bar, say
 from lexivid.cli.options import Device
-from lexivid.cli.root import app
+from lexivid.cli.root import TRAIN, app
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe by name (lite-mov, ...) or a YAML file.", show_default=False)],
     data: Annotated[Path, typer.Option(help="Folder or manifest of labelled clips.", show_default=False)],
@@ -20,7 +20,8 @@ def train(
     set: Annotated[list[str] | None, typer.Option(help="KEY=VALUE on top of the recipe. Repeatable.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in this folder stopped.")] = False,
     cache_video_features: Annotated[
-        int | None, typer.Option(min=0, help="Keep the frozen tower's features of so many looks at each clip.")
+        int | None,
+        typer.Option(min=0, help="Store the frozen tower's features of so many augmented views of each clip."),
     ] = None,
     self_contained: Annotated[
         bool, typer.Option("--self-contained", help="Hold the backbone in the folder too.")

@@ -5,28 +5,28 @@ from __future__ import annotations
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from lexivid.base.interrupts import Interrupted, status_of
 from lexivid.cli.console import progress_bar, say, status
-from lexivid.cli.root import app
+from lexivid.cli.root import SYNTHETIC, app
 from lexivid.errors import LexividError
 
 if TYPE_CHECKING:
     from lexivid.synthetic.world.multilabel import LabelSets
 
+KindName = Literal["motion", "sound", "both"]
 _RECIPES = {"motion": "world-mov", "sound": "world-mov-audio", "both": "world-mov-all"}
-_DEFAULT_KIND = "both"
+_DEFAULT_KIND: KindName = "both"
 
 
-@app.command()
+@app.command(rich_help_panel=SYNTHETIC)
 def world(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the clips, new or empty.", show_default=False)],
     kind: Annotated[
-        str | None,
-        typer.Option(help="What class names say beside the looks: motion, sound or both.", show_default=_DEFAULT_KIND),
+        KindName | None, typer.Option(help="What class names say beside the looks.", show_default=_DEFAULT_KIND)
     ] = None,
     clips_per_class: Annotated[int, typer.Option(min=1, help="Training clips of each base class.")] = 20,
     test_clips_per_class: Annotated[int, typer.Option(min=0, help="Test clips of each class, base and novel.")] = 15,
