@@ -118,6 +118,33 @@ def test_a_raw_stream_keeps_the_rate_that_it_states(name: str, rate: str, files:
     assert probe(path).frame_rate == pytest.approx(float(rate))
 
 
+def in_program_stream(path: Path, *options: str, rate: str) -> Path:
+    return make_video(path, "-c:v", "mpeg2video", "-q:v", "4", *options, size="64x48", rate=rate)
+
+
+def test_frames_of_a_program_stream_that_FFmpeg_counts_twice_are_all_there(files: Path) -> None:
+    """Small intra pictures: two of them carry one time, others none."""
+    path = in_program_stream(files / "small.vob", "-g", "1", rate="30")
+    with open_video(path) as reader:
+        found = np.array([at for at, _ in reader.frames_between()])
+        assert len(found) == 60
+        assert (np.diff(found) > 0).all()
+        np.testing.assert_allclose(found, np.arange(60) / 30, atol=0.07)
+        assert reader.info.duration_s == pytest.approx(2.0, abs=0.002)
+        assert reader.warnings == []
+
+
+@pytest.mark.parametrize("ending", ["mpg", "m2ts"])
+def test_frames_that_refer_to_what_was_cut_off_do_not_count(ending: str, files: Path) -> None:
+    whole = in_program_stream(files / f"whole.{ending}", "-g", "5", "-bf", "2", rate="50")
+    path = files / f"cut.{ending}"
+    ffmpeg("-ss", "0.74", "-i", whole, "-c", "copy", path)
+    with open_video(path) as reader:
+        num_frames = len(list(reader.frames_between()))
+        assert num_frames == len(reference_frames(path))
+        assert reader.info.duration_s == pytest.approx(num_frames / 50, abs=0.021)
+
+
 # ---- joined files
 
 
@@ -150,6 +177,14 @@ def test_a_clock_that_jumps_either_way(first_s: str, second_s: str, files: Path)
     path = joined(files / "jump.ts", *parts)
     check(path, num_frames=100, seconds=4.0)
     assert colours(path) == "R" * 8 + "B" * 8
+
+
+@pytest.mark.parametrize("start_s", ["0.74", "0.95"])
+def test_times_of_flv_below_zero(start_s: str, files: Path) -> None:
+    whole = make_video(files / "whole.flv", *X264, "-g", "25", "-bf", "0")
+    path = files / "below.flv"
+    ffmpeg("-ss", start_s, "-i", whole, "-c", "copy", "-avoid_negative_ts", "disabled", path)
+    check(path, num_frames=50, seconds=2.0, times_s=np.arange(50) / 25)
 
 
 def test_a_clock_that_wraps(files: Path) -> None:

@@ -38,6 +38,7 @@ _SEEK_GAP_S = 5.0  # below this, reading on costs less than seeking
 _MAX_AHEAD_BYTES = 64 << 20  # of packets held before they are decoded
 _LARGE = 4096 * 2304  # pixels
 _JUMP_S = 10.0  # a clock that goes back by more than this was set anew
+_COUNTED_S = 0.5  # by which times that FFmpeg counted may be too late
 _NUM_FIRST = 64  # packets in which fields are looked for
 _MAX_READ_ERRORS = 50  # in a row, after which the file counts as ended
 # Codecs whose key frames stand alone wherever the container marks them. Others (GIF, ...) are decoded in order.
@@ -75,6 +76,7 @@ class Cursor:
         self.step = 1
         self._extent: Extent | None = None
         self.has_fields = False
+        self._began: int | None = None  # time of the first packet
         self._first_times: list[int] = []  # of the first packets
         self._gaps = Gaps()
         self._seek_gap_s = _SEEK_GAP_S
@@ -98,6 +100,14 @@ class Cursor:
 
     def close(self) -> None:
         self._stack.close()
+
+    @property
+    def lead(self) -> int:
+        """Ticks of frames before the first one, which refer to what was cut off; of streams of MPEG-1 and MPEG-2."""
+        if not self.by_dts or self._indexed or self._began is None:
+            return 0
+        lead = pts_of(self.first) - self._began - self.step  # their decoder gives each frame one packet late
+        return lead if lead > self.step / 2 else 0
 
     def _look_for_fields(self) -> None:
         """See whether a picture comes in two packets, its fields: decode one more, and keep it for later."""
@@ -188,6 +198,7 @@ class Cursor:
         self._read_to: int | None = None  # how far the file was read
         self._must_flush = False
         self._no_more = False  # the file has no further packet
+        self._last_dts: int | None = None
         self._gaps.start_anew()
         self._drained = False  # and the decoder no further frame
         self._at_start = at_start
@@ -276,6 +287,10 @@ class Cursor:
             if self._read_to is None and packet.has_sidedata("encryption_info"):
                 raise MediaError(is_locked(self.path))
             self._clock.shifted(packet)
+            if self.by_dts and packet.dts is not None:
+                self._part_from_last(packet)
+                if self._began is None:
+                    self._began = packet.dts
             at = packet.dts if packet.dts is not None else packet.pts
             if at is not None and not self._is_hidden(packet) and abs(at * self.base) < MAX_TIME_S:
                 self._gaps.watch(packet, at, step=self.step, base=self.base)
@@ -283,6 +298,17 @@ class Cursor:
             return packet
         self._no_more = True
         return None
+
+    def _part_from_last(self, packet: av.Packet) -> None:
+        """A packet whose time is not after that of the one before it comes a little later than that one.
+
+        In program streams a time stands for a pack, and FFmpeg counts the frames in it: it may count too many.
+        """
+        assert packet.dts is not None
+        last = self._last_dts
+        if last is not None and last - _COUNTED_S / self.base < packet.dts <= last:
+            packet.dts = last + max(self.step // 8, 1)
+        self._last_dts = packet.dts
 
     @property
     def holes(self) -> dict[int, int]:

@@ -6,6 +6,7 @@ each part follow those of the part before. A part keeps its streams together.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import av
@@ -18,6 +19,7 @@ _BROADCAST = frozenset({"mpegts", "mpeg"})
 _OWN_DTS = frozenset({"mpegts", "mpeg", "flv"})
 _JUMP_S = 10.0  # forward, above which a broadcast clock was set anew, as ffmpeg has it
 _ABSURD_S = 1e6
+_FLV_WRAP_S = 2**31 / 1000
 _BACK_S = 0.1
 MAX_TIME_S = 1e10  # a clock beyond is none: three centuries, where some clocks begin in 1970
 _POINT_S = 0.5  # at least, between two places to which a joined file can be sought
@@ -183,10 +185,11 @@ class Scan:
             mine.append(len(self.parts) - 1)
         part = self.parts[mine[-1]]
         shown_s = (packet.pts if packet.pts is not None else tick) * base
+        is_later = at_s + duration_s > part.end_s.get(stream, -math.inf)  # of two with one time the second is none
         part.first_s.setdefault(stream, at_s)
         for ends, end_s in ((part.end_s, at_s + duration_s), (part.shown_end_s, shown_s + duration_s)):
             ends[stream] = max(ends.get(stream, end_s), end_s)
-        if packet.is_keyframe and packet.pos is not None:
+        if packet.is_keyframe and packet.pos is not None and is_later:
             points = self.points.setdefault(stream, [])
             last = points[-1] if points else None
             if last is None or last.num_breaks != breaks.count or shown_s - last.at_s >= _POINT_S:
@@ -220,5 +223,8 @@ class Scan:
             for before, shift in zip(self.parts[:number], shifts, strict=True):
                 ends.update({stream: end_s + shift for stream, end_s in before.end_s.items()})
             common = [ends[stream] - first_s for stream, first_s in part.first_s.items() if stream in ends]
-            shifts.append(max(common) if common else max(ends.values()) - min(part.first_s.values()))
+            shift_s = max(common) if common else max(ends.values()) - min(part.first_s.values())
+            if "flv" in self.formats and abs(shift_s - shifts[-1] + _FLV_WRAP_S) < _JUMP_S:
+                shift_s = shifts[-1] - _FLV_WRAP_S  # times below zero come before: the clock went on
+            shifts.append(shift_s)
         return shifts

@@ -304,7 +304,7 @@ def _describe_video(cursor: Cursor, presentation: Presentation) -> MediaInfo:
     stream, container, first, reach = cursor.stream, cursor.container, cursor.first, cursor.reach
     start_s, step_s = pts_of(first) * cursor.base, cursor.step * cursor.base
     # In decoding order the first frame comes out late, and its time is not the start.
-    duration_s = reach.length_s if cursor.by_dts else reach.end_s - start_s
+    duration_s = reach.length_s - cursor.lead * cursor.base if cursor.by_dts else reach.end_s - start_s
     if cursor.counts:
         # Packets that hold one field last half as long.
         num_frames = min(reach.num_packets, round(reach.length_s / step_s)) if reach.length_s else reach.num_packets
