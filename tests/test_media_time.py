@@ -192,6 +192,24 @@ def test_a_clock_that_wraps(files: Path) -> None:
     check(path, num_frames=150, seconds=6.0, times_s=np.arange(150) / 25)
 
 
+@pytest.mark.parametrize("order", ["rgb", "rg", "gr"])
+def test_a_part_with_another_codec_is_named(order: str, files: Path) -> None:
+    codecs = {"r": ("red", X264), "g": ("lime", ["-c:v", "mpeg2video"]), "b": ("blue", X264)}
+    parts = [plain(files / f"{order}{one}.ts", codecs[one][0], *codecs[one][1]) for one in order]
+    sampled = read_views(joined(files / f"{order}.ts", *parts), Views())
+    (warning,) = sampled.warnings
+    other = "h264, not mpeg2video" if order == "gr" else "mpeg2video, not h264"
+    expected = rf"from 1\.9 to 3\.9 s the pictures are coded in another way \({other}\), and are not looked at"
+    assert re.match(expected, warning)
+    assert sampled.info.duration_s == pytest.approx(2.0 * len(order), abs=0.1)
+    if order == "rgb":
+        assert colours(files / "rgb.ts") in ("R" * 10 + "B" * 6, "R" * 11 + "B" * 5)
+        with open_video(files / "rgb.ts") as reader:
+            times = np.array([at for at, _ in reader.frames_between()])
+            assert len(times) >= 99  # FFmpeg drops one at the change
+            np.testing.assert_allclose(times[-50:], 3.92 + np.arange(50) / 25, atol=0.06)
+
+
 def test_pictures_and_sound_of_a_joined_file_end_together(files: Path) -> None:
     parts = [plain(files / f"{colour}_sound.ts", colour, *X264, sound=True) for colour in ("red", "blue")]
     path = joined(files / "sound.ts", *parts)

@@ -547,6 +547,33 @@ def test_the_default_streams_are_taken(tmp_path: Path) -> None:
     assert "the file's default" in info.stream_choice
 
 
+@pytest.mark.parametrize("codec", ["png", "mjpeg"])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_cover_that_is_an_ordinary_track_is_no_film(is_first: bool, codec: str, tmp_path: Path) -> None:
+    Image.new("RGB", (400, 400), "red").save(tmp_path / "cover.png")
+    maps = ["-map", "1", "-map", "0:v"] if is_first else ["-map", "0:v", "-map", "1"]
+    cover, film = (0, 1) if is_first else (1, 0)
+    path = tmp_path / "a.mkv"
+    ffmpeg(
+        *source(seconds=2), "-i", tmp_path / "cover.png", *maps, *X264, f"-c:v:{cover}", codec,
+        f"-pix_fmt:v:{cover}", "rgb24" if codec == "png" else "yuvj420p", path,
+    )  # fmt: skip
+    info = probe(path)
+    assert (info.width, info.num_video_streams, info.video_stream) == (128, 1, film)
+    assert info.duration_s == pytest.approx(2.0, abs=0.05)
+    assert read_views(path, Views()).warnings == ()
+
+
+def test_a_second_film_of_jpegs_is_a_film(tmp_path: Path) -> None:
+    path = tmp_path / "a.mkv"
+    ffmpeg(
+        *source(seconds=2), *source(size="64x48", seconds=2), "-map", "0", "-map", "1", "-c:v:0", "ffv1",
+        "-c:v:1", "mjpeg", path,
+    )  # fmt: skip
+    assert probe(path).num_video_streams == 2
+    assert "several films" in read_views(path, Views()).warnings[0]
+
+
 def test_commentary_and_cover_art_are_no_choice(tmp_path: Path) -> None:
     Image.new("RGB", (400, 400), "red").save(tmp_path / "cover.png")
     tones = [x for hz in (200, 3000) for x in ("-f", "lavfi", "-i", f"sine=frequency={hz}:duration=1")]

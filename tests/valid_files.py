@@ -365,13 +365,13 @@ EXPLAINED = [
     ("wmv", "wmv2 mpeg4", None, "start", "the first packet of Windows Media sound holds no sound"),
     ("wmv", "wmv2 mpeg4", None, "duration", "the length of the last frame is stored nowhere"),
     ("flv", "flv1", None, "duration", "the length of the last frame is stored nowhere"),
+    ("flv", "h264 flv1", "cut with negative times", "times", "ffmpeg guesses the step from below zero to above"),
+    ("mxf", "h264", None, "size", "its header states the shape of the picture before the codec's crop"),
     ("avi", "xvid mpeg4", None, "duration", "a packet of two frames, and one of none, at a cut"),
 ]
 # The same, where ffmpeg is right.
 NOT_MENDED = [
-    ("mxf", "h264", None, "size", "a crop at the left in the codec is taken off twice"),
-    ("mpg vob", "mpeg1 mpeg2", None, "frames picture start sound", "a cut or a join drops a few frames"),
-    ("flv", "h264 flv1", "cut with negative times", "frames times picture", "one frame too few at times below zero"),
+    ("mpg vob", "mpeg1 mpeg2", None, "start sound", "packets of sound that do not decode count at a cut"),
 ]
 
 

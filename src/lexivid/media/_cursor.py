@@ -39,6 +39,7 @@ _MAX_AHEAD_BYTES = 64 << 20  # of packets held before they are decoded
 _LARGE = 4096 * 2304  # pixels
 _JUMP_S = 10.0  # a clock that goes back by more than this was set anew
 _COUNTED_S = 0.5  # by which times that FFmpeg counted may be too late
+_BESIDE_S = 0.1  # how far from a change of codec packets may be that belong to neither side
 _NUM_FIRST = 64  # packets in which fields are looked for
 _MAX_READ_ERRORS = 50  # in a row, after which the file counts as ended
 # Codecs whose key frames stand alone wherever the container marks them. Others (GIF, ...) are decoded in order.
@@ -271,22 +272,28 @@ class Cursor:
 
     def _read(self) -> av.Packet | None:
         """The next packet of the stream, or None at the end of what can be read."""
-        for _ in range(_MAX_READ_ERRORS):
-            if self._no_more:
-                return None
+        num_errors = 0
+        while num_errors < _MAX_READ_ERRORS and not self._no_more:
             try:
                 packet = next(self._packets)
             except (StopIteration, IndexError, av.error.EOFError):  # IndexError: a stream appeared on the way
-                self._no_more = True
-                return None
+                break
             except (av.error.FFmpegError, OSError):
                 self._packets = self.container.demux(self.stream)
+                num_errors += 1
                 continue
             if packet.size == 0:  # the end, in PyAV's way
+                num_errors += 1
                 continue
             if self._read_to is None and packet.has_sidedata("encryption_info"):
                 raise MediaError(is_locked(self.path))
             self._clock.shifted(packet)
+            if self._clock.is_foreign:
+                self._gaps.start_anew()
+                if packet.pts is not None or packet.dts is not None:
+                    continue
+                # After a change of codec FFmpeg gives the first packets no times.
+                packet.pts = packet.dts = round(self._clock.foreign_end_s / self.base)
             if self.by_dts and packet.dts is not None:
                 self._part_from_last(packet)
                 if self._began is None:
@@ -309,6 +316,18 @@ class Cursor:
         if last is not None and last - _COUNTED_S / self.base < packet.dts <= last:
             packet.dts = last + max(self.step // 8, 1)
         self._last_dts = packet.dts
+
+    def is_beside_foreign(self, at: int) -> bool:
+        """Whether a tick is one of a part with another codec."""
+        at_s = at * self.base
+        return any(part.start_s - _BESIDE_S <= at_s <= part.end_s + _BESIDE_S for part in self.reach.foreign)
+
+    def shown_until_s(self, at_s: float) -> float:
+        """When the frame that ends at a time goes off, on the stream's clock: nothing follows it for a while."""
+        for part in self.reach.foreign:
+            if part.start_s - _BESIDE_S <= at_s < part.end_s:
+                return part.end_s
+        return self.track.shown_until_s(at_s)
 
     @property
     def holes(self) -> dict[int, int]:

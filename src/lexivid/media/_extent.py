@@ -9,7 +9,6 @@ in a row, fall into parts: each has a shift, which makes its times follow those 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from lexivid.errors import MediaError
 from lexivid.media._container import PlainFile, open_container
 from lexivid.media._following import after_last_packet
 from lexivid.media._parts import GifDelays, Reach, Scan
+from lexivid.media._streams import coded_now, codec_name, tagged_s
 from lexivid.media._structure import Structure, structure_of
 
 # The index of these leads to any place, the end too. Every other format is read through once.
@@ -98,7 +98,11 @@ def _scanned(path: str, formats: set[str], structure: Structure) -> Extent:
         with open_container(path) as container:
             delays = GifDelays() if "gif" in formats else None
             for packet in packets_of(container):
-                scan.take(delays.shifted(packet) if delays else packet)
+                begins = scan.take(delays.shifted(packet) if delays else packet)
+                if begins and "mpegts" in formats and packet.stream.type == "video":
+                    now, number = coded_now(container, packet.stream_index), packet.stream_index
+                    if now and now != codec_name(container.streams[number]):
+                        scan.change_codec(number, now)
         left_out = _joined_after(path, formats, scan.last_byte, structure.size)
         if not left_out and structure.end is not None and structure.goes_on and formats & _ENDS_ITSELF:
             left_out = _joined(path, structure.end)
@@ -188,12 +192,9 @@ def declared_end_s(container: InputContainer, stream: av.stream.Stream) -> float
         return float((stream.duration + (stream.start_time or 0)) * stream.time_base)
     start_s = (container.start_time or 0) / av.time_base
     file_end = start_s + container.duration / av.time_base if container.duration and container.duration > 0 else None
-    # Matroska keeps the length of each track in a tag, 00:00:10.040000000.
-    for key, value in stream.metadata.items():
-        found = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", value) if key.upper().startswith("DURATION") else None
-        if found and file_end is not None:
-            tagged = int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])
-            return min(tagged, file_end) if tagged > 0 else file_end
+    tagged = tagged_s(stream)
+    if tagged is not None and file_end is not None:
+        return min(tagged, file_end) if tagged > 0 else file_end
     return file_end
 
 

@@ -35,6 +35,16 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Foreign:
+    """A part in which a stream has another codec than at the start of the file: from when to when, and which."""
+
+    start_s: float
+    end_s: float
+    codec: str
+    num_breaks: int
+
+
+@dataclass(frozen=True)
 class Reach:
     """One stream. Times are in seconds of the file's clock, made continuous.
 
@@ -45,6 +55,7 @@ class Reach:
         shifts_s: what to add to the stream's times, by the number of breaks before them.
         points: where reading can begin, in order; of program streams, and of
             transport streams of several parts.
+        foreign: parts that the decoder of the others cannot read.
     """
 
     end_s: float
@@ -52,6 +63,7 @@ class Reach:
     num_packets: int = 0
     shifts_s: tuple[float, ...] = (0.0,)
     points: tuple[Point, ...] = ()
+    foreign: tuple[Foreign, ...] = ()
 
 
 @dataclass
@@ -114,6 +126,7 @@ class PartClock:
         formats = set(container.format.name.split(","))
         self._shifts_s = reach.shifts_s
         self._base = float(stream.time_base or 0) or 1.0
+        self._foreign = {part.num_breaks: part.end_s for part in reach.foreign}
         self._breaks = Breaks(formats)
         self.is_one = len(self._shifts_s) == 1 or bool(formats & RAW_FORMATS)
         self._delays = GifDelays() if "gif" in formats else None
@@ -131,6 +144,16 @@ class PartClock:
         if packet.dts is not None:
             packet.dts += shift
         return packet
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether the last packet belongs to a part with another codec."""
+        return self._breaks.count in self._foreign
+
+    @property
+    def foreign_end_s(self) -> float:
+        """When the part ends."""
+        return self._foreign[self._breaks.count]
 
     def begin_at(self, point: Point) -> None:
         """The file stands at another place."""
@@ -157,28 +180,31 @@ class Scan:
         self.lasting_s: dict[int, float] = {}
         self.num_packets: dict[int, int] = {}
         self.points: dict[int, list[Point]] = {}
+        self.foreign: dict[int, dict[int, str]] = {}  # stream -> codec, by number of its breaks
         self.last_byte = 0
 
-    def take(self, packet: av.Packet) -> None:
+    def take(self, packet: av.Packet) -> bool:
+        """Whether the clock of the packet's stream begins anew with it."""
         stream, base = packet.stream_index, float(packet.time_base or 0)
         tick = packet.dts if self.formats & _OWN_DTS and packet.dts is not None else packet.pts
         if tick is None:
             tick = packet.dts
         if tick is not None and abs(tick * base) > MAX_TIME_S:
-            return
+            return False
         if packet.pos is not None:
             self.last_byte = max(self.last_byte, packet.pos + packet.size)
         if packet.is_discard:
-            return
+            return False
         duration_s = (packet.duration or 0) * base
         self.num_packets[stream] = self.num_packets.get(stream, 0) + 1
         self.lasting_s[stream] = self.lasting_s.get(stream, 0.0) + duration_s
         if tick is None:
-            return
+            return False
         at_s = tick * base
         breaks = self.breaks.setdefault(stream, Breaks(self.formats))
         mine = self.part_of.setdefault(stream, [len(self.parts) - 1])
-        if breaks.passes(packet, base):
+        begins = breaks.passes(packet, base)
+        if begins:
             # Another stream may have come to the new clock before this one.
             if mine[-1] == len(self.parts) - 1 or any(abs(at_s - t) > _JUMP_S for t in self.parts[-1].end_s.values()):
                 self.parts.append(_Part())
@@ -194,6 +220,11 @@ class Scan:
             last = points[-1] if points else None
             if last is None or last.num_breaks != breaks.count or shown_s - last.at_s >= _POINT_S:
                 points.append(Point(shown_s, packet.pos, breaks.count))
+        return begins
+
+    def change_codec(self, stream: int, codec: str) -> None:
+        """The part of a stream that has just begun has another codec than the stream at the file's start."""
+        self.foreign.setdefault(stream, {})[self.breaks[stream].count] = codec
 
     def reaches(self) -> dict[int, Reach]:
         shifts = self._shifts_s()
@@ -207,12 +238,19 @@ class Scan:
             own = tuple(shifts[number] for number in self.part_of[stream])
             points: tuple[Point, ...] = ()
             # After FFmpeg's own search in a program stream, times may be half a frame off.
+            codecs = self.foreign.get(stream, {})
             if "mpeg" in self.formats or (len(own) > 1 and self.formats & _BROADCAST):
                 points = tuple(
-                    Point(p.at_s + own[p.num_breaks], p.position, p.num_breaks) for p in self.points.get(stream, [])
+                    Point(p.at_s + own[p.num_breaks], p.position, p.num_breaks)
+                    for p in self.points.get(stream, [])
+                    if p.num_breaks not in codecs
                 )
             end_s = max(part.shown_end_s[stream] + shift for part, shift in mine)
-            found[stream] = Reach(end_s, length_s, count, own, points)
+            foreign = []
+            for number, codec in codecs.items():
+                part, shift = self.parts[self.part_of[stream][number]], own[number]
+                foreign.append(Foreign(part.first_s[stream] + shift, part.end_s[stream] + shift, codec, number))
+            found[stream] = Reach(end_s, length_s, count, own, points, tuple(foreign))
         return found
 
     def _shifts_s(self) -> list[float]:

@@ -31,6 +31,8 @@ _FOR_SOME = (
 )
 _CHANNELS_APART = frozenset({"mov", "mxf", "gxf"})  # containers whose mono streams are channels of one programme
 _MAX_TRACKS = 16
+_STILL_CODECS = frozenset("png mjpeg bmp gif tiff webp jpeg2000 jpegls jpegxl".split())
+_LONGEST_COVER_S = 0.5  # of a picture that a tool gave the length of a frame, or a few
 _MOST_OBLONG = 16.0  # a pixel's sides; what is beyond counts as square
 _LEAST_OBLONG = 1.04  # and what is below: the rounding of whoever scaled a film (DVD's pixels begin at 1.067)
 _describing = threading.Lock()
@@ -206,6 +208,21 @@ def codec_name(stream: Stream) -> str:
     return found[1] if found and found[1] and found[1].isprintable() else "unknown"
 
 
+def coded_now(container: InputContainer, stream_index: int) -> str:
+    """The codec of a stream by the tables of the file that were read last: broadcast streams may change it."""
+    found = re.search(rf"Stream #0:{stream_index}\b.*?: Video: (\w+)", _description(container))
+    return found[1] if found else ""
+
+
+def tagged_s(stream: Stream) -> float | None:
+    """The length that Matroska keeps of each track in a tag, 00:00:10.040000000; in seconds from the file's start."""
+    for key, value in stream.metadata.items():
+        found = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", value) if key.upper().startswith("DURATION") else None
+        if found:
+            return int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])
+    return None
+
+
 def frame_rate_of(stream: VideoStream, *, is_raw: bool = False) -> float:
     """Frames per second on average, 0 where unknown or absurd; of a raw stream what its own headers state."""
     rates = [stream.average_rate, stream.guessed_rate, stream.base_rate]
@@ -228,7 +245,20 @@ _AUDIO = ("the only one for everybody", "the file's default", "the most channels
 def _moving_pictures(container: InputContainer) -> list[VideoStream]:
     found = [stream for stream in container.streams.video if not stream.disposition & _NO_PICTURES]
     moving = [stream for stream in found if stream.frames != 1 and not stream.disposition & _PART_OF_PICTURE]
+    if len(moving) > 1:
+        moving = [stream for stream in moving if not _is_cover(stream, moving)] or moving
     return moving or found
+
+
+def _is_cover(stream: VideoStream, streams: list[VideoStream]) -> bool:
+    """Whether an ordinary track of Matroska holds one still picture beside a film."""
+    if not stream.codec_context or codec_name(stream) not in _STILL_CODECS:
+        return False
+    if any(key.startswith("NUMBER_OF_FRAMES") and value == "1" for key, value in stream.metadata.items()):
+        return True
+    own_s = tagged_s(stream)
+    others_s = [tagged_s(other) or 0.0 for other in streams if other is not stream]
+    return own_s is not None and own_s < _LONGEST_COVER_S and max(others_s) > 2 * _LONGEST_COVER_S
 
 
 def _sounds(container: InputContainer) -> list[av.AudioStream]:

@@ -96,7 +96,7 @@ class VideoReader:
         if last is None:
             return self.info.duration_s
         cursor, start_s = self._cursor, self._seconds(0)  # of the stream's clock
-        end_s = cursor.track.shown_until_s((pts_of(last) + (last.duration or cursor.step)) * cursor.base) + start_s
+        end_s = cursor.shown_until_s((pts_of(last) + (last.duration or cursor.step)) * cursor.base) + start_s
         # A last frame that is held, or the rounding of a container, is no loss.
         return self.info.duration_s if abs(self.info.duration_s - end_s) <= self._tolerance_s else end_s
 
@@ -112,10 +112,17 @@ class VideoReader:
             found.append(
                 f"only {decodable:.1f} of {declared:.1f} s could be decoded (the file seems cut off or damaged)"
             )
+        for part in cursor.reach.foreign:
+            start_s, end_s = (max(at_s + self._seconds(0), 0.0) for at_s in (part.start_s, part.end_s))
+            found.append(
+                f"from {start_s:.1f} to {end_s:.1f} s the pictures are coded in another way ({part.codec}, not "
+                f"{codec_name(cursor.stream)}), and are not looked at; join such files with ffmpeg's concat filter instead"
+            )
         if cursor.extent.left_out:
             found.append(cursor.extent.left_out)
         last = cursor.last
         lost = {pts for pts in cursor.lost if last is None or pts < pts_of(last)}  # the cut itself is told above
+        lost = {pts for pts in lost if not cursor.is_beside_foreign(pts)}
         holes = cursor.holes
         if lost or holes:
             step = cursor.step
