@@ -21,7 +21,7 @@ from lexivid.errors import MediaError
 from lexivid.media._container import PlainFile, open_container
 from lexivid.media._following import after_last_packet
 from lexivid.media._parts import GifDelays, Reach, Scan
-from lexivid.media._streams import coded_now, codec_name, tagged_s
+from lexivid.media._streams import codec_name, coded_now, tagged_s
 from lexivid.media._structure import Structure, structure_of
 
 # The index of these leads to any place, the end too. Every other format is read through once.

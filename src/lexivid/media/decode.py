@@ -116,7 +116,8 @@ class VideoReader:
             start_s, end_s = (max(at_s + self._seconds(0), 0.0) for at_s in (part.start_s, part.end_s))
             found.append(
                 f"from {start_s:.1f} to {end_s:.1f} s the pictures are coded in another way ({part.codec}, not "
-                f"{codec_name(cursor.stream)}), and are not looked at; join such files with ffmpeg's concat filter instead"
+                f"{codec_name(cursor.stream)}), and are not looked at; join such files with ffmpeg's concat filter "
+                "instead"
             )
         if cursor.extent.left_out:
             found.append(cursor.extent.left_out)
