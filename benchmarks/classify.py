@@ -123,7 +123,7 @@ def run_lexivid(model_folder: Path, clips: list[Path], dtype: str) -> dict[str, 
     started = time.perf_counter()
     vocabulary = classifier.prepare(labels(), templates="name")
     spent["labels"] = time.perf_counter() - started
-    from lexivid import inference
+    from lexivid.inference import classifier as inference
 
     original = ImageProcessing.resize
     ImageProcessing.resize = timed("preprocess", original)  # type: ignore[method-assign]
