@@ -15,7 +15,7 @@ among all 101 names of UCF101. Rows:
 
 A shortcut that is not the library's: training is stage by stage, because one CPU must do it. The flow tower's last 5
 of 16 blocks and its head are trained by themselves on flow pictures (what the first 11 make of them is computed once),
-then the fusion on the tower's tokens. All settings were fixed beforehand (papers/lite-notes.md) and nothing is chosen
+then the fusion on the tower's tokens. All settings were fixed beforehand (docs/results/motion.md) and nothing is chosen
 here, so it does not matter to any choice that a split's test clips are among the other's training clips.
 The generalised setting, where nobody says which classes are novel, is in ucf6_generalized.py.
 

@@ -1,7 +1,7 @@
 """The three blocks that MOV is made of: temporal layer, cross-attention layer, audio MLP (MOV, sections 3.1 and 3.2).
 
 All are pre-norm residual blocks over tokens of width D. In a pre-norm stream every block adds to its input, so two
-things decide whether what the backbone knows survives (papers/lite-notes.md measured both): tokens must come in at
+things decide whether what the backbone knows survives (both measured, docs/results/motion.md): tokens must come in at
 the scale sqrt(D), which is the caller's part, and with `zero_init` every block starts as the identity.
 
 Shapes: B clips, T tokens, S context tokens, D width.

@@ -1,4 +1,4 @@
-"""MOV, one model in one file, in the order of the paper (../shared/papers/mov-paper.txt, section 3, eq. 1 to 12).
+"""MOV, one model in one file, in the order of the paper (Qian et al. 2022, section 3, eq. 1 to 12).
 
     video (B, T, 3, H, W) -> h_v, frozen -> v (B, T, D) --phi_v--> v_t --attends to [f_t, a_t]--> v_m (B, D)
     flow  (B, T, 3, H, W) -> h_f, trained -> f (B, T, D) --phi_f--> f_t --attends to v----------> f_m (B, D)
@@ -68,7 +68,7 @@ class MOVConfig:
         audio_batch_norm_momentum: of lite's audio tower alone, see `LiteTower`.
         scale_tokens: bring every token of eq. 1 to the length sqrt(D). The paper does not say. On for every backbone:
             it makes one learning rate fit all, and unit-length tokens, which some backbones give, drown in the
-            residual stream (papers/lite-notes.md: novel classes fell from 38 % to 2 %).
+            residual stream (docs/results/motion.md: novel classes fell from 38 % to 2 %).
         zero_init: every block of the fusion starts as the identity, so that at step 0 v_m is the mean of v. The paper
             does not say. On for every backbone, as it never measured worse. Both off is the paper to the letter.
     """

@@ -1,4 +1,4 @@
-"""OVML, one model in one file, beside ../shared/papers/ovml-facts.md and the table of choices in docs/ovml.md.
+"""OVML, one model in one file (Gupta et al., ECCV 2024), beside the table of choices in docs/ovml.md.
 
     frames (B, T, 3, H, W) -> CLIP's picture encoder, in whose last blocks attention over time runs beside the attention
                               over space -> one vector a frame -> mean over T -> v (B, D)

@@ -24,8 +24,8 @@ from lexivid.backbones.clip import ClipBackbone
 from lexivid.backbones.efficientnet_lite import FEATURE_DIM, EfficientNetLite0
 from lexivid.errors import ModelError
 
-LITE_LOGIT_SCALE = 1 / 30  # papers/lite-notes.md: logits of the trunk's classifier -> weights of the class vectors
-LITE_SPECTROGRAM_POOLING = (1, 4)  # 800 steps become 200, a quarter of the cost, as measured in the notes
+LITE_LOGIT_SCALE = 1 / 30  # logits of the trunk's classifier -> weights of the class vectors (docs/results/motion.md)
+LITE_SPECTROGRAM_POOLING = (1, 4)  # 800 steps become 200, a quarter of the cost, as measured (docs/results/sound.md)
 LITE_SPECTROGRAM_STD = 0.5  # the trunk was trained on (x - 127) / 128, whose deviation is about that
 
 
@@ -178,7 +178,7 @@ class ClipTower(nn.Module):
 class LiteTower(nn.Module):
     """EfficientNet-Lite0's 1,280 features and a linear head into text space, for motion and sound.
 
-    The softmax mixture that lite uses for pictures trains badly (papers/lite-notes.md: on flow it is nearly uniform,
+    The softmax mixture that lite uses for pictures trains badly (docs/results/motion.md: on flow it is nearly uniform,
     then collapses). The head is linear and starts from the same knowledge: W = (whitened class vectors)' fc / 30.
 
     Args:

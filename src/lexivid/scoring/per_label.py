@@ -43,7 +43,7 @@ class TrainedPerLabelScorer:
 
     Attributes:
         model: whose paths and evidence are used.
-        labels, background: (K, D) and (J, D) or None, see `lexivid.models.label_vectors.log_odds_vectors`.
+        labels, background: (K, D) and (J, D) or None, see `lexivid.scoring.log_odds.log_odds_vectors`.
         is_base: (K,) bool, labels that the model was trained on.
     """
 

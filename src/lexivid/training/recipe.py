@@ -116,7 +116,7 @@ class DataRecipe:
         inputs: the streams that are shown; None: all of the model's. `[flow]` with a model of video and flow trains
             its flow path alone.
         kind, list_number, lists, names: layout of the data folder, which of UCF101's lists and where they are, what
-            classes are called; see `lexivid.data.clips.read_dataset`.
+            classes are called; see `lexivid.data.formats.read_dataset`.
         class_split: JSON file with the base and novel classes; None: `base_fraction` of the classes, drawn with
             `split_seed`, are base, or all of them where that is None.
         synthetic_weight: what a label counts in the loss for a clip that it is told of in the manifest's column
@@ -169,7 +169,7 @@ class DataRecipe:
     num_workers: int = 2
 
     def layout(self) -> dict[str, Any]:
-        """The keyword arguments of `lexivid.data.clips.read_dataset`."""
+        """The keyword arguments of `lexivid.data.formats.read_dataset`."""
         return {"kind": self.kind, "list_number": self.list_number, "lists": self.lists, "names": self.names}
 
     def __post_init__(self) -> None:

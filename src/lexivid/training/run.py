@@ -121,7 +121,7 @@ def train(
 
     Args:
         recipe: the name of one ("lite-mov"), a YAML file, or a `Recipe`.
-        data: a folder of clips (see `lexivid.data.clips.read_dataset`), clips that were drawn, or that are open.
+        data: a folder of clips (see `lexivid.data.formats.read_dataset`), clips that were drawn, or that are open.
         out: the run folder: new or empty, unless `resume`.
         resume: go on where an earlier call of the same recipe stopped, however it was stopped; from the start where
             it had not come to a checkpoint, and at once back where it had ended. The clips are those that the run

@@ -8,8 +8,8 @@ scenes -> pictures (B, 3, S, S) and their words (B, 5) --caption--> U different 
                   supervision beyond plain CLIP: in a few thousand steps, words that pictures show weakly are not
                   learnt without it (a pre-training of CLIP's own size has no need of it).
 
-The order in which things are learnt decides what is learnt at all (papers/world-notes.md), so pictures begin easy: one
-object in the middle, clean, with every trail and badge; they reach their full difficulty at `curriculum`.
+The order in which things are learnt decides what is learnt at all, so pictures begin easy: one object in the middle,
+clean, with every trail and badge. They reach their full difficulty at `curriculum`.
 
 Shapes: B pictures, U captions, D embedding width, S side in pixels; five attributes, in the order of `ATTRIBUTES`.
 """

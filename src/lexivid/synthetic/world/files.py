@@ -2,7 +2,7 @@
 
     OUT/world.json      everything that decided the files; a second call with the same goes on where the first stopped
     OUT/split.json      base and novel classes (`ClassSplit`)
-    OUT/manifest.csv    path, label (or labels), split, for `lexivid.data.clips.read_dataset`; written last
+    OUT/manifest.csv    path, label (or labels), split, for `lexivid.data.formats.read_dataset`; written last
     OUT/train/CLASS/000.mp4, OUT/test/...       (where labels are not classes, `lexivid.synthetic.world.multilabel`:
                                                 OUT/train/00000.mp4)
 

@@ -2,7 +2,7 @@
 
 A CLIP trained on the world's captions has never met "zumi". A language model trained on descriptions ("every zumi is
 red and it is a star") has. So whatever finds a zumi in a video got its knowledge from the language model; and each noun
-is two tokens, so that this knowledge cannot sit in a table of word vectors (papers/ovml-notes.md).
+is two tokens, so that this knowledge cannot sit in a table of word vectors (docs/ovml.md, invented nouns).
 
 A noun of kind "either" means one of two looks ("a red star or a blue star"), and a sentence tells one of them: no one
 phrase says all that it means.

@@ -135,7 +135,7 @@ def caption(made: WorldClass, rng: np.random.Generator, *, named: float = 0.7) -
     """What somebody writes under a picture of it: some of the words, in the order of `WorldClass.name`.
 
     A quarter of the captions name one thing alone, as "a star" or "something humming": without them a word that
-    pictures show weakly is never learnt (papers/world-notes.md).
+    pictures show weakly is never learnt.
 
     Args:
         named: probability that a longer caption names the motion, and the sound.
