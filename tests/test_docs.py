@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import training_cases as cases
+from test_architecture import LAYERS
 
 import lexivid
 from lexivid.demo import find_clips
@@ -94,6 +95,14 @@ def test_nothing_points_outside_the_project() -> None:
     files += [*ROOT.glob("*.md"), ROOT / "pyproject.toml", ROOT / "Makefile"]
     found = [_id(path) for path in files if path != Path(__file__) and outside.search(path.read_text(encoding="utf-8"))]
     assert found == []
+
+
+def test_the_picture_of_the_layers_is_that_of_the_code() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("    | ")]
+    drawn = [{cell.split()[0] for cell in row.split("|")[1:-1]} for row in rows]
+    folders = {path.name for path in SOURCE.iterdir() if (path / "__init__.py").exists()}
+    assert drawn == [layer & folders for layer in LAYERS]
 
 
 def test_the_readme_is_short() -> None:
