@@ -131,7 +131,7 @@ def ablations(bench: Bench, backbone: lite.LiteBackbone, templates: tuple[str, .
     """One change each against the shipped recipe."""
     encode = backbone.text
     known = lite._stored_class_vectors(lite.file_digest(lite.packaged_file(*lite._TEXT)))
-    assert known is not None, "lite_classes.safetensors is not up to date: run benchmarks/build_lite_classes.py"
+    assert known is not None, "lite_classes.safetensors is not up to date: run benchmarks/tools/build_lite_classes.py"
     whitened, texts = backbone.whitened_classes.cpu(), ensemble(backbone.encode_texts, templates)
 
     def shipped(logits: Tensor) -> Tensor:

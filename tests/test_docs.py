@@ -18,7 +18,12 @@ from lexivid.demo import find_clips
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "lexivid"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "benchmarks" / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 MODULES = sorted(SOURCE.rglob("*.py"))
 ENDINGS = "py|md|json|svg|html|yaml|safetensors|jinja|tsv"
 # `mov.py`, `models/mov.py`, `docs/api.md`

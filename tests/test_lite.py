@@ -40,7 +40,7 @@ def backbone() -> LiteBackbone:
 def classes(backbone: LiteBackbone) -> Tensor:
     """M (C, D), as stored in the package."""
     stored = lite._stored_class_vectors(lite.file_digest(lite.packaged_file(*lite._TEXT)))
-    assert stored is not None, "run benchmarks/build_lite_classes.py"
+    assert stored is not None, "run benchmarks/tools/build_lite_classes.py"
     return stored
 
 

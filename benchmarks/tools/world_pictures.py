@@ -1,6 +1,6 @@
-"""The pictures of the synthetic world in the README: a contact sheet, and three clips that move.
+"""The pictures of the synthetic world in docs/results/world.md: a contact sheet, and three clips that move.
 
-    python benchmarks/world_pictures.py
+    python benchmarks/tools/world_pictures.py
 
 Writes docs/images/world.jpg and docs/images/world-1.gif to world-3.gif. Needs the extra `flow`.
 """
@@ -17,7 +17,7 @@ from lexivid.media.views import Views
 from lexivid.synthetic.world.files import FRAME_RATE, NUM_FRAMES, make_world
 from lexivid.synthetic.world.sheet import contact_sheet, varied
 
-IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
+IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
 SEED, NUM_ROWS, NUM_FILMS, FILM_PX = 0, 6, 3, 128
 
 
