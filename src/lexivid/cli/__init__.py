@@ -2,8 +2,7 @@
 
 A verb is one module of this package that registers itself with `root.app`. Data goes to standard output, progress and
 messages to standard error. Exit status: 0 all done; 1 some files failed (each is a row that says why); 2 the call
-itself is wrong; 130 or 143
-interrupted by Ctrl-C or SIGTERM (what was finished is written).
+itself is wrong; 130 or 143 interrupted by Ctrl-C or SIGTERM (what was finished is written).
 """
 
 from lexivid.cli.root import app as app

@@ -1,6 +1,6 @@
-"""Data to standard output; messages, bars and waiting signs to standard error.
+"""Data to standard output; messages, bars and spinners to standard error.
 
-Where standard error is no terminal, work that lasts says where it stands in a line a minute.
+Without a terminal on standard error, long work prints its progress once a minute.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ _LINE_EVERY_S = 60.0
 
 
 def say(message: str, style: str = "") -> None:
-    """A message on standard error. (As Text: brackets in file names are no markup.)
+    """Print a message on standard error. (As Text, so that brackets in file names are not read as markup.)
 
-    It imports nothing: Ctrl-C may have come while PyTorch was imported, which cannot be done twice.
+    This function imports nothing: Ctrl-C may have interrupted the import of PyTorch, which cannot be imported twice.
     """
     _messages.print(Text(printable(message), style=style), soft_wrap=True)
 
 
 def emit(text: str) -> None:
-    """Data, at once: who reads the other end of a pipe shall not wait for a buffer."""
+    """Write data and flush, so that the reader of a pipe does not wait for a buffer."""
     sys.stdout.write(text)
     sys.stdout.flush()
 
 
 class Bar:
-    """How far a piece of work is: a bar on a terminal, a line a minute elsewhere."""
+    """The progress of a piece of work: a bar on a terminal, a line a minute elsewhere."""
 
     def __init__(self, what: str, bars: Progress | None, task: TaskID | None) -> None:
         self.what, self.done = what, 0.0
         self.total: float | None = None
         self._bars, self._task = bars, task
         self._began = self._since = time.monotonic()
-        self._before = 0.0  # done when the present total was set
+        self._before = 0.0  # what was done when the present total was set
 
     def show(self, done: float | None = None, total: float | None = None, what: str | None = None) -> None:
-        """What has changed."""
+        """Take over what has changed."""
         if total is not None and total != self.total:
             self.total, self._since, self._before = total, time.monotonic(), done or 0.0
         self.done = self.done if done is None else done
@@ -65,7 +65,7 @@ class Bar:
             )  # fmt: skip
 
     def line(self) -> str:
-        """What, how much of how much, for how long, and how long still."""
+        """One line: the work, done of total, minutes so far, minutes left."""
         now = time.monotonic()
         words = [self.what if self.total is None else f"{self.what}: {self.done:.0f} of {self.total:.0f}"]
         words.append(f"{(now - self._began) / 60:.0f} min")
@@ -99,7 +99,7 @@ def progress_bar(what: str, *, hidden: bool = False) -> Iterator[Bar]:
 
 @contextmanager
 def status(message: str) -> Iterator[None]:
-    """A waiting sign for work that cannot be counted."""
+    """A spinner for work that cannot be counted."""
     if _messages.is_terminal:
         with _messages.status(Text(message)):
             yield
@@ -110,7 +110,7 @@ def status(message: str) -> Iterator[None]:
 
 @contextmanager
 def _lines(bar: Bar) -> Iterator[Bar]:
-    """Says the bar's line every minute, from a thread: the work may be silent for longer."""
+    """Print the bar's line every minute from a thread, as the work itself may report less often."""
     ended = threading.Event()
 
     def tell() -> None:

@@ -15,12 +15,15 @@ from lexivid.cli.running import prepare, run
 
 @app.command(rich_help_panel=USE)
 def demo(
-    video: Annotated[str | None, typer.Argument(help="A video of yours. Default: two films that come along.")] = None,
+    video: Annotated[
+        str | None,
+        typer.Argument(help="A video of yours. Default: two films that a package of the extra `demo` brings."),
+    ] = None,
     labels: Labels = None,
     model: Model = "lite",
     report: Report = Path("demo-report/index.html"),
 ) -> None:
-    """See it work: classify real clips, print the table, write a page with pictures."""
+    """Show what Lexivid does: classify real clips, print the table, write a page with pictures."""
     from lexivid import demo as content
     from lexivid.inference.loading import load
     from lexivid.media.views import Views

@@ -84,7 +84,7 @@ def evaluate(
     elif trained_on is None:
         say(
             "warning: nothing says which clips this model was trained on (an earlier Lexivid trained it, or its clips "
-            "were no files): these may be among them",
+            "were no files): these clips may be among them",
             "yellow",
         )
     for what, why in result.get("not_fitted", {}).items():

@@ -1,4 +1,4 @@
-"""Options that several verbs share, and what their texts mean."""
+"""Options that several verbs share, and the functions that read their texts."""
 
 from __future__ import annotations
 
@@ -92,7 +92,9 @@ StrideRate = Annotated[
 ]
 Templates = Annotated[
     str | None,
-    typer.Option(help='Sentences around a label: a set ("clip-video", "name", ...) or a file. Default: what suits.'),
+    typer.Option(
+        help='Sentences around a label: a set ("clip-video", "name", ...) or a file. Default: what suits the model.'
+    ),
 ]
 TopK = Annotated[int, typer.Option(min=0, help="The most labels shown per file (0: all).")]
 MultiLabel = Annotated[
@@ -109,7 +111,10 @@ Threshold = Annotated[
     ),
 ]
 Timeline = Annotated[
-    float | None, typer.Option(metavar="SECONDS", help="Also say which label when: a window of this length slides.")
+    float | None,
+    typer.Option(
+        metavar="SECONDS", help="Also say when each label fits: a window of this length slides over the file."
+    ),
 ]
 FORMAT_OF_ENDING = {
     ".txt": "table", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv",
@@ -138,14 +143,18 @@ Dtype = Annotated[DtypeName, typer.Option(help="auto: half precision where it is
 
 
 def split_words(text: str) -> list[str]:
-    """The labels in one `--labels`."""
+    """The labels in the text of one `--labels`."""
     from lexivid.labels import split_labels
 
     return split_labels(text)
 
 
 def views_asked(layout: str | None, frames: int | None, stride: int | None, stride_rate: str | None) -> ViewsAsked:
-    """What the user names of the views; a LexividError for a rate that is neither a number nor "native"."""
+    """The views that the options name.
+
+    Raises:
+        LexividError: a rate that is neither a number nor "native".
+    """
     from lexivid.media.views import ViewsAsked
 
     rate: float | Literal["native"] | None = None
@@ -173,7 +182,7 @@ def choose_format(format: str | None, output: Path | None) -> str:
 
 
 def check_paths(paths: list[str], *, sound: bool) -> int:
-    """Before any model is loaded: how many files there are to classify.
+    """Count the files to classify, before any model is loaded.
 
     Raises:
         LexividError: none of the paths is there, or no folder has a file that could be used.

@@ -28,8 +28,8 @@ def reproduce(
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for everything; a second call goes on there.")],
-    world: Annotated[bool, typer.Option("--world", help="On the synthetic world, which is drawn on the spot.")] = False,
-    seeds: Annotated[int, typer.Option(min=1, help="How many: each another split, clips, training.")] = 1,
+    world: Annotated[bool, typer.Option("--world", help="In the synthetic world, whose clips are made first.")] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds; each has its own split, clips and training.")] = 1,
     quick: Annotated[bool, typer.Option("--quick", help="A small world and few epochs: about two minutes.")] = False,
     clip: Annotated[
         list[str] | None, typer.Option(help="Another backbone than the package's, by name or folder. Repeatable.")
@@ -44,7 +44,9 @@ def reproduce(
     from lexivid.synthetic.reproduce.plan import CLIPS
 
     if not world:
-        raise LexividError("say --world: tables are made on the synthetic world; for your own data there is `train`")
+        raise LexividError(
+            "--world is missing: the tables are made in the synthetic world; for your own data use `lexivid train`"
+        )
     command = shlex.join(["lexivid", *sys.argv[1:]])
     with progress_bar("starting") as bar:
 

@@ -1,4 +1,4 @@
-"""The program itself: what `lexivid` without a verb knows, and how it ends."""
+"""The program itself: `lexivid` without a verb, and how every verb ends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ USE, TRAIN, SYNTHETIC = "Use", "Train", "Synthetic world"
 
 
 class Program(TyperGroup):
-    """The verbs; Ctrl-C and SIGTERM end each with a sentence and status 130 or 143."""
+    """The verbs. Ctrl-C and SIGTERM end each one with a sentence and status 130 or 143."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -52,7 +52,7 @@ def _version(
 
 
 def main() -> None:
-    """Entry point: user errors become one sentence and status 2 (1: a file is at fault)."""
+    """Entry point: a user error becomes one sentence and status 2, or 1 if a file is at fault."""
     try:
         app()
     except LexividError as error:

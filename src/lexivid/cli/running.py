@@ -1,4 +1,4 @@
-"""Classifying files as a verb of the command line: words read, rows printed or written, report, exit status."""
+"""What `classify` and `demo` share: read words, print or write rows, write the report, set the exit status."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _THUMBNAILS_PER_FILE = 6
 
 
 def told(words: Iterable[str], names: Path) -> list[str]:
-    """The words with the phrases of a table; what it says of no word is said."""
+    """The words with the phrases of a table. Rows of the table that fit no word are warned of."""
     from lexivid.labels import read_names, with_phrases
 
     labels, warnings = with_phrases(words, read_names(names))
@@ -32,9 +32,9 @@ def told(words: Iterable[str], names: Path) -> list[str]:
 
 
 def prepare(classifier: Classifier, words: Iterable[str], templates: str | None) -> Vocabulary:
-    """The vocabulary of these words, with a bar while they are read; what is doubtful about them is said.
+    """Embed these words, with a progress bar; print the warnings about them.
 
-    words: or a `LabelDatabase`, whose vectors are taken as they are.
+    words: labels, or a `LabelDatabase`, whose vectors are used as they are.
     """
     with progress_bar("reading labels", hidden=True) as bar:
         vocabulary = classifier.prepare(words, templates=templates, on_progress=bar.show)
@@ -54,7 +54,7 @@ def run(
     output: Path | None,
     report: Path | None,
 ) -> None:
-    """Classify, print or write, and leave with the right status; Ctrl-C leaves what is finished written."""
+    """Classify, print or write, and exit with the right status. After Ctrl-C the finished rows are written."""
     from lexivid.base.storage import write_atomically
     from lexivid.inference.library import classify_library
     from lexivid.inference.output import SUBTITLES, Journal, csv_header, format_rows, write_row, write_subtitles

@@ -18,13 +18,13 @@ def train(
     data: Annotated[Path, typer.Option(help="Folder or manifest of labelled clips.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder for the run.", show_default=False)],
     set: Annotated[list[str] | None, typer.Option(help="KEY=VALUE on top of the recipe. Repeatable.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in this folder stopped.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in this folder where it stopped.")] = False,
     cache_video_features: Annotated[
         int | None,
         typer.Option(min=0, help="Store the frozen tower's features of so many augmented views of each clip."),
     ] = None,
     self_contained: Annotated[
-        bool, typer.Option("--self-contained", help="Hold the backbone in the folder too.")
+        bool, typer.Option("--self-contained", help="Store the backbone in the folder too.")
     ] = False,
     device: Device = "auto",
 ) -> None:

@@ -38,7 +38,7 @@ def world(
     novel: Annotated[
         int | None, typer.Option(min=0, help="Novel classes: test clips alone.", show_default="30; of nouns 40")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed and options, same clips.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed and options make the same clips.")] = 0,
     multi_label: Annotated[bool, typer.Option("--multi-label", help="2 to 4 objects in each clip.")] = False,
     label_kinds: Annotated[
         str | None,
@@ -77,7 +77,7 @@ def world(
             sets: LabelSets | None = None
             if label_kinds is None:
                 made = make_world(
-                    out, kind=kind or _DEFAULT_KIND,  # type: ignore[arg-type]
+                    out, kind=kind or _DEFAULT_KIND,
                     clips_per_class=clips_per_class, test_clips_per_class=test_clips_per_class,
                     val_clips_per_class=val_clips_per_class, num_base=num_base, num_novel=num_novel,
                     multi_label=multi_label, **options,
@@ -109,7 +109,7 @@ def world(
     where, data = shlex.quote(str(out / clip.path)), shlex.quote(str(out))
     say("next:")
     if sets:
-        # Words that CLIP knows, whatever the labels are: what the clip shows, and three that it does not.
+        # Words that CLIP knows, whatever the labels are: those that the clip shows, and three that it does not show.
         plain = replace(sets, told=("words", "motion", "sound"))
         own = plain.labels_of(clip.classes)
         labels = ", ".join([*own, *[label for label in plain.unseen if label not in own][:3]])
@@ -128,7 +128,7 @@ def world(
 
 
 def _label_sets(kinds: str, num_base: int, num_novel: int, seed: int) -> LabelSets:
-    """Of the nouns that the packaged language model has read about, whatever the seed."""
+    """Labels of the nouns that the packaged language model has read about; these do not depend on the seed."""
     from lexivid.cli.options import split_words
     from lexivid.synthetic.world.multilabel import LABEL_KINDS, draw_label_sets
     from lexivid.synthetic.world.nouns import draw_nouns
