@@ -15,7 +15,7 @@ demo: $(VENV)/.demo
 	[ -n "$$VIDEO" ] || $(BIN)/lexivid reproduce table1 --world --quick --out $(dir $(REPORT))world
 
 test: lint
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -11,6 +11,9 @@ import pytest
 import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one thread each, here and in what tests start
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 # The tests that need a GPU, by name. With --no-skips no other test may be skipped.
 NEED_A_GPU = {"test_tvl1.py::test_gpu_agrees_with_the_cpu"}
