@@ -46,7 +46,7 @@ USER = """
 import json, sys, lexivid
 from lexivid.evaluation import evaluate as runs
 from lexivid.labels.database import create_database, open_database
-from lexivid.inference.classifier import model_of
+from lexivid.inference.loading import model_of
 from lexivid.errors import LexividError
 from lexivid.models.label_encoders import open_encoder
 name, clip, data = sys.argv[1:4]
@@ -135,7 +135,7 @@ try:
     train(recipe, data, out, resume=how == "resume", device="cpu", on_epoch=stop)
     print("done")
 except Stop:
-    from lexivid.labels.language_model import FrozenLanguageModel
+    from lexivid.labels.encoders.language_model import FrozenLanguageModel
     from lexivid.backbones import load_backbone
     print(FrozenLanguageModel.load("they/words").lasting_name, load_backbone("they/clip", device="cpu").fingerprint)
 """

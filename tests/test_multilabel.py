@@ -27,7 +27,7 @@ from lexivid.labels.prompt_cache import PromptCache
 from lexivid.models.calibration import Calibration
 from lexivid.scoring.background import background_phrases
 from lexivid.scoring.calibration import ASSUMED, calibration_for, fit_calibration
-from lexivid.scoring.log_odds import log_odds
+from lexivid.scoring.log_odds import log_odds_above
 from lexivid.scoring.per_label import make_per_label_scorer
 
 EVIDENCE = Calibration(0.7, 0.2, "test", prevalence=0.03)
@@ -48,7 +48,7 @@ def test_standing_by_hand() -> None:
     labels = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     background = torch.tensor([[0.0, 1.0], [0.6, 0.8]])
     unrelated = np.log((np.exp(0) + np.exp(0.6 / 0.5)) / 2)
-    assert log_odds(clip, labels, background, temperature=0.5)[0].tolist() == pytest.approx(
+    assert log_odds_above(clip, labels, background, temperature=0.5)[0].tolist() == pytest.approx(
         [2 - unrelated, 0 - unrelated]
     )
 
@@ -57,7 +57,7 @@ def test_it_is_the_share_against_the_background() -> None:
     """exp(standing) / J is the odds of the label against all background phrases, in one softmax over both."""
     clip, label, background = unit(1, 8, seed=0), unit(1, 8, seed=1), unit(20, 8, seed=2)
     share = torch.softmax(clip @ torch.cat([label, background]).T / 0.1, dim=-1)[0, 0].double()
-    found = log_odds(clip, label, background, temperature=0.1)[0, 0]
+    found = log_odds_above(clip, label, background, temperature=0.1)[0, 0]
     assert float(found.exp() / 20) == pytest.approx(float(share / (1 - share)), rel=1e-4)
 
 

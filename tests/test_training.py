@@ -248,11 +248,10 @@ def test_kill_minus_nine_quick(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [2, 3])
-def test_kill_minus_nine_at_many_moments(tmp_path: Path, seed: int) -> None:
-    kills, bad = _kill_and_resume(tmp_path / "killed", 20, seed=seed)
+def test_kill_minus_nine_at_many_moments(tmp_path: Path) -> None:
+    kills, bad = _kill_and_resume(tmp_path / "killed", 12, seed=2)
     assert bad == 0
-    assert kills == 20
+    assert kills == 12
     weights = cases.run(tmp_path / "killed", resume=True, epochs=24).weights
     assert _equal(weights, cases.run(tmp_path / "whole", epochs=24).weights)
 

@@ -178,7 +178,7 @@ def test_the_packaged_one_knows_every_noun() -> None:
     nouns = recipe_with().nouns()
     assert training.knowledge(loaded.model, loaded.tokenizer, nouns) == {"colour": 1.0, "shape": 1.0}
     assert loaded.tokenizer.get_vocab() == training.make_tokenizer().get_vocab()
-    folder = resources.files("lexivid") / "labels" / "world_language_model"
+    folder = resources.files("lexivid") / "labels" / "encoders" / "world_language_model"
     assert load_settings(LanguageModelRecipe, str(folder / "recipe.yaml")) == recipe_with()
     said = loaded.answer([noun.name for noun in nouns[:10]], num_tokens=6)
     for answer, noun in zip(said, nouns, strict=False):

@@ -87,6 +87,9 @@ def draw_classes(
     """
     if kind not in KINDS:
         raise LexividError(f"unknown kind of world {kind!r}: choose {', '.join(KINDS)}")
+    too_many = f"{num_base} base and {num_novel} novel classes are more than there are appearances"
+    if num_base + num_novel > SHARED * len(SHAPES) * len(COLOURS) * len(TEXTURES):
+        raise LexividError(too_many)
     rng = np.random.default_rng([seed, KINDS.index(kind), pool == "report"])
     shapes, colours = rng.permutation(len(SHAPES)), rng.permutation(len(COLOURS))
     new_shapes, old_shapes = shapes[:HELD_OUT_SHAPES], shapes[HELD_OUT_SHAPES:]
@@ -113,7 +116,7 @@ def draw_classes(
                 best = min(options, key=lambda c: sum((c.motion == m.motion) + (c.sound == m.sound) for m in made))
                 made.append(best)
                 options.remove(best)
-        raise LexividError(f"{num_base} base and {num_novel} novel classes are more than there are appearances")
+        raise LexividError(too_many)
 
     return WorldClasses(draw(num_base, novel=False), draw(num_novel, novel=True))
 
