@@ -174,8 +174,8 @@ def test_calibrate_is_stored_with_the_run(trained):
     for twins in (0, 2):
         shown: list[tuple[int, int]] = []
         result = runs.evaluate(
-            trained / "run", trained / "data", protocol="calibrate", num_workers=0, device="cpu", twins=twins,
-            on_progress=lambda *now, shown=shown: shown.append(now),
+            trained / "run", trained / "data", protocol="calibrate", num_workers=0, device="cpu",
+            leave_classes_out=twins, on_progress=lambda *now, shown=shown: shown.append(now),
         )  # fmt: skip
         assert shown[-1][0] == shown[-1][1]
         lines = runs.summary(result)
@@ -198,9 +198,9 @@ def test_twins_are_found_again_by_what_they_left_out(trained, tmp_path, monkeypa
     shutil.rmtree(run / "checkpoints")
 
     def twins(num):
-        fitted = runs.evaluate(run, trained / "data", protocol="calibrate", num_workers=0, device="cpu", twins=num)[
-            "results"
-        ]
+        fitted = runs.evaluate(
+            run, trained / "data", protocol="calibrate", num_workers=0, device="cpu", leave_classes_out=num
+        )["results"]
         left_out = {}
         for twin in (run / "twins").iterdir():
             record = RunClips.load(twin)

@@ -53,7 +53,12 @@ def evaluate(
         ),
     ] = None,
     names: Names = None,
-    twins: Annotated[int, typer.Option(min=0, help="calibrate: train so many leave-classes-out models for it.")] = 0,
+    leave_classes_out: Annotated[
+        int,
+        typer.Option(
+            "--leave-classes-out", "--twins", min=0, help="calibrate: train so many models that leave classes out."
+        ),
+    ] = 0,
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode.")] = 2,
     device: Device = "auto",
 ) -> None:
@@ -66,8 +71,8 @@ def evaluate(
         result = runs.evaluate(
             model, data, protocol=protocol, out=out, views=chosen, split=split, part=part, list_number=list_number,
             lists=lists, distractors=read_labels_file(distractors) if distractors else (), templates=templates,
-            threshold=threshold, kind=kind, names=names, num_workers=workers, device=device, twins=twins,
-            on_progress=bar.show,
+            threshold=threshold, kind=kind, names=names, num_workers=workers, device=device,
+            leave_classes_out=leave_classes_out, on_progress=bar.show,
         )  # fmt: skip
     lines = runs.summary(result)
     widths = [max(len(line[i]) for line in lines if i < len(line)) for i in range(max(map(len, lines)))]

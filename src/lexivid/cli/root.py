@@ -34,7 +34,8 @@ class Program(TyperGroup):
 app = typer.Typer(
     name="lexivid",
     cls=Program,
-    help="Classify any video in your own words, from pictures, motion and sound.",
+    help="Classify any video in your own words, from pictures, motion and sound.\n\n"
+    'lexivid classify holiday.mp4 --labels "surfing, playing the piano"',
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

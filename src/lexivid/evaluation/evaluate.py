@@ -59,7 +59,7 @@ def evaluate(
     device: str = "auto",
     num_workers: int = 2,
     cache: bool = True,
-    twins: int = 0,
+    leave_classes_out: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Measure a model.
@@ -78,8 +78,9 @@ def evaluate(
         distractors: more names in every vocabulary.
         templates: sentences around labels; None: the run's, or what suits the backbone.
         threshold: of "multi-label": from which probability on a label is said to hold.
-        twins: for "calibrate": train so many models that leave classes out (`lexivid.evaluation.leave_classes_out`);
-            0: the run's own held-out clips, which is quick, and blind where the novel head was trained.
+        leave_classes_out: for "calibrate": train so many models that leave classes out
+            (`lexivid.evaluation.leave_classes_out`); 0: the run's own held-out clips, which is quick, and blind where
+            the novel head was trained.
 
     Raises:
         LexividError: the model, the data, the split or the protocol cannot be used.
@@ -178,9 +179,14 @@ def evaluate(
         result |= {"evidence": evidence, "not_fitted": reasons}
         if several:
             result["results"] = evidence
-        elif twins:
+        elif leave_classes_out:
             fitted = fit_leaving_classes_out(
-                trained, files, num_twins=twins, device=device, num_workers=num_workers, on_progress=on_progress
+                trained,
+                files,
+                num_models=leave_classes_out,
+                device=device,
+                num_workers=num_workers,
+                on_progress=on_progress,
             )
         else:
             fitted = fit_offset(collected, embed)
@@ -223,8 +229,8 @@ def summary(result: dict[str, Any]) -> list[tuple[str, ...]]:
             cells = (f"{100 * found[key]:.1f}" for key in ("base", "novel", "harmonic_mean"))
             lines += [
                 ("per cent", "base", "novel", "harmonic mean"),
-                ("twins", *cells),
-                ("twins, offset 0", "", "", f"{100 * found['before']:.1f}"),
+                ("leave-classes-out models", *cells),
+                ("the same at offset 0", "", "", f"{100 * found['before']:.1f}"),
             ]
         return lines
     return [("per cent [95 %]", "base", "novel", "harmonic mean")] + [

@@ -1,13 +1,14 @@
-"""Calibration by twins: the run's recipe once more for each part of its base classes, trained without that part.
+"""The base/novel offset from leave-classes-out models: a run's recipe once more for each part of its base classes,
+trained without that part.
 
-What a twin makes of classes that it never saw is what the run will make of novel ones, so the offset that balances
-the twins is right for any model, also for one whose novel path was trained, such as one of sound alone, where
-`fit_held_out` is blind. Two twins cost about one training more. No novel class is touched.
+What such a model makes of classes that it never saw is what the run will make of novel ones. So the offset that
+balances them is right for any model, also for one whose novel head was trained, such as one of sound alone, where
+`fit_held_out` is blind. Two of them cost about one training more. No novel class is touched.
 
-    run folder + its clips -> twins/KEY, twins/KEY, ... (runs of their own) -> Calibration
+    run folder + its clips -> twins/KEY, twins/KEY, ... (runs of their own) -> BaseNovelOffset
 
-A twin lies under a key of the classes that it left out, the recipe, the clips and the backbone: other parts, or a run
-that was trained anew, find no twin that is not theirs.
+Each lies under a key of the classes that it left out, the recipe, the clips and the backbone. So other parts, or a run
+that was trained anew, find no model that is not theirs.
 """
 
 from __future__ import annotations
@@ -49,19 +50,19 @@ def fit_leaving_classes_out(
     model: TrainedModel,
     clips: RunClips,
     *,
-    num_twins: int = 2,
+    num_models: int = 2,
     device: str = "auto",
     num_workers: int = 2,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> BaseNovelOffset:
-    """Train the twins of a run, or find them trained, and fit the offset on them.
+    """Train a run's leave-classes-out models, or find them trained, and fit the offset on them.
 
-    A twin trains on the run's own training clips without those of the classes that it leaves out, so nothing is drawn
-    anew, and a clip that the run kept back is kept back from its twins too.
+    Each trains on the run's own training clips without those of the classes that it leaves out. So nothing is drawn
+    anew, and a clip that the run kept back is kept back from these models too.
 
     Args:
-        model: a run, read from its folder. clips: its clips where they lie now. num_twins: parts of the base classes.
-        on_progress: called with steps done and to do, of all twins.
+        model: a run, read from its folder. clips: its clips where they lie now. num_models: parts of the base classes.
+        on_progress: called with steps done and to do, of all of them.
 
     Raises:
         LexividError: too few base classes, a class without clips, or as training.
@@ -70,42 +71,44 @@ def fit_leaving_classes_out(
     recipe, base = load_recipe(model.folder / "recipe.yaml"), clips.split.base
     backbone, folds = model.backbone, []
     for place, left_out in enumerate(
-        base_novel_offset.class_folds(base, num_folds=num_twins, seed=recipe.data.split_seed)
+        base_novel_offset.class_folds(base, num_folds=num_models, seed=recipe.data.split_seed)
     ):
         rest = tuple(name for name in base if name not in left_out)
         folder = model.folder / "twins" / _key(recipe, clips, backbone, left_out)
         own = replace(recipe, data=replace(recipe.data, class_split=str(folder.absolute() / SPLIT_FILE)))
-        split = ClassSplit(rest, left_out, None, f"twin of {model.folder.name}")
+        split = ClassSplit(rest, left_out, None, f"leaves classes of {model.folder.name} out")
         # A run of which training has ended is found, and nothing of it is done again.
         train(
             own, clips.only(split), folder, resume=folder.exists(), device=device, backbone=backbone,
-            on_progress=partial(_show, on_progress, place, num_twins),
+            on_progress=partial(_show, on_progress, place, num_models),
         )  # fmt: skip
-        twin = TrainedModel.from_pretrained(folder, device=device, backbone=backbone)
+        model_without = TrainedModel.from_pretrained(folder, device=device, backbone=backbone)
         measured = pseudo_novel_clips(clips.train, clips.held_out, left_out)
         spec = sample_spec(own, backbone.images, train=False)
-        collected = collect(twin, ClipSamples(measured, spec, classes=base), classes=base, num_workers=num_workers)
-        prompt_cache, templates = PromptCache(backbone), load_templates(twin.templates)
+        collected = collect(
+            model_without, ClipSamples(measured, spec, classes=base), classes=base, num_workers=num_workers
+        )
+        prompt_cache, templates = PromptCache(backbone), load_templates(model_without.templates)
         folds.append(fold_of(collected, prompt_cache.embed(base, templates), left_out))
     return base_novel_offset.fit_classes_out(folds)
 
 
 def _key(recipe: Recipe, clips: RunClips, backbone: Backbone, left_out: Sequence[str]) -> str:
-    """A twin's folder: by what is left out, and by everything that it is trained from."""
+    """A model's folder: by what is left out, and by everything that it is trained from."""
     settings = {key: value for key, value in recipe.to_dict().items() if key not in ("name", "about")}
     settings["data"] = {k: v for k, v in settings["data"].items() if k not in ("num_workers", "cache_clips")}
     parts = [sorted(left_out), settings, clips.digest, weights_of(backbone)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _show(on_progress: Callable[[int, int], None] | None, place: int, num_twins: int, now: Progress) -> None:
+def _show(on_progress: Callable[[int, int], None] | None, place: int, num_models: int, now: Progress) -> None:
     if on_progress and now.phase == "training" and now.total:
-        on_progress(place * now.total + now.step, num_twins * now.total)
+        on_progress(place * now.total + now.step, num_models * now.total)
 
 
 def pseudo_novel_clips(kept: Sequence[Clip], held_out: Sequence[Clip], left_out: Sequence[str]) -> list[Clip]:
-    """Clips that the twin did not train on: the held-out ones of its classes, and those of the classes left out, unless
-    the twin trained on other clips of the same recording."""
+    """Clips that the model did not train on: the held-out ones of its classes, and those of classes left out, unless
+    it trained on other clips of the same recording."""
     novel, clips = set(left_out), (*kept, *held_out)
     own = recordings(clips)
     trained_on = {number for number, clip in zip(own, kept, strict=False) if clip.labels[0] not in novel}
@@ -116,7 +119,7 @@ def pseudo_novel_clips(kept: Sequence[Clip], held_out: Sequence[Clip], left_out:
 
 
 def fold_of(collected: Collected, vectors: Tensor, left_out: Sequence[str]) -> base_novel_offset.Fold:
-    """A twin's scores over all base classes of the run: vectors (p, D) in the order of `collected.classes`."""
+    """Its scores over all base classes of the run: vectors (p, D) as `collected.classes`."""
     base, novel = (log_score(collected, vectors, head=head) for head in HEADS)
     is_base = np.array([name not in set(left_out) for name in collected.classes])
     return base_novel_offset.Fold(base, novel, collected.targets, is_base)

@@ -8,7 +8,7 @@ clips.jsonl                      every clip that was trained on or kept back (se
 train.json                       what came out: held-out accuracy, clips asked and failed, time, versions
 log.jsonl, tensorboard/          every step
 checkpoints/                     for `resume`; can be deleted when train.json is there
-twins/                           other models that calibration trained (see lexivid.evaluation.leave_classes_out)
+twins/                           models that leave classes out, see lexivid.evaluation.leave_classes_out
 
 In order: recipe.yaml, clips.jsonl and checkpoints while it trains; then model.safetensors, train.json and config.json;
 then both JSON files once more, with what held-out clips say. `resume` goes on from whichever of these was reached.
