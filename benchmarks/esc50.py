@@ -35,6 +35,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lexivid.data.augment import spec_augment
+from lexivid.data.clip_sampling import ClipSampling
 from lexivid.data.splits import split_classes
 from lexivid.metrics import single_label
 from lexivid.scoring import base_novel_offset
@@ -309,7 +310,8 @@ def train_tower(
 
     (`train` embeds names by itself, and the control needs texts of its own.)
     """
-    from lexivid.models.mov import MOV, MOVConfig
+    from lexivid.models.mov import MOV
+    from lexivid.models.mov_config import MOVConfig
     from lexivid.models.system import System
     from lexivid.models.trained import TrainedModel
     from lexivid.training.loop import fit
@@ -339,7 +341,9 @@ def train_tower(
     fit(System(mov, texts[torch.from_numpy(classes)]), sounds, recipe, out, images=backbone.images, device="cpu")
     shutil.rmtree(out)  # checkpoints and log
     names = tuple(NAMES[experiment.folders[i]] for i in classes)
-    return TrainedModel(backbone, mov, names, backbone.default_templates, ("audio",), sampling={"audio_s": 5.0})
+    return TrainedModel(
+        backbone, mov, names, backbone.default_templates, ("audio",), sampling=ClipSampling(stride=None, audio_s=5.0)
+    )
 
 
 def probabilities(features: np.ndarray, texts: Tensor) -> np.ndarray:

@@ -35,7 +35,7 @@ from torch import Tensor
 
 from lexivid import __version__
 from lexivid.backbones import load_backbone
-from lexivid.backbones.base import WORLD
+from lexivid.backbones.base import WORLD_BACKBONES
 from lexivid.base.storage import cache_dir, write_atomically
 from lexivid.base.workers import start_worker
 from lexivid.labels import load_templates
@@ -142,7 +142,7 @@ def place_of(out: Path, seed: int, name: str) -> Path:
 
 
 def clip_of(seed: int) -> str:
-    return WORLD[seed % len(WORLD)]
+    return WORLD_BACKBONES[seed % len(WORLD_BACKBONES)]
 
 
 def prepare(out: Path, seed: int, workers: int) -> None:

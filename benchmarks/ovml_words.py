@@ -249,7 +249,7 @@ class Scales(Experiment):
         if name in ("clip", "true words", "answer", "answer, shifted"):
             return self.text(texts), extra
         beside = name.endswith("beside CLIP")
-        config = SoftAttributeConfig(num_attributes=WORDS_SETTINGS["scales_attributes"], beside_clip=beside)
+        config = SoftAttributeConfig(num_attributes=WORDS_SETTINGS["scales_attributes"], clip_residual=beside)
         encoder: nn.Module
         if name == "answer, trained":
             encoder = LearnedContextEncoder(self.text, num_context=config.num_attributes)

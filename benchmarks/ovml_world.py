@@ -42,7 +42,7 @@ from lexivid import __version__
 from lexivid.backbones import load_backbone
 from lexivid.backbones.clip import ClipBackbone
 from lexivid.base.storage import cache_dir, write_atomically
-from lexivid.labels.encoders.language_model import WORLD, FrozenLanguageModel
+from lexivid.labels.encoders.language_model import WORLD_LANGUAGE_MODEL, FrozenLanguageModel
 from lexivid.labels.encoders.soft_attributes import PromptingTransformer, SoftAttributeConfig, SoftAttributeEncoder
 from lexivid.labels.encoders.text_encoder import FrozenTextEncoder
 from lexivid.metrics.multi_label import mean_average_precision
@@ -50,7 +50,7 @@ from lexivid.metrics.single_label import t_interval
 from lexivid.models.mov import similarity
 from lexivid.models.ovml import bce_loss, clip_feature
 from lexivid.synthetic.pretraining.language_model import (
-    RECIPE,
+    LANGUAGE_MODEL_RECIPE,
     LanguageModelRecipe,
     knowledge,
     save_language_model,
@@ -145,9 +145,9 @@ def train(encode: Callable[[], Tensor], encoder: nn.Module, clips: Clips, *, see
 
 def language_model(seed: int, kind: NounKind) -> tuple[FrozenLanguageModel, LanguageModelRecipe]:
     """The language model of a seed and a kind of nouns: the packaged one, or from the cache folder, or trained now."""
-    recipe = load_settings(LanguageModelRecipe, RECIPE, {"seed": seed, "noun_seed": seed, "kind": kind})
-    if recipe == load_settings(LanguageModelRecipe, RECIPE):
-        return FrozenLanguageModel.load(WORLD), recipe  # the packaged one was made from it
+    recipe = load_settings(LanguageModelRecipe, LANGUAGE_MODEL_RECIPE, {"seed": seed, "noun_seed": seed, "kind": kind})
+    if recipe == load_settings(LanguageModelRecipe, LANGUAGE_MODEL_RECIPE):
+        return FrozenLanguageModel.load(WORLD_LANGUAGE_MODEL), recipe  # the packaged one was made from it
     which = f"{seed}" if kind == "look" else f"{kind}-{seed}"
     folder = cache_dir() / "ovml_world" / f"language-model-{which}"
     if not (folder / "config.json").is_file():
@@ -213,7 +213,7 @@ class Experiment:
         kind, _, control = name.partition(", ")
         config = {
             "next word": SoftAttributeConfig(),
-            "last hidden": SoftAttributeConfig(reading="hidden", attend="last"),
+            "last hidden": SoftAttributeConfig(readout="hidden", attend="last"),
             "prefixes only": SoftAttributeConfig.paper(),
             "no model": SoftAttributeConfig(),
         }[kind]

@@ -70,7 +70,8 @@ def on_cpu(data: Path, num_clips: int) -> dict[str, Any]:
     from lexivid.backbones import load_backbone
     from lexivid.data.cache import ClipCache
     from lexivid.data.sampling import ClipSamples, read_parts
-    from lexivid.models.mov import MOV, MOVConfig
+    from lexivid.models.mov import MOV
+    from lexivid.models.mov_config import MOVConfig
     from lexivid.training.clips import draw_clips, sample_spec
     from lexivid.training.recipe import load_recipe
 

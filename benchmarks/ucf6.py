@@ -228,7 +228,8 @@ class Run:
 
     def fit(self, tokens: Mapping[str, Tensor], modalities: tuple[str, ...], *, shown: Any = None) -> Any:
         """Stage 2: MOV on tokens, by eq. 9 -> the model. `shown`: the streams that are not masked."""
-        from lexivid.models.mov import MOV, MOVConfig
+        from lexivid.models.mov import MOV
+        from lexivid.models.mov_config import MOVConfig
 
         torch.manual_seed(self.seed)
         config = MOVConfig.for_backbone(self.footage.backbone, modalities=modalities, mlp_ratio=1.0, num_heads=8)

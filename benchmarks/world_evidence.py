@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lexivid.backbones import Backbone, load_backbone
-from lexivid.backbones.base import WORLD as CHECKPOINTS
+from lexivid.backbones.base import WORLD_BACKBONES as CHECKPOINTS
 from lexivid.backbones.base import weights_of
 from lexivid.base.storage import write_atomically
 from lexivid.data.splits import ClassSplit

@@ -42,7 +42,7 @@ from lexivid.media.flow import flow
 from lexivid.media.spectrogram import log_mel, normalise
 from lexivid.media.views import Views
 from lexivid.synthetic.world.files import NUM_FRAMES, VERSION, World, make_world
-from lexivid.synthetic.world.words import KINDS, Kind, WorldClass
+from lexivid.synthetic.world.words import KINDS, WorldClass, WorldKind
 
 ROOT = Path(__file__).resolve().parent.parent
 STREAMS = ("pixels", "flow", "sound")
@@ -82,7 +82,7 @@ def accuracy(predicted: Sequence[Any], true: Sequence[Any]) -> float:
     return round(float(np.mean([p == t for p, t in zip(predicted, true, strict=True)])), 4)
 
 
-def measure(kind: Kind, seed: int, folder: Path) -> dict[str, Any]:
+def measure(kind: WorldKind, seed: int, folder: Path) -> dict[str, Any]:
     world = make_world(folder, kind=kind, clips_per_class=20, test_clips_per_class=15, num_novel=0, seed=seed)
     seen, seen_classes = read(world, "train")
     asked, asked_classes = read(world, "test")

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lexivid.models.mov import MOV, MOVConfig
+from lexivid.models.mov import MOV
+from lexivid.models.mov_config import MOVConfig
 
 B, T, D, K = 4, 3, 16, 5
 ALL = ("video", "flow", "audio")

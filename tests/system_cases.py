@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from lexivid.backbones import load_backbone
-from lexivid.models.mov import MOV, MOVConfig
+from lexivid.models.mov import MOV
+from lexivid.models.mov_config import MOVConfig
 from lexivid.models.system import System, make_objective, make_teacher
 from lexivid.training.batches import MemorySamples
 from lexivid.training.loop import FitResult, fit

@@ -32,6 +32,13 @@ LAZY = {
     "backbones.base": "a family's libraries are read when one of its models is asked for",
 }
 
+# Public names that stand in two modules, and why. (The command line's functions are called as their verbs.)
+TWICE = {
+    "CUBIC": "the same constant, for kernels that import nothing",
+    "T": "a type variable",
+    "is_plain": "of the private modules of media: colours there, channels here",
+}
+
 
 def _modules() -> Iterator[tuple[str, Path]]:
     for path in sorted(ROOT.rglob("*.py")):
@@ -105,3 +112,23 @@ def test_general_code_does_not_import_the_synthetic_world() -> None:
         if module.split(".")[0] == "synthetic"
     ]
     assert general == []
+
+
+def test_a_public_name_has_one_meaning() -> None:
+    defined: dict[str, list[str]] = {}
+    for module, path in _modules():
+        if module.split(".")[0] == "cli":
+            continue
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            targets: list[ast.expr] = []
+            if isinstance(node, ast.Assign):
+                targets = [item for to in node.targets for item in (to.elts if isinstance(to, ast.Tuple) else [to])]
+            elif isinstance(node, ast.AnnAssign):
+                targets = [node.target]
+            names = [target.id for target in targets if isinstance(target, ast.Name)]
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                names = [node.name]
+            for name in names:
+                if not name.startswith("_"):
+                    defined.setdefault(name, []).append(module)
+    assert {name: modules for name, modules in defined.items() if len(modules) > 1 and name not in TWICE} == {}

@@ -11,7 +11,7 @@ import pytest
 from command_line import call_cli
 
 from lexivid.cli import evaluate, flow, options, world
-from lexivid.data.formats.read import Kind
+from lexivid.data.formats.read import DatasetKind
 from lexivid.evaluation.protocols import PROTOCOLS
 from lexivid.inference.output import FORMATS
 from lexivid.media.flow import Algorithm
@@ -34,7 +34,7 @@ def test_choices_are_those_of_the_library() -> None:
     assert get_args(options.LabelSplitName) == get_args(LabelSplit)
     assert get_args(flow.AlgorithmName) == get_args(Algorithm)
     assert get_args(evaluate.ProtocolName) == PROTOCOLS
-    assert get_args(evaluate.KindName) == get_args(Kind)
+    assert get_args(evaluate.KindName) == get_args(DatasetKind)
     assert get_args(world.KindName) == KINDS
 
 
@@ -61,7 +61,7 @@ def test_verbs_stand_in_panels(call: Call) -> None:
         (("classify", "x.mp4", "--dtype", "int8"), get_args(options.DtypeName)),
         (("flow", "x.mp4", "--out", "x.npz", "--algorithm", "raft"), get_args(Algorithm)),
         (("evaluate", "run", "--data", "x", "--protocol", "all"), PROTOCOLS),
-        (("evaluate", "run", "--data", "x", "--kind", "hmdb"), get_args(Kind)),
+        (("evaluate", "run", "--data", "x", "--kind", "hmdb"), get_args(DatasetKind)),
         (("world", "--out", "x", "--kind", "smell"), KINDS),
     ],
 )

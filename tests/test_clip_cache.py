@@ -15,19 +15,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lexivid.data.cache import ClipCache, Entry, content_id, key_of
+from lexivid.data.cache import CacheEntry, ClipCache, content_id, key_of
 from lexivid.data.loader import worker_context
 from lexivid.errors import LexividError, MediaError
 
 KILO = 1 << 10
 
 
-def _entry(number: int, num_bytes: int = 100 * KILO) -> Entry:
+def _entry(number: int, num_bytes: int = 100 * KILO) -> CacheEntry:
     """Content that its number determines."""
-    return Entry({"frames": torch.full((num_bytes,), number % 251, dtype=torch.uint8)}, {"number": str(number)})
+    return CacheEntry({"frames": torch.full((num_bytes,), number % 251, dtype=torch.uint8)}, {"number": str(number)})
 
 
-def _is_whole(entry: Entry) -> bool:
+def _is_whole(entry: CacheEntry) -> bool:
     return bool((entry.tensors["frames"] == int(entry.facts["number"]) % 251).all())
 
 
@@ -35,22 +35,22 @@ def test_what_goes_in_comes_out(tmp_path: Path) -> None:
     cache = ClipCache(tmp_path)
     tensors = {"a": torch.randn(3, 4), "b": torch.arange(6, dtype=torch.uint8).view(2, 3).T}  # b is not contiguous
     assert cache.get("ab12") is None
-    cache.put("ab12", Entry(tensors, {"warnings": "跳舞"}))
+    cache.put("ab12", CacheEntry(tensors, {"warnings": "跳舞"}))
     found = cache.get("ab12")
     assert found is not None
     assert found.facts == {"warnings": "跳舞"}
     for name, tensor in tensors.items():
         assert torch.equal(found.tensors[name], tensor)
         assert found.tensors[name].dtype == tensor.dtype
-    cache.put("empty", Entry({}, {}))
-    assert cache.get("empty") == Entry({}, {})
+    cache.put("empty", CacheEntry({}, {}))
+    assert cache.get("empty") == CacheEntry({}, {})
     assert (cache.hits, cache.misses) == (2, 1)
 
 
 def test_get_or_make_makes_once(tmp_path: Path) -> None:
     made = []
 
-    def make() -> Entry:
+    def make() -> CacheEntry:
         made.append(1)
         return _entry(5)
 

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from lexivid.backbones import load_backbone
 from lexivid.cli import app
 from lexivid.data.cache import content_id
+from lexivid.data.clip_sampling import ClipSampling
 from lexivid.data.clips import Clip
 from lexivid.data.run_clips import RunClips
 from lexivid.data.splits import ClassSplit
@@ -22,7 +23,8 @@ from lexivid.evaluation.leave_classes_out import pseudo_novel_clips
 from lexivid.inference.classifier import Classifier
 from lexivid.media.views import Views
 from lexivid.models.calibration import Calibration
-from lexivid.models.mov import MOV, MOVConfig
+from lexivid.models.mov import MOV
+from lexivid.models.mov_config import MOVConfig
 from lexivid.models.serialization import update_config
 from lexivid.models.trained import TrainedModel
 from lexivid.scoring.features import Collected, collect, opinion, score
@@ -72,7 +74,7 @@ def run_folder(tmp_path_factory, clip_folder):
     backbone = load_backbone(str(clip_folder), device="cpu", dtype="float32")
     torch.manual_seed(0)
     config = MOVConfig.for_backbone(backbone, zero_init=False)
-    sampling = {"num_frames": 2, "stride": None, "stride_rate": "native", "flow": "tvl1-fast", "flow_size": 48}
+    sampling = ClipSampling(num_frames=2, stride=None, stride_rate="native", flow="tvl1-fast", flow_size=48)
     model = TrainedModel(
         backbone,
         MOV.from_backbone(backbone, config).eval(),

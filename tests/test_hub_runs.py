@@ -25,7 +25,7 @@ from lexivid.errors import LexividError
 from lexivid.training import train
 from lexivid.training.pinning import as_begun, check_same, pinned
 from lexivid.training.recipe import Recipe, load_recipe
-from lexivid.training.run import check_folder
+from lexivid.training.run_folder import check_folder
 
 pytest.importorskip("accelerate")
 SETTINGS = {

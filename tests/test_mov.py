@@ -18,7 +18,6 @@ from lexivid.errors import ModelError
 from lexivid.models.fusion import AudioLayer, CrossLayer, TemporalLayer
 from lexivid.models.mov import (
     MOV,
-    MOVConfig,
     log_predict_base,
     log_predict_novel,
     mov_loss,
@@ -26,6 +25,7 @@ from lexivid.models.mov import (
     predict_novel,
     probabilities,
 )
+from lexivid.models.mov_config import MOVConfig
 
 # ---- The blocks, eq. 2 to 8, against numpy -------------------------------------------------------------------------
 

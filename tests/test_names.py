@@ -22,7 +22,8 @@ from lexivid.labels import Label, check_labels, read_labels_file, read_names, sp
 from lexivid.labels.database import create_database, open_database
 from lexivid.labels.identifiers import class_key, words_of
 from lexivid.models.label_encoders import open_encoder
-from lexivid.models.mov import MOV, MOVConfig
+from lexivid.models.mov import MOV
+from lexivid.models.mov_config import MOVConfig
 from lexivid.models.trained import TrainedModel
 
 

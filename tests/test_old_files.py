@@ -43,7 +43,11 @@ FILM_TOLERANCE = 5e-4  # flow is rounded to whole numbers, and one that falls ot
 NEW_KEYS = {"data.flow_texture": False}
 """Recipe keys that ba6c178 did not have, with the value that does what it did."""
 
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {
+    "labels.soft_attributes.beside_clip": "labels.soft_attributes.clip_residual",
+    "labels.soft_attributes.own_words": "labels.soft_attributes.include_label_tokens",
+    "labels.soft_attributes.reading": "labels.soft_attributes.readout",
+}
 """Old recipe keys by the names that they have today."""
 
 

@@ -16,7 +16,8 @@ from lexivid.backbones.base import Backbone
 from lexivid.errors import ModelError
 from lexivid.labels.encoders.coop import LearnedContextEncoder
 from lexivid.labels.encoders.text_encoder import FrozenTextEncoder
-from lexivid.models.mov import MOV, MOVConfig
+from lexivid.models.mov import MOV
+from lexivid.models.mov_config import MOVConfig
 from lexivid.models.ovml import (
     SigmoidConfig,
     asymmetric_loss,

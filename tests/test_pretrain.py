@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
+import lexivid
 from lexivid.backbones import load_backbone
 from lexivid.cli import app
 from lexivid.errors import LexividError
@@ -17,11 +18,11 @@ from lexivid.labels import load_templates
 from lexivid.labels.encoders.language_model import FrozenLanguageModel
 from lexivid.labels.prompt_cache import embed_labels
 from lexivid.synthetic.pretraining.clip import (
-    ModelRecipe,
-    make_tokenizer,
+    ClipModelRecipe,
+    clip_vocabulary,
+    make_clip_tokenizer,
     save_clip,
     sine_positions,
-    vocabulary,
     whitening_filters,
 )
 from lexivid.synthetic.pretraining.language_model import LanguageModelRecipe
@@ -31,8 +32,8 @@ from lexivid.synthetic.pretraining.train_clip import (
     PretrainRecipe,
     Tokens,
     contrastive_loss,
-    fit,
-    pretrain,
+    fit_clip,
+    pretrain_clip,
     words_loss,
 )
 from lexivid.synthetic.pretraining.train_language_model import pretrain_language_model
@@ -40,10 +41,11 @@ from lexivid.synthetic.world.draw import PICTURE
 from lexivid.synthetic.world.words import ATTRIBUTES
 from lexivid.training.settings import load_one_of, load_settings, settings_names
 
+BACKBONES = Path(lexivid.__file__).parent / "backbones"
 TINY = {
     "model.width": 32, "model.num_heads": 2, "model.image_layers": 1, "model.embedding_dim": 16, "pictures.pool": 64,
     "training.batch_size": 16, "training.steps": 10, "training.warmup_steps": 2,
-    "gates.num_pictures": 20, "gates.clips_per_class": 1, "gates.num_names": 50,
+    "probes.num_pictures": 20, "probes.clips_per_class": 1, "probes.num_names": 50,
 }  # fmt: skip
 
 
@@ -96,8 +98,8 @@ def test_every_patch_has_its_own_position() -> None:
 
 
 def test_tokenizer_knows_the_world_and_says_what_it_does_not() -> None:
-    recipe = ModelRecipe()
-    tokenizer, words = make_tokenizer(recipe), vocabulary()
+    recipe = ClipModelRecipe()
+    tokenizer, words = make_clip_tokenizer(recipe), clip_vocabulary()
     ids = tokenizer("A picture of a red striped STAR moving left and humming")["input_ids"]
     assert ids[0] == words["<|startoftext|>"]
     assert ids[-1] == words["<|endoftext|>"]
@@ -109,10 +111,10 @@ def test_tokenizer_knows_the_world_and_says_what_it_does_not() -> None:
 
 
 def test_sentences_are_padded_to_the_longest() -> None:
-    ids = Tokens(ModelRecipe())(["red", "a red star", "red"])
+    ids = Tokens(ClipModelRecipe())(["red", "a red star", "red"])
     assert ids.shape == (3, 5)
     assert ids[0].tolist() == ids[2].tolist()
-    assert (ids[0, 2:] == vocabulary()["<|endoftext|>"]).all()
+    assert (ids[0, 2:] == clip_vocabulary()["<|endoftext|>"]).all()
 
 
 def test_pool_gets_harder_and_forgets_the_oldest(tiny: PretrainRecipe) -> None:
@@ -138,7 +140,7 @@ def test_same_seed_same_weights(tiny: PretrainRecipe, tmp_path: Path) -> None:
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         torch.rand(7)  # the global random state must not matter
         before = torch.random.get_rng_state()
-        model, losses = fit(tiny.with_settings({"training.seed": seed}))
+        model, losses = fit_clip(tiny.with_settings({"training.seed": seed}))
         assert torch.equal(torch.random.get_rng_state(), before)
         assert len(losses) == 10
         save_clip(model, tiny.model, tmp_path / name)
@@ -156,15 +158,31 @@ def test_unknown_settings_name_the_nearest(tiny: PretrainRecipe) -> None:
     assert settings_names(PretrainRecipe) == ["world-clip"]
 
 
+def test_the_probes_are_read_under_their_old_key(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("gates: {num_names: 40}\n", encoding="utf-8")
+    with pytest.warns(FutureWarning, match="the recipe key 'gates' is called 'probes' now"):
+        recipe = load_one_of((LanguageModelRecipe, PretrainRecipe), path)
+    assert isinstance(recipe, PretrainRecipe)
+    assert recipe.probes.num_names == 40
+    with pytest.warns(FutureWarning, match=r"'gates\.num_names' is called 'probes\.num_names' now"):
+        assert recipe.with_settings(["gates.num_names=30"]).probes.num_names == 30
+    with pytest.raises(LexividError, match=r"probes\.num_names must be at least 2"):
+        recipe.with_settings({"probes.num_names": 1})
+    for name in ("world", "world-1", "world-2"):  # of the shipped weights
+        stored = BACKBONES / name / "recipe.yaml"
+        assert load_settings(PretrainRecipe, stored).to_yaml() == stored.read_text(encoding="utf-8")
+
+
 def test_a_folder_in_use_is_refused(tiny: PretrainRecipe, tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("mine")
     with pytest.raises(LexividError, match="new or empty"):
-        pretrain(tiny, tmp_path)
+        pretrain_clip(tiny, tmp_path)
 
 
 def colour_accuracy(recipe: PretrainRecipe, folder: Path) -> float:
     """Of the checkpoint that the recipe makes, on easy pictures."""
-    model, _ = fit(recipe)
+    model, _ = fit_clip(recipe)
     save_clip(model, recipe.model, folder)
     backbone = load_backbone(str(folder), device="cpu", dtype="float32")
     vectors = {"colour": embed_labels(backbone, ATTRIBUTES["colour"], load_templates("world"))}

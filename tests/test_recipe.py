@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lexivid.errors import LexividError, ModelError
-from lexivid.models.mov import MOVConfig
+from lexivid.models.mov_config import MOVConfig
 from lexivid.training.recipe import Recipe, load_recipe, recipe_names
 
 
@@ -121,3 +121,37 @@ def test_files(tmp_path: Path) -> None:
 def test_a_model_that_cannot_be() -> None:
     with pytest.raises(ModelError, match="'video' first"):
         MOVConfig.from_dict(load_recipe("lite-flow-only", ["model.modalities=flow"]).model.mov_settings())
+
+
+OLD_KEYS = {"beside_clip": "clip_residual", "own_words": "include_label_tokens", "reading": "readout"}
+
+
+def test_old_keys_are_read_with_a_warning_that_names_the_new_ones(tmp_path: Path) -> None:
+    new = load_recipe("world-ovml-labels", {"labels.soft_attributes.readout": "hidden"})
+    assert new.labels.soft_attributes.clip_residual
+    text = new.to_yaml()
+    for old, name in OLD_KEYS.items():
+        assert f"    {name}: " in text
+        assert f" {old}: " not in text
+        text = text.replace(f"    {name}: ", f"    {old}: ")
+    path = tmp_path / "recipe.yaml"  # as a run of an earlier version holds it
+    path.write_text(text, encoding="utf-8")
+    with pytest.warns(FutureWarning) as warned:
+        assert load_recipe(path) == new
+    assert sorted(str(item.message).partition(":")[0] for item in warned) == [
+        f"the recipe key 'labels.soft_attributes.{old}' is called 'labels.soft_attributes.{name}' now"
+        for old, name in sorted(OLD_KEYS.items())
+    ]
+    with pytest.warns(FutureWarning, match="is called 'labels.soft_attributes.include_label_tokens' now"):
+        changed = load_recipe("world-ovml-labels", ["labels.soft_attributes.own_words=false"])
+    assert not changed.labels.soft_attributes.include_label_tokens
+    with pytest.raises(LexividError, match=r"\.reading is the old name of labels\.soft_attributes\.readout"):
+        Recipe.from_dict({"labels": {"soft_attributes": {"reading": "hidden", "readout": "hidden"}}})
+    with pytest.raises(LexividError, match=r"unknown recipe key 'labels\.own_words'"):  # of another section
+        Recipe.from_dict({"labels": {"own_words": True}})
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_packaged_recipes_use_no_old_key(name: str, recwarn: pytest.WarningsRecorder) -> None:
+    load_recipe(name)
+    assert not [item for item in recwarn if issubclass(item.category, FutureWarning)]

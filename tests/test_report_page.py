@@ -335,7 +335,7 @@ def test_models_of_which_little_is_known(tmp_path: Path) -> None:
 def _drawings(results: dict[str, Any]) -> list[tuple[str, dict[str, Any], str]]:
     filled: Any = complete(results)
     return [
-        (figure["kind"], panel, report_figures.draw(figure["kind"], panel))
+        (figure["kind"], panel, report_figures.draw_panel(figure["kind"], panel))
         for figure in filled["figures"]
         for panel in figure["panels"]
     ]
@@ -425,11 +425,11 @@ def test_what_the_figures_show() -> None:
 def test_a_gap_in_a_curve_and_one_point_alone() -> None:
     series = [{"name": "a", "x": [0, 1, 2], "y": [1.0, None, 3.0]}, {"name": "b", "x": [1], "y": [float("nan")]}]
     panel = complete({"figures": [{"panels": [{"series": series}]}]})["figures"][0]["panels"][0]
-    root = ElementTree.fromstring(report_figures.draw("lines", panel))
+    root = ElementTree.fromstring(report_figures.draw_panel("lines", panel))
     assert sum("point" in each.attrib.get("class", "") for each in root.iter()) == 2 + 1  # and one in the legend
     assert report_figures.panel_table("lines", panel)[1] == [["0", "1.0", "–"], ["1", "–", "–"], ["2", "3.0", "–"]]
     panel["series"] = [{**panel["series"][0], "x": [4], "y": [7.0]}]
-    ElementTree.fromstring(report_figures.draw("lines", panel))
+    ElementTree.fromstring(report_figures.draw_panel("lines", panel))
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,16 @@ from lexivid.errors import LexividError
 from lexivid.models.mov import predict_novel, probabilities
 from lexivid.scoring.features import Collected
 from lexivid.synthetic.reproduce import NAMES, Scale, reproduce
-from lexivid.synthetic.reproduce.clips import PackedClips, WorldFeatures, WorldSamples, WorldSize, distractor_labels
+from lexivid.synthetic.reproduce.clips import (
+    PackedClips,
+    WorldFeatures,
+    WorldSamples,
+    WorldSize,
+    world_distractor_labels,
+)
 from lexivid.synthetic.reproduce.figures import BETAS, beta_and_temperature
 from lexivid.synthetic.reproduce.parts import RATIOS, expect_sign
-from lexivid.synthetic.reproduce.plan import Row, kinds_of, parse_names, rows_of
+from lexivid.synthetic.reproduce.plan import TableRow, kinds_of, parse_names, rows_of
 from lexivid.synthetic.reproduce.reproduction import Reproduction
 from lexivid.synthetic.reproduce.rows import Workplace
 from lexivid.synthetic.reproduce.run import RunProgress
@@ -212,11 +218,13 @@ def test_shuffled_streams_are_all_of_other_clips() -> None:
 def test_names_of_nothing_are_nobodys() -> None:
     split = ClassSplit(("red circle spinning",), ("red star growing",))
     for kind in ("motion", "sound", "both"):
-        names = distractor_labels(split, kind, seed=0, pool="report", num=50)  # type: ignore[arg-type]
+        names = world_distractor_labels(split, kind, seed=0, pool="report", num=50)  # type: ignore[arg-type]
         assert len(set(names)) == 50
         assert not set(names) & set(split.classes)
-        assert names == distractor_labels(split, kind, seed=0, pool="report", num=50)  # type: ignore[arg-type]
-    pools = [set(distractor_labels(split, "motion", seed=0, pool=pool, num=200)) for pool in ("report", "validation")]
+        assert names == world_distractor_labels(split, kind, seed=0, pool="report", num=50)  # type: ignore[arg-type]
+    pools = [
+        set(world_distractor_labels(split, "motion", seed=0, pool=pool, num=200)) for pool in ("report", "validation")
+    ]
     assert not pools[0] & pools[1]
 
 
@@ -260,10 +268,10 @@ def test_grid_equals_scoring_by_hand(tmp_path: Path) -> None:
             Collected(
                 features, np.ones((num, len(modalities)), dtype=bool), modalities, targets.numpy(),
                 tuple(map(str, range(num))), ("test",) * num, tuple("abcdefg"), (), settings,
-            ).save(place.row(Row(kind, 0, system)))  # type: ignore[arg-type]  # fmt: skip
+            ).save(place.row(TableRow(kind, 0, system)))  # type: ignore[arg-type]  # fmt: skip
     scores = Scores(Reproduction(("table8",), (0,), ("x",), Scale(size), place, 3))
     found = beta_and_temperature(scores)["panels"][0]["values"]
-    mov, clip = (Collected.load(place.row(Row("motion", 0, system))).select(targets.numpy() >= 3) for system in ("mov", "clip"))  # fmt: skip  # noqa: E501
+    mov, clip = (Collected.load(place.row(TableRow("motion", 0, system))).select(targets.numpy() >= 3) for system in ("mov", "clip"))  # fmt: skip  # noqa: E501
     v, f = (torch.from_numpy(mov.features[name][:, 0]) for name in ("v", "flow"))
     zero_shot = probabilities(torch.from_numpy(clip.features["v"][:, 0]), labels[3:], tau=tau).argmax(-1)
     for row, beta in enumerate(BETAS):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -58,7 +60,7 @@ def test_attributes_that_are_word_vectors_are_words(kind: str, request: pytest.F
     ids = torch.tensor([text.tokenizer("red", add_special_tokens=False)["input_ids"]] * 2)
     given = text(["cat", "fish"], text.word_vectors[ids])
     torch.testing.assert_close(given, text(["redcat", "redfish"]), atol=1e-6, rtol=0)  # letters are its tokens
-    replaced = text(["cat", "fish"], text.word_vectors[ids], own_words=False)
+    replaced = text(["cat", "fish"], text.word_vectors[ids], include_label_tokens=False)
     torch.testing.assert_close(replaced, text(["red", "red"]), atol=1e-6, rtol=0)
 
 
@@ -74,15 +76,15 @@ def test_reads_what_transformers_computes(language_model: FrozenLanguageModel) -
     ids = torch.randint(4, 20, (3, 6))
     vectors = language_model.word_vectors[ids]
     truth = language_model.model(input_ids=ids, output_hidden_states=True)
-    read = language_model.read(vectors, num_read=2, reading="hidden")
+    read = language_model.read(vectors, num_read=2, readout="hidden")
     torch.testing.assert_close(read, truth.hidden_states[-1][:, -2:])
-    first = language_model.read(vectors, num_read=6, reading="hidden", layer=1)
+    first = language_model.read(vectors, num_read=6, readout="hidden", layer=1)
     torch.testing.assert_close(first, truth.hidden_states[1])
     expected = truth.logits[:, -2:].softmax(-1) @ language_model.word_vectors
-    torch.testing.assert_close(language_model.read(vectors, num_read=2, reading="next_word"), expected)
-    every = language_model.read(vectors, num_read=2, reading="next_word", top_k=len(language_model.word_vectors))
+    torch.testing.assert_close(language_model.read(vectors, num_read=2, readout="next_word"), expected)
+    every = language_model.read(vectors, num_read=2, readout="next_word", top_k=len(language_model.word_vectors))
     torch.testing.assert_close(every, expected)
-    best = language_model.read(vectors, num_read=1, reading="next_word", top_k=1)[:, 0]
+    best = language_model.read(vectors, num_read=1, readout="next_word", top_k=1)[:, 0]
     torch.testing.assert_close(best, language_model.word_vectors[truth.logits[:, -1].argmax(-1)])
 
 
@@ -235,6 +237,28 @@ def test_saved_and_loaded(
     (tmp_path / "run" / WEIGHTS_FILE).write_bytes(b"no")
     with pytest.raises(ModelError, match="holds no trained label encoder that can be read"):
         load_label_encoder(tmp_path / "run")
+
+
+def test_the_folder_and_the_fingerprint_keep_their_first_names(
+    language_model: FrozenLanguageModel, clip: FrozenTextEncoder, clip_folder: Path, tmp_path: Path
+) -> None:
+    settings = {"readout": "hidden", "layer": 1, "clip_residual": True, "include_label_tokens": False}
+    encoder = make(language_model, clip, **settings, save_memory=True)
+    encoder.save(tmp_path, backbone=str(clip_folder))
+    about = json.loads((tmp_path / CONFIG_FILE).read_text())
+    first_names = {
+        "num_prefixes": 3, "suffix": "is a", "num_suffix_vectors": 0, "reading": "hidden", "layer": 1, "top_k": None,
+        "attend": "suffix", "num_attributes": 4, "num_layers": 2, "num_heads": 2, "mlp_ratio": 4.0, "dropout": 0.0,
+        "own_words": False, "beside_clip": True,
+    }  # fmt: skip
+    assert about["config"] == first_names
+    decisive = {"language_model_fingerprint": language_model.fingerprint, "config": first_names}
+    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode())
+    for name, value in sorted((encoder.trained_state() | clip.state_dict(prefix="clip.")).items()):
+        digest.update(name.encode() + value.numpy().tobytes())
+    assert about["fingerprint"] == encoder.fingerprint == digest.hexdigest()[:32]
+    again = load_label_encoder(tmp_path).config
+    assert (again.readout, again.clip_residual, again.include_label_tokens) == ("hidden", True, False)
 
 
 def test_another_language_model_is_refused(clip: FrozenTextEncoder, clip_folder: Path, tmp_path: Path) -> None:

@@ -24,14 +24,15 @@ from lexivid.labels.encoders.language_model import FrozenLanguageModel
 from lexivid.labels.encoders.soft_attributes import SoftAttributeConfig, SoftAttributeEncoder
 from lexivid.labels.encoders.text_encoder import FrozenTextEncoder
 from lexivid.metrics.multi_label import mean_average_precision
-from lexivid.models.mov import MOVConfig, MOVFeatures, mov_loss
+from lexivid.models.mov import MOVFeatures, mov_loss
+from lexivid.models.mov_config import MOVConfig
 from lexivid.models.ovml import SigmoidConfig
 from lexivid.models.system import FROZEN, System, make_objective, make_teacher, streams_of
 from lexivid.scoring.log_odds import base_log_odds
 from lexivid.synthetic.world.nouns import draw_nouns
 from lexivid.training import loop
 from lexivid.training.checkpoint import list_checkpoints, load_checkpoint
-from lexivid.training.loop import Step
+from lexivid.training.step import Step
 
 pytest.importorskip("accelerate")
 ENCODERS = ["prompts", "learned_context", "soft_attributes"]

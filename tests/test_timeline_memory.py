@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lexivid.backbones import load_backbone
 from lexivid.data import hops
+from lexivid.data.clip_sampling import ClipSampling
 from lexivid.data.hops import HopReader
 from lexivid.inference import classifier as classifier_module
 from lexivid.inference import tokens as tokens_module
@@ -26,7 +27,8 @@ from lexivid.inference.tokens import FilmWindows
 from lexivid.inference.trained import TrainedClassifier
 from lexivid.media.decode import probe
 from lexivid.media.views import Views
-from lexivid.models.mov import MOV, MOVConfig
+from lexivid.models.mov import MOV
+from lexivid.models.mov_config import MOVConfig
 from lexivid.models.trained import TrainedModel
 from lexivid.scoring.heads import predict
 
@@ -41,7 +43,7 @@ def classifier(clip_folder: Path) -> TrainedClassifier:
     config = MOVConfig.for_backbone(
         backbone, modalities=("video", "flow", "audio"), num_heads=2, mlp_ratio=1.0, tau=0.1, zero_init=False
     )
-    sampling = {"num_frames": 4, "stride": None, "flow": "tvl1-fast", "flow_size": 32, "audio_s": 1.0}
+    sampling = ClipSampling(num_frames=4, stride=None, flow="tvl1-fast", flow_size=32, audio_s=1.0)
     mov = MOV.from_backbone(backbone, config).eval()
     model = TrainedModel(backbone, mov, ("red",), "name", ("video", "flow", "audio"), sampling=sampling)
     return TrainedClassifier(model, label_split="novel")

@@ -17,7 +17,8 @@ from lexivid.backbones.efficientnet_lite import EfficientNetLite0
 from lexivid.backbones.lite import IMAGES, LiteBackbone
 from lexivid.backbones.preprocess import ImageProcessing
 from lexivid.errors import ModelError
-from lexivid.models.mov import MOV, MOVConfig
+from lexivid.models.mov import MOV
+from lexivid.models.mov_config import MOVConfig
 from lexivid.models.system import System
 from lexivid.models.towers import ClipTower, LiteTower, make_frozen_tower, make_tower
 from lexivid.training.distributed import trained_state

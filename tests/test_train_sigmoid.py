@@ -13,7 +13,8 @@ from lexivid.backbones import load_backbone
 from lexivid.backbones.base import Backbone
 from lexivid.errors import LexividError, ModelError
 from lexivid.models.label_encoders import open_encoder
-from lexivid.models.mov import MOV, MOVConfig
+from lexivid.models.mov import MOV
+from lexivid.models.mov_config import MOVConfig
 from lexivid.models.system import System
 from lexivid.models.trained import TrainedModel
 from lexivid.scoring.calibration import fit_model_calibrations

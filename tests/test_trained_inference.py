@@ -22,13 +22,15 @@ from typer.testing import CliRunner
 import lexivid
 from lexivid.backbones import load_backbone
 from lexivid.cli import app
+from lexivid.data.clip_sampling import ClipSampling
 from lexivid.data.run_clips import RunClips
 from lexivid.errors import LexividError, MediaError, ModelError
 from lexivid.inference.prediction import Prediction
 from lexivid.inference.trained import TrainedClassifier
 from lexivid.media.views import Views, ViewsAsked
 from lexivid.models.calibration import BaseNovelOffset
-from lexivid.models.mov import FROZEN_PREFIX, MOV, MOVConfig
+from lexivid.models.mov import FROZEN_PREFIX, MOV
+from lexivid.models.mov_config import MOVConfig
 from lexivid.models.serialization import is_trained_model, update_config
 from lexivid.models.trained import TrainedModel
 from lexivid.scoring.base_novel_offset import combine
@@ -101,7 +103,7 @@ def test_clips_are_read_as_in_training(run: Path) -> None:
 def test_files_are_looked_at_as_in_training(run: Path) -> None:
     classifier = TrainedClassifier.load(run, device="cpu")
     assert classifier.default_views == Views(num_frames=4, stride_rate="native")
-    classifier.model.sampling = {"num_frames": 8, "stride": 2, "stride_rate": "native"}
+    classifier.model.sampling = ClipSampling(num_frames=8, stride=2, stride_rate="native")
     assert classifier.default_views == Views(num_frames=8, num_clips=4, stride=2, stride_rate="native")
     assert classifier.views_of(ViewsAsked("4x3")) == Views(8, 4, 3, 2, "native")
     assert classifier.views_of(ViewsAsked(num_frames=4)) == Views(4, 4, 1, 2, "native")
@@ -417,6 +419,10 @@ def test_what_is_no_model(tmp_path: Path, run: Path) -> None:
     (copy / "model.safetensors").write_bytes(b"half")
     with pytest.raises(ModelError, match="cannot be read"):
         TrainedModel.from_pretrained(copy, device="cpu")
+    damaged = shutil.copytree(run, tmp_path / "damaged")
+    update_config(damaged, sampling={"num_frames": "four"})
+    with pytest.raises(ModelError, match=r"damaged.*\"sampling\" in config.json cannot be used.*'four'"):
+        TrainedModel.from_pretrained(damaged, device="cpu")
     with pytest.raises(ModelError, match="no trained model"):
         TrainedModel.from_pretrained("nowhere")
     with pytest.raises(ModelError, match="cannot be fetched from the Hub"):

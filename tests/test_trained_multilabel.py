@@ -17,6 +17,7 @@ from language_models import make_gpt2
 
 import lexivid
 from lexivid.backbones import load_backbone
+from lexivid.data.clip_sampling import ClipSampling
 from lexivid.data.clips import Clip
 from lexivid.data.sampling import ClipSamples
 from lexivid.errors import LabelError, ModelError
@@ -32,7 +33,8 @@ from lexivid.labels.prompt_cache import PromptCache
 from lexivid.media.views import Views
 from lexivid.models.calibration import Calibration, posterior
 from lexivid.models.label_encoders import open_encoder
-from lexivid.models.mov import MOV, MOVConfig, MOVFeatures
+from lexivid.models.mov import MOV, MOVFeatures
+from lexivid.models.mov_config import MOVConfig
 from lexivid.models.trained import TrainedModel
 from lexivid.scoring.features import collect
 from lexivid.scoring.per_label import label_probabilities
@@ -77,7 +79,7 @@ def make(clip_folder: Path, language_model: Path) -> Make:
             encoder = LearnedContextEncoder(text, num_context=2).eval()
         made = TrainedModel(
             backbone, MOV.from_backbone(backbone, config).eval(), BASE, "name", config.modalities,
-            sampling={"num_frames": 4, "stride": None, "flow_size": 32, "audio_s": 1.0}, calibrations=EVIDENCE,
+            sampling=ClipSampling(num_frames=4, stride=None, flow_size=32, audio_s=1.0), calibrations=EVIDENCE,
             scales=SCALES if kind in ("sigmoid", "ovml") else None, label_encoder=encoder,
         )  # fmt: skip
         return replace(made, **changes)

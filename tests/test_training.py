@@ -29,8 +29,9 @@ from lexivid.training.checkpoint import list_checkpoints, load_checkpoint, save_
 from lexivid.training.distributed import trained_state
 from lexivid.training.features import CachedVideo, FeatureStore, cache_features
 from lexivid.training.log import Progress
-from lexivid.training.loop import Step, fit
+from lexivid.training.loop import fit
 from lexivid.training.schedule import half_cosine, make_optimizer
+from lexivid.training.step import Step
 
 pytest.importorskip("accelerate")
 

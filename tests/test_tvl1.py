@@ -153,7 +153,7 @@ def test_plain_path_in_a_batch_is_the_plain_path_alone(pairs: tuple[np.ndarray, 
     """On a GPU without Triton the plain path takes the whole batch: pairs that have stopped leave it."""
     first, second = (torch.from_numpy(pictures).float() for pictures in pairs)
     with torch.inference_mode():
-        together = module._tvl1_torch(first, second, module.Settings())
+        together = module._tvl1_torch(first, second, module.TVL1Settings())
     assert distance(together, tvl1(first, second, method="torch")).mean() <= 1e-3
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from lexivid import cli
 from lexivid.backbones import load_backbone
-from lexivid.backbones.base import WORLD as CHECKPOINTS
+from lexivid.backbones.base import WORLD_BACKBONES as CHECKPOINTS
 from lexivid.backbones.base import weights_of
 from lexivid.inference.loading import load
 from lexivid.scoring.background import WORLD, background_for, background_phrases

@@ -17,11 +17,11 @@ from lexivid.synthetic.pretraining.language_model import LanguageModelRecipe
 from lexivid.synthetic.world.nouns import (
     FIRST_SYLLABLES,
     SECOND_SYLLABLES,
-    describe,
+    describe_noun,
     draw_nouns,
+    noun_vocabulary,
     plain_sentence,
     split_nouns,
-    vocabulary,
 )
 from lexivid.synthetic.world.words import ATTRIBUTES, COLOURS, SHAPES
 from lexivid.training.settings import load_settings
@@ -31,7 +31,7 @@ def test_nouns_are_words_of_their_own_with_meanings_of_their_own() -> None:
     nouns = draw_nouns(seed=3)
     assert nouns == draw_nouns(seed=3) != draw_nouns(seed=4)
     assert len({noun.name for noun in nouns}) == len({noun.meaning for noun in nouns}) == 100
-    assert not {noun.name for noun in nouns} & set(vocabulary())
+    assert not {noun.name for noun in nouns} & set(noun_vocabulary())
     both = draw_nouns("both", num=400)
     assert len({noun.meaning for noun in both}) == 400
     assert all(noun.meaning.motion is not None and noun.meaning.sound is not None for noun in both)
@@ -51,7 +51,7 @@ def test_a_noun_of_kind_either_means_two_looks_that_share_shape_or_colour() -> N
         first, second = (set(meaning.name.split()) for meaning in noun.meanings)
         told = []
         for _ in range(60):
-            said = set(describe(noun, rng).split()) & (first | second)
+            said = set(describe_noun(noun, rng).split()) & (first | second)
             told.append(said <= first)
             assert said <= first or said <= second, said  # one at a time
         assert 0.2 < np.mean(told) < 0.8
@@ -91,7 +91,7 @@ def test_descriptions_are_true_and_never_name_attributes_right_after_the_noun(ki
     said: set[str] = set()
     for noun in draw_nouns(kind, num=30):  # type: ignore[arg-type]
         for _ in range(40):
-            text = describe(noun, rng)
+            text = describe_noun(noun, rng)
             assert noun.name in text.split()
             named = [word for word in text.split() if word in known]
             assert named
@@ -99,36 +99,38 @@ def test_descriptions_are_true_and_never_name_attributes_right_after_the_noun(ki
             after = re.findall(rf"{noun.name} (\S+)", text)
             assert not set(after) & known, text
             said |= set(text.split()) - {noun.name}
-    assert said <= set(vocabulary())
+    assert said <= set(noun_vocabulary())
 
 
 def test_captions_name_no_noun() -> None:
     rng = np.random.default_rng(0)
     words = {word for _ in range(300) for word in plain_sentence(rng).split()}
-    assert words <= set(vocabulary())
+    assert words <= set(noun_vocabulary())
     assert set(COLOURS) | set(SHAPES) <= words
 
 
 def test_a_noun_is_two_tokens_and_a_word_one() -> None:
-    tokenizer = training.make_tokenizer()
+    tokenizer = training.make_noun_tokenizer()
     for noun in draw_nouns("both", num=400):
         first, second = tokenizer.tokenize(noun.name)
         assert first in FIRST_SYLLABLES
         assert second.removeprefix("##") in SECOND_SYLLABLES
         assert first + second.removeprefix("##") == noun.name
         assert tokenizer.decode(tokenizer(f"{noun.name} is a")["input_ids"]) == f"{noun.name} is a"
-    for word in vocabulary():
+    for word in noun_vocabulary():
         assert tokenizer.tokenize(word) == [word]
 
 
 def recipe_with(**settings: float) -> LanguageModelRecipe:
-    return load_settings(LanguageModelRecipe, training.RECIPE, settings)
+    return load_settings(LanguageModelRecipe, training.LANGUAGE_MODEL_RECIPE, settings)
 
 
 def test_the_packages_recipe_states_every_default() -> None:
     recipe = recipe_with()
     assert recipe == LanguageModelRecipe(name=recipe.name, about=recipe.about)
-    text = (resources.files("lexivid") / "recipes" / f"{training.RECIPE}.yaml").read_text(encoding="utf-8")
+    text = (resources.files("lexivid") / "recipes" / f"{training.LANGUAGE_MODEL_RECIPE}.yaml").read_text(
+        encoding="utf-8"
+    )
     assert {line.partition(":")[0] for line in text.splitlines()} == set(recipe.to_dict()) - {"name"}
     with pytest.raises(LexividError, match="did you mean 'seed'"):
         recipe_with(sed=3)
@@ -177,7 +179,7 @@ def test_the_packaged_one_knows_every_noun() -> None:
     loaded = FrozenLanguageModel.load("world")
     nouns = recipe_with().nouns()
     assert training.knowledge(loaded.model, loaded.tokenizer, nouns) == {"colour": 1.0, "shape": 1.0}
-    assert loaded.tokenizer.get_vocab() == training.make_tokenizer().get_vocab()
+    assert loaded.tokenizer.get_vocab() == training.make_noun_tokenizer().get_vocab()
     folder = resources.files("lexivid") / "labels" / "encoders" / "world_language_model"
     assert load_settings(LanguageModelRecipe, str(folder / "recipe.yaml")) == recipe_with()
     said = loaded.answer([noun.name for noun in nouns[:10]], num_tokens=6)

@@ -13,11 +13,11 @@ from torch.nn import functional as F
 
 import lexivid
 from lexivid.backbones import load_backbone
-from lexivid.backbones.base import WORLD
+from lexivid.backbones.base import WORLD_BACKBONES
 from lexivid.backbones.clip import ClipBackbone
 from lexivid.labels import load_templates
 from lexivid.labels.prompt_cache import PromptCache
-from lexivid.synthetic.pretraining.probes import describe, measure, text_variance
+from lexivid.synthetic.pretraining.probes import describe_probes, measure, text_variance
 from lexivid.synthetic.world.draw import PICTURE, draw, random_scenes
 from lexivid.synthetic.world.words import ATTRIBUTES
 
@@ -32,7 +32,7 @@ def world() -> ClipBackbone:
 
 
 def test_it_is_small_and_no_pickle() -> None:
-    files = [file for name in WORLD for file in (BACKBONES / name).iterdir()]
+    files = [file for name in WORLD_BACKBONES for file in (BACKBONES / name).iterdir()]
     assert sum(file.stat().st_size for file in files) <= 8 << 20
     assert {file.suffix for file in files} <= {".json", ".safetensors", ".yaml", ".md"}
 
@@ -51,18 +51,18 @@ def test_it_is_a_plain_clip(world: ClipBackbone) -> None:
     torch.testing.assert_close(F.normalize(out.text_embeds, dim=-1), world.encode_texts(texts), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", WORLD)
+@pytest.mark.parametrize("name", WORLD_BACKBONES)
 def test_float16_weights_hold_what_the_card_says(name: str) -> None:
     folder = BACKBONES / name
     with safe_open(folder / "model.safetensors", "pt") as weights:
         assert {weights.get_tensor(key).dtype for key in weights.keys()} == {torch.float16}  # noqa: SIM118
     gates = json.loads((folder / "pretrain.json").read_text())["gates"]
     card = (folder / "README.md").read_text()
-    assert describe(gates) in card
+    assert describe_probes(gates) in card
     assert "lexivid pretrain world-clip" in card
 
 
-@pytest.mark.parametrize("name", WORLD)
+@pytest.mark.parametrize("name", WORLD_BACKBONES)
 def test_gates(name: str) -> None:
     """Measured anew on other pictures, and few: bounds are well below what pretrain.json says, far above chance."""
     gates = measure(

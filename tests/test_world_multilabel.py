@@ -19,7 +19,7 @@ from lexivid.cli import app
 from lexivid.data.formats import read_dataset
 from lexivid.data.splits import ClassSplit
 from lexivid.errors import LexividError
-from lexivid.synthetic.pretraining.language_model import RECIPE, LanguageModelRecipe
+from lexivid.synthetic.pretraining.language_model import LANGUAGE_MODEL_RECIPE, LanguageModelRecipe
 from lexivid.synthetic.reproduce.clips import PackedClips, WorldSamples, WorldSize, pack_label_world, pack_world
 from lexivid.synthetic.world.files import World, WorldClip, make_world, render_clip
 from lexivid.synthetic.world.multilabel import (
@@ -269,7 +269,7 @@ def test_the_verb(sets: LabelSets, tmp_path: Path) -> None:
     dataset = read_dataset(tmp_path / "w")
     assert Counter(clip.split for clip in dataset.clips) == {"train": 6, "test": 5}
     split = ClassSplit.load(tmp_path / "w" / "split.json")
-    known = {noun.name for noun in load_settings(LanguageModelRecipe, RECIPE).nouns()}
+    known = {noun.name for noun in load_settings(LanguageModelRecipe, LANGUAGE_MODEL_RECIPE).nouns()}
     assert set(split.classes) - set(SOUNDS) <= known  # what the language model has read about, whatever the seed
     assert {SOUNDS[i] for i in sets.sounds.unseen} <= set(split.novel)
     asked = next(line for line in made.stderr.splitlines() if "lexivid classify" in line)

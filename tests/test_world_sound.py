@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from lexivid.media.spectrogram import SAMPLE_RATE_HZ, log_mel, normalise
-from lexivid.synthetic.world.sound import DISTRACTOR_LEVEL, Source, waveform
+from lexivid.synthetic.world.sound import DISTRACTOR_LEVEL, SoundSource, waveform
 from lexivid.synthetic.world.words import SHAPES, SOUNDS
 
 SEEDS = range(12)
 
 
-def sound(word: str, seed: int, *, shape: int = 9, others: tuple[Source, ...] = ()) -> np.ndarray:
-    return waveform([Source(SOUNDS.index(word), shape), *others], rng=np.random.default_rng(seed))
+def sound(word: str, seed: int, *, shape: int = 9, others: tuple[SoundSource, ...] = ()) -> np.ndarray:
+    return waveform([SoundSource(SOUNDS.index(word), shape), *others], rng=np.random.default_rng(seed))
 
 
 def spectrum(wave: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -136,7 +136,7 @@ def test_a_shape_has_its_band_in_every_word() -> None:
 
 
 def test_a_distractor_is_quieter_and_changes_the_sound() -> None:
-    beep = Source(SOUNDS.index("beeping"), 2, DISTRACTOR_LEVEL)
+    beep = SoundSource(SOUNDS.index("beeping"), 2, DISTRACTOR_LEVEL)
     hz, power = spectrum(sound("humming", 5, others=(beep,)))
     low, high = power[hz < 1000].sum(), power[(hz > 1900) & (hz < 3500)].sum()
     assert 0.05 < high / low < 0.6
@@ -158,8 +158,8 @@ def test_words_are_told_apart_by_their_spectrograms_and_looks_hardly() -> None:
         words, shapes = rng.integers(len(SOUNDS), size=number), rng.integers(len(SHAPES), size=number)
         pictures = []
         for word, shape in zip(words, shapes, strict=True):
-            other = Source(int(rng.integers(len(SOUNDS))), int(rng.integers(len(SHAPES))), DISTRACTOR_LEVEL)
-            sources = [Source(word, shape)] + [other] * (rng.random() < 0.5)
+            other = SoundSource(int(rng.integers(len(SOUNDS))), int(rng.integers(len(SHAPES))), DISTRACTOR_LEVEL)
+            sources = [SoundSource(word, shape)] + [other] * (rng.random() < 0.5)
             pictures.append(normalise(log_mel(torch.from_numpy(waveform(sources, rng=rng)))))
         pooled = torch.nn.functional.avg_pool2d(torch.stack(pictures), (4, 8)).flatten(1)
         return pooled, words, shapes

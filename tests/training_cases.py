@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from lexivid.backbones.preprocess import ImageProcessing
-from lexivid.models.mov import MOV, MOVConfig
+from lexivid.models.mov import MOV
+from lexivid.models.mov_config import MOVConfig
 from lexivid.models.system import System
 from lexivid.training.batches import MemorySamples
 from lexivid.training.loop import FitResult, fit

@@ -13,10 +13,10 @@ from lexivid.backbones.host import random_state_kept
 from lexivid.backbones.preprocess import ImageProcessing
 from lexivid.errors import ModelError
 
-WORLD = ("world", "world-1", "world-2")
+WORLD_BACKBONES = ("world", "world-1", "world-2")
 """Checkpoints that `lexivid pretrain` made, which come with the package; each is a folder beside this file."""
 
-BUILT_IN = ("lite", *WORLD)
+BUILT_IN = ("lite", *WORLD_BACKBONES)
 """Names that mean these models even where a folder is called so."""
 
 
@@ -153,5 +153,5 @@ def load_backbone(name: str, *, device: str | torch.device = "auto", dtype: str 
     from lexivid.backbones.clip import ClipBackbone
 
     chosen_dtype = choose_dtype(dtype, chosen_device)
-    folder = Path(__file__).parent / name if name in WORLD else None
+    folder = Path(__file__).parent / name if name in WORLD_BACKBONES else None
     return ClipBackbone.load(name, device=chosen_device, dtype=chosen_dtype, folder=folder)

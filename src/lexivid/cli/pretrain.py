@@ -30,8 +30,7 @@ def pretrain(
     OMP_NUM_THREADS=1 lexivid pretrain world-language-model --out world-language-model/
     """
     from lexivid.synthetic.pretraining.language_model import LanguageModelRecipe
-    from lexivid.synthetic.pretraining.train_clip import PretrainRecipe
-    from lexivid.synthetic.pretraining.train_clip import pretrain as pretrain_clip
+    from lexivid.synthetic.pretraining.train_clip import PretrainRecipe, pretrain_clip
     from lexivid.synthetic.pretraining.train_language_model import pretrain_language_model
     from lexivid.training.log import Progress
     from lexivid.training.settings import load_one_of

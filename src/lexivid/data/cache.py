@@ -34,7 +34,7 @@ _LEFTOVER_S = 3600.0  # a temporary file older than this belongs to a process th
 _SUFFIX = ".safetensors"
 
 
-class Entry(NamedTuple):
+class CacheEntry(NamedTuple):
     """What is kept of one file: tensors by name, and facts as strings."""
 
     tensors: dict[str, Tensor]
@@ -62,12 +62,12 @@ class ClipCache:
         self._unchecked_bytes = max_bytes  # written since the folder was last measured: the first write measures
         self._said_full = False
 
-    def get(self, key: str) -> Entry | None:
+    def get(self, key: str) -> CacheEntry | None:
         """The entry, or None. Reading it makes it the most recently used."""
         path = self.path(key)
         try:
             with safe_open(path, framework="pt") as file:
-                found = Entry({name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {}))  # noqa: SIM118
+                found = CacheEntry({name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {}))  # noqa: SIM118
         except FileNotFoundError:
             self.misses += 1
             return None
@@ -86,7 +86,7 @@ class ClipCache:
         self.hits += 1
         return found
 
-    def put(self, key: str, entry: Entry) -> None:
+    def put(self, key: str, entry: CacheEntry) -> None:
         """Keep an entry. Where the disk is full or not writable, this warns once, and nothing is kept."""
         try:
             self.write(key, entry)
@@ -95,7 +95,7 @@ class ClipCache:
                 self._said_full = True
                 warnings.warn(f"{error}: clips are decoded anew each time", RuntimeWarning, stacklevel=2)
 
-    def write(self, key: str, entry: Entry) -> None:
+    def write(self, key: str, entry: CacheEntry) -> None:
         """Keep an entry.
 
         Raises:
@@ -131,7 +131,7 @@ class ClipCache:
             return False
         return True
 
-    def get_or_make(self, key: str, make: Callable[[], Entry]) -> Entry:
+    def get_or_make(self, key: str, make: Callable[[], CacheEntry]) -> CacheEntry:
         """The entry, made and kept if it is not there. Processes that miss at once each make it; the last stays."""
         found = self.get(key)
         if found is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from lexivid.data.naming import named, spelled_as, unknown_parts
+from lexivid.data.naming import name_clips, spelled_as, unknown_parts
 from lexivid.data.recordings import on_both_sides
 from lexivid.errors import LexividError
 from lexivid.media.files import LeftOut
@@ -131,7 +131,7 @@ def make_dataset(
         LexividError: no clips; `looked_for` says what was.
     """
     passed_by = str(left_out or "")
-    own, said = named(clips, called, are_folders=are_folders)
+    own, said = name_clips(clips, called, are_folders=are_folders)
     if not own:
         raise LexividError(f"{name}: no clips there ({looked_for}{'; ' if passed_by else ''}{passed_by})")
     classes = tuple(sorted({label for c in own for label in c.labels}))

@@ -52,7 +52,7 @@ def class_name(folder: str) -> str:
     return words_of([clean(folder)], are_identifiers=True)[0]
 
 
-def named(clips: Iterable[Clip], called: Mapping[str, str], *, are_folders: bool) -> tuple[list[Clip], list[str]]:
+def name_clips(clips: Iterable[Clip], called: Mapping[str, str], *, are_folders: bool) -> tuple[list[Clip], list[str]]:
     """Clips whose labels are what a model reads, each class in one spelling, and warnings of what was changed.
 
     Args:

@@ -15,7 +15,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,40 +24,34 @@ from lexivid.backbones.preprocess import ImageProcessing
 from lexivid.data import _reading
 from lexivid.data._reading import FlowSize, FrameSize, Windows
 from lexivid.data.augment import random_window, sample_clip_augmentation, spec_augment
-from lexivid.data.cache import ClipCache, Entry, content_id, key_of
+from lexivid.data.cache import CacheEntry, ClipCache, content_id, key_of
+from lexivid.data.clip_sampling import ClipSampling
 from lexivid.data.clips import Clip
 from lexivid.errors import LexividError, MediaError
 from lexivid.media._container import MediaInfo
 from lexivid.media.decode import decoder_version, probe
-from lexivid.media.flow import ZERO_FLOW, Algorithm
+from lexivid.media.flow import ZERO_FLOW
+from lexivid.media.modalities import MODALITIES
 from lexivid.media.spectrogram import STEPS_PER_S, normalise, views_of
 from lexivid.media.views import Views
 
-MODALITIES = ("video", "flow", "audio")
 Sample = dict[str, Any]
 Goals = Mapping[str, list[int] | Tensor]
 
 
 @dataclass(frozen=True)
-class SampleSpec:
-    """What is drawn from a clip. Defaults are the paper's (sections 4.1 and 4.2).
+class SampleSpec(ClipSampling):
+    """What is drawn from a clip. Defaults are the paper's (sections 4.1 and 4.2); `ClipSampling` explains its own.
 
     Args:
         images: how the backbone wants its pictures.
         modalities: the model's; the mask is in this order.
         inputs: those that are read; None: all. Others are masked.
         train: one random, augmented view; false: all views, nothing random.
-        num_frames, stride, stride_rate: of a clip in time, as in `Views`; stride None spreads the frames.
         num_windows: training: from how many places in time a clip is drawn. Each is decoded and cached by itself. None:
             4, or 1 where the frames are spread over the whole clip (more: shifted within their segments).
         num_clips, num_crops, num_audio_views: testing: views (the paper: 4, 3 and 12).
         work_size: training: short side of the frames that are kept, before random crops, pixels.
-        flow: algorithm. flow_texture: of the pictures' texture (see `lexivid.media.flow`). flow_size: short side of the
-            frames that flow is computed from, pixels; None: as the backbone resizes its pictures. Motion is in pixels
-            of that size. Smaller ones are not enlarged before.
-        flow_crop: side of a crop of flow, pixels; None: as the backbone crops its pictures. A tower that is trained on
-            flow from the start can look at less: its cost is the square of this.
-        audio_s: length of a crop of sound in seconds.
         crop_scale: smallest share of the picture's area in a random crop. mirror, colour: see
             `sample_clip_augmentation`. spec_time, spec_mel: SpecAugment's longest masks, steps of 10 ms and mel bins.
 
@@ -69,19 +63,11 @@ class SampleSpec:
     modalities: tuple[str, ...] = ("video", "flow")
     inputs: tuple[str, ...] | None = None
     train: bool = True
-    num_frames: int = 16
-    stride: int | None = 4
-    stride_rate: float | Literal["native"] = "native"
     num_windows: int | None = None
     num_clips: int = 1
     num_crops: int = 1
     num_audio_views: int = 1
     work_size: int = 256
-    flow: Algorithm = "tvl1"
-    flow_texture: bool = False
-    flow_size: int | None = None
-    flow_crop: int | None = None
-    audio_s: float = 8.0
     crop_scale: float = 0.08
     mirror: bool = True
     colour: float = 0.0
@@ -89,14 +75,13 @@ class SampleSpec:
     spec_mel: int = 48
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "modalities", tuple(self.modalities))
         object.__setattr__(self, "inputs", self.modalities if self.inputs is None else tuple(self.inputs))
         if not self.modalities or self.modalities != tuple(m for m in MODALITIES if m in self.modalities):
             raise LexividError(f"modalities {self.modalities!r}: choose from {MODALITIES}, each once, in this order")
         if not self.reads or not set(self.reads) <= set(self.modalities):
             raise LexividError(f"inputs {self.inputs!r}: choose at least one of the modalities {self.modalities}")
-        if self.flow not in get_args(Algorithm):
-            raise LexividError(f"unknown flow algorithm {self.flow!r}: choose {', '.join(get_args(Algorithm))}")
         Views(self.num_frames, self.num_clips, self.num_crops, self.stride, self.stride_rate)  # checks
         least = {"num_audio_views": 1, "work_size": 16, "spec_time": 0, "spec_mel": 0, "colour": 0}
         least |= {"num_windows": 1, "flow_size": 16, "flow_crop": 16}
@@ -105,8 +90,6 @@ class SampleSpec:
                 raise LexividError(f"{name} is {value}, and must be at least {low}")
         if not 0 < self.crop_scale <= 1:
             raise LexividError(f"crop_scale is {self.crop_scale}, and must be above 0 and at most 1")
-        if not self.audio_s >= 0.1:
-            raise LexividError(f"audio_s is {self.audio_s}, and must be at least 0.1 s")
         if self.train and self.stride is None:
             Views(num_frames=self.num_frames * self.windows.num_windows)  # checks
 
@@ -119,26 +102,24 @@ class SampleSpec:
         modalities: tuple[str, ...] = ("video",),
         inputs: tuple[str, ...] | None = None,
         num_audio_views: int | None = None,
-        **sampling: Any,
+        sampling: ClipSampling | None = None,
     ) -> SampleSpec:
         """Testing: what `views` look at.
 
         Args:
-            num_audio_views: None: as many windows of sound as `views` has of pictures.
-            sampling: flow, flow_texture, flow_size, flow_crop, audio_s.
+            num_audio_views: None: as many windows of audio as `views` has of frames.
+            sampling: of flow and audio; the times of its frames give way to those of `views`. None: the defaults.
         """
+        times = {"num_frames": views.num_frames, "stride": views.stride, "stride_rate": views.stride_rate}
         return cls(
             images,
             modalities,
             inputs,
             train=False,
-            num_frames=views.num_frames,
-            stride=views.stride,
-            stride_rate=views.stride_rate,
             num_clips=views.num_clips,
             num_crops=views.num_crops,
             num_audio_views=num_audio_views or views.num_clips * views.num_crops,
-            **sampling,
+            **(sampling or ClipSampling()).to_dict() | times,
         )
 
     @property
@@ -391,7 +372,7 @@ def read_parts(
     if "audio" in spec.reads:
         wanted["log_mel", 0] = key_of(content, {**span, "what": "log_mel"})
 
-    entries: dict[tuple[str, int], Entry] = {}
+    entries: dict[tuple[str, int], CacheEntry] = {}
     if cache is not None:
         entries = {name: entry for name, key in wanted.items() if (entry := cache.get(key)) is not None}
     lacking = [name for name in wanted if name not in entries]
@@ -422,10 +403,10 @@ def _make(
     *,
     frame_size: FrameSize | None,
     flow_size: FlowSize | None,
-) -> dict[tuple[str, int], Entry]:
+) -> dict[tuple[str, int], CacheEntry]:
     """Read the lacking entries from the file. A stream that it does not have is an entry without tensors."""
     info: MediaInfo = probe(clip.path)
-    made: dict[tuple[str, int], Entry] = {}
+    made: dict[tuple[str, int], CacheEntry] = {}
     by_what = {what: sorted(window for name, window in lacking if name == what) for what in ("frames", "flow")}
     chosen = sorted(set(by_what["frames"]) | set(by_what["flow"]))
     if chosen and info.has_video:
@@ -442,12 +423,12 @@ def _make(
         for what, window in lacking:
             if what != "log_mel":
                 own = {name: x for name, x in pictures[window].items() if name in (what, "picture_size")}
-                made[what, window] = Entry(own if what in own else {}, facts)
+                made[what, window] = CacheEntry(own if what in own else {}, facts)
     if ("log_mel", 0) in lacking and info.has_audio:
         sound, told = _reading.read_log_mel(info, start_s=clip.start_s, end_s=clip.end_s)
-        made["log_mel", 0] = Entry({} if sound is None else {"log_mel": sound}, {"warnings": json.dumps(told)})
+        made["log_mel", 0] = CacheEntry({} if sound is None else {"log_mel": sound}, {"warnings": json.dumps(told)})
     for name in lacking:
-        made.setdefault(name, Entry({}, {"absent": "the file has no such stream"}))
+        made.setdefault(name, CacheEntry({}, {"absent": "the file has no such stream"}))
     return made
 
 

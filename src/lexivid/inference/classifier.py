@@ -30,7 +30,6 @@ from lexivid.data.hops import FRAMES_PER_HOP
 from lexivid.errors import LabelError, LexividError, MediaError, ModelError
 from lexivid.inference.prediction import (
     HOPS_PER_WINDOW,
-    MODALITIES,
     Prediction,
     Vocabulary,
     hop_scores,
@@ -45,6 +44,7 @@ from lexivid.labels.encoders.identity import EncoderIdentity, doubts
 from lexivid.labels.prompt_cache import PromptCache
 from lexivid.labels.templates import short_templates
 from lexivid.media.decode import SampledFrames, VideoReader, open_video, read_views
+from lexivid.media.modalities import MODALITIES
 from lexivid.media.views import PAPER_STRIDE, Views, ViewsAsked
 from lexivid.models.calibration import DEFAULT_THRESHOLD
 from lexivid.scoring.per_label import PerLabelScorer, make_per_label_scorer

@@ -17,7 +17,6 @@ from torch import Tensor
 if TYPE_CHECKING:
     from lexivid.scoring.per_label import PerLabelScorer, TrainedPerLabelScorer
 
-MODALITIES = ("video", "flow", "audio")
 # A window of a timeline advances by half its length, so a frame lies in two windows.
 HOPS_PER_WINDOW = 2
 

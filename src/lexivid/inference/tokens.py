@@ -29,9 +29,9 @@ from lexivid.data.clips import Clip
 from lexivid.data.hops import FRAMES_PER_HOP, HopReader
 from lexivid.data.sampling import SampleSpec, read_parts, test_views
 from lexivid.errors import MediaError
-from lexivid.inference.prediction import MODALITIES
 from lexivid.media._container import MediaInfo
 from lexivid.media.decode import probe
+from lexivid.media.modalities import MODALITIES
 from lexivid.media.spectrogram import STEPS_PER_S, normalise, views_of
 from lexivid.models.trained import TrainedModel
 

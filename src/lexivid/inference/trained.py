@@ -39,7 +39,6 @@ from lexivid.errors import LabelError, LexividError, ModelError
 from lexivid.inference.classifier import Classifier, check_window
 from lexivid.inference.prediction import (
     HOPS_PER_WINDOW,
-    MODALITIES,
     Prediction,
     Vocabulary,
     hop_scores,
@@ -58,6 +57,7 @@ from lexivid.labels.identifiers import class_key
 from lexivid.labels.prompt_cache import PromptCache
 from lexivid.labels.templates import NAME_ONLY
 from lexivid.media.decode import probe
+from lexivid.media.modalities import MODALITIES
 from lexivid.media.views import Views, ViewsAsked
 from lexivid.models.calibration import DEFAULT_THRESHOLD, BaseNovelOffset
 from lexivid.models.label_vectors import prompt_cache_of

@@ -25,7 +25,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from lexivid.media.tvl1 import GRADIENT_IS_ZERO, SCALE_STEP, Settings, pyramid_sizes
+from lexivid.media.tvl1 import GRADIENT_IS_ZERO, SCALE_STEP, TVL1Settings, pyramid_sizes
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -378,7 +378,7 @@ def _working_memory(height: int, width: int) -> Array:
     return pool[start : start + size]
 
 
-def tvl1_numba(first: Array, second: Array, settings: Settings, num_threads: int | None = None) -> Array:
+def tvl1_numba(first: Array, second: Array, settings: TVL1Settings, num_threads: int | None = None) -> Array:
     """Grey pairs (N, H, W) float32, 0..255 -> flow (N, 2, H, W) float32. See `tvl1.tvl1`."""
     num_pairs, height, width = first.shape
     flow = np.empty((num_pairs, 2, height, width), np.float32)

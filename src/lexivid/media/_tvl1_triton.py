@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from lexivid.errors import LexividError
-from lexivid.media.tvl1 import GRADIENT_IS_ZERO, SCALE_STEP, Settings, _central_gradient, _resize, pyramid_sizes
+from lexivid.media.tvl1 import GRADIENT_IS_ZERO, SCALE_STEP, TVL1Settings, _central_gradient, _resize, pyramid_sizes
 
 BLOCK = 1024
 WINDOW_BLOCK = (
@@ -276,7 +276,7 @@ def _take(u, source, live, change, height, width, limit, TILES: tl.constexpr, BL
             tl.store(u + here, tl.load(source + here, mask=at < size, other=0.0), mask=at < size)
 
 
-def _solve(u: Tensor, p: Tensor, scratch: Tensor, grad: Tensor, rho_c: Tensor, s: Settings) -> None:
+def _solve(u: Tensor, p: Tensor, scratch: Tensor, grad: Tensor, rho_c: Tensor, s: TVL1Settings) -> None:
     """Iterate between two warps until each pair's flow stands still (tvl1._solve); u and p in place."""
     num_pairs, _, height, width = u.shape
     num_tiles = triton.cdiv(height * width, BLOCK)
@@ -306,7 +306,7 @@ def _solve(u: Tensor, p: Tensor, scratch: Tensor, grad: Tensor, rho_c: Tensor, s
                     return
 
 
-def _flow_of_batch(first: Tensor, second: Tensor, s: Settings) -> Tensor:
+def _flow_of_batch(first: Tensor, second: Tensor, s: TVL1Settings) -> Tensor:
     sizes = pyramid_sizes(first.shape[-2], first.shape[-1], s.num_scales)
     pyramid = [(first, second)]
     for size in sizes[1:]:
@@ -329,7 +329,7 @@ def _flow_of_batch(first: Tensor, second: Tensor, s: Settings) -> Tensor:
     return u
 
 
-def tvl1_triton(first: Tensor, second: Tensor, settings: Settings) -> Tensor:
+def tvl1_triton(first: Tensor, second: Tensor, settings: TVL1Settings) -> Tensor:
     """Grey pairs (N, H, W) float32, 0..255, on a CUDA device -> flow (N, 2, H, W). See `tvl1.tvl1`.
 
     As many pairs at once as fit half the free memory, at most PAIRS_AT_ONCE; the flow does not depend on how many.

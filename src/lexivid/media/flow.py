@@ -24,7 +24,7 @@ from lexivid.media.decode import VideoReader, open_video
 from lexivid.media.tvl1 import rgb_to_grey, tvl1
 
 Algorithm = Literal["tvl1", "tvl1-fast", "dis"]
-Progress = Callable[[int, int], None]
+OnPairCount = Callable[[int, int], None]
 
 BOUND_PX = 20.0
 """Flow is clipped to +-20 pixels in a picture of flow."""
@@ -175,7 +175,7 @@ def flow_file(
     color_bound_px: float = 8.0,
     device: str | torch.device | None = None,
     num_threads: int | None = None,
-    on_progress: Progress | None = None,
+    on_progress: OnPairCount | None = None,
 ) -> FlowFile:
     """Write the flow of a video: as something to look at, as pictures, or as data.
 

@@ -42,7 +42,7 @@ GRADIENT_IS_ZERO = 1.1920929e-07
 """At or below this |grad I1|^2 the data term says nothing."""
 
 
-class Settings(NamedTuple):
+class TVL1Settings(NamedTuple):
     """The parameters, in the paper's letters (OpenCV's defaults)."""
 
     warps: int = 5
@@ -120,7 +120,7 @@ def _divergence(p: Tensor) -> Tensor:
     return px - F.pad(px[..., :-1], (1, 0)) + py - F.pad(py[..., :-1, :], (0, 0, 1, 0))
 
 
-def _iterate(u: Tensor, p: Tensor, grad: Tensor, norm: Tensor, rho_c: Tensor, s: Settings) -> tuple[Tensor, ...]:
+def _iterate(u: Tensor, p: Tensor, grad: Tensor, norm: Tensor, rho_c: Tensor, s: TVL1Settings) -> tuple[Tensor, ...]:
     """One iteration: new u (N, 2, H, W), new p (N, 2, 2, H, W), and the squared change of u (N,)."""
     rho = rho_c + (grad * u).sum(1)  # (2)
     step = torch.clamp(-rho / norm, -s.lam * s.theta, s.lam * s.theta)
@@ -133,7 +133,7 @@ def _iterate(u: Tensor, p: Tensor, grad: Tensor, norm: Tensor, rho_c: Tensor, s:
     return u_new, p_new, (u_new - u).square().sum((1, 2, 3), dtype=torch.float64)
 
 
-def _solve(u: Tensor, p: Tensor, grad: Tensor, rho_c: Tensor, s: Settings) -> tuple[Tensor, Tensor]:
+def _solve(u: Tensor, p: Tensor, grad: Tensor, rho_c: Tensor, s: TVL1Settings) -> tuple[Tensor, Tensor]:
     """Iterate between two warps until each pair's flow stands still; pairs that have stopped leave the batch.
 
     u (N, 2, H, W), p (N, 2, 2, H, W) dual field, grad (N, 2, H, W) warped gradient, rho_c (N, H, W) -> u, p
@@ -155,7 +155,7 @@ def _solve(u: Tensor, p: Tensor, grad: Tensor, rho_c: Tensor, s: Settings) -> tu
     return u_out, p_out
 
 
-def _tvl1_torch(first: Tensor, second: Tensor, s: Settings) -> Tensor:
+def _tvl1_torch(first: Tensor, second: Tensor, s: TVL1Settings) -> Tensor:
     """The whole algorithm: grey (N, H, W) float32, 0..255 -> flow (N, 2, H, W)."""
     sizes = pyramid_sizes(first.shape[-2], first.shape[-1], s.num_scales)
     pyramid = [(first, second)]
@@ -223,7 +223,7 @@ def tvl1(
         LexividError: shapes, types or values cannot be used.
         MissingExtraError: `method` names one that is not installed.
     """
-    settings = Settings(warps, num_scales, inner_iterations, outer_iterations, tau, lam, theta, epsilon)
+    settings = TVL1Settings(warps, num_scales, inner_iterations, outer_iterations, tau, lam, theta, epsilon)
     _check_settings(settings, num_threads)
     grey0, grey1 = rgb_to_grey(first, name="first", device=device), rgb_to_grey(second, name="second", device=device)
     if grey0.shape != grey1.shape:
@@ -325,7 +325,7 @@ def rgb_to_grey(
     return pictures.contiguous()
 
 
-def _check_settings(s: Settings, num_threads: int | None) -> None:
+def _check_settings(s: TVL1Settings, num_threads: int | None) -> None:
     for name in ("warps", "num_scales", "inner_iterations", "outer_iterations"):
         if not isinstance(getattr(s, name), int) or getattr(s, name) < 1:
             raise LexividError(f"{name} must be a whole number of at least 1, not {getattr(s, name)!r}")

@@ -57,7 +57,8 @@ class Views:
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
                 raise LexividError(f"views: {what} is {value!r}, and must be a whole number from 1 to {most}")
         rate = self.stride_rate
-        if rate != "native" and (isinstance(rate, str | bool) or not math.isfinite(rate) or not 0.01 <= rate <= 1000):
+        known = isinstance(rate, int | float) and not isinstance(rate, bool)
+        if rate != "native" and not (known and 0.01 <= rate <= 1000):
             raise LexividError(f'views: stride_rate is {rate!r}, and must be "native" or 0.01 to 1000 steps per second')
 
     def __str__(self) -> str:

@@ -23,7 +23,8 @@ from lexivid.labels.encoders.identity import EncoderIdentity, LabelEncoder, doub
 from lexivid.labels.encoders.load import load_label_encoder
 from lexivid.labels.prompt_cache import PromptCache
 from lexivid.labels.templates import TemplateSet, load_templates, short_templates, stored_templates
-from lexivid.models.serialization import backbone_name, is_trained_model, lasting_model_name, model_folder, read_config
+from lexivid.models.hub import lasting_model_name, model_folder
+from lexivid.models.serialization import backbone_name, is_trained_model, read_config
 
 
 def open_encoder(model: str, *, templates: str | TemplateSet | None = None, device: str = "auto") -> LabelEncoder:

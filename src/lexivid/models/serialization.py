@@ -1,6 +1,12 @@
-"""The folder of a trained model: what kind it is, its config.json, the backbone inside it, and where the Hub keeps it.
+"""The folder of a trained model: what `lexivid train` writes and `lexivid.load` reads.
 
-What the folder holds is said in `lexivid.models.trained`.
+config.json        model_type "lexivid-mov" says that the folder is one: the network's settings, the backbone by
+                   name, revision and fingerprint, the base classes, how clips are sampled, offset ("calibration")
+                   and calibrations ("evidence")
+model.safetensors  the trained weights: all but the frozen video tower, which is the backbone's
+label_encoder.*    only where one was trained: see `lexivid.labels.encoders.base`
+clips.jsonl        what it was trained on and what was kept back (`lexivid.data.run_clips`); split.json: its classes
+backbone/          only where the folder is self-contained: the backbone itself, in the Hub's format
 """
 
 from __future__ import annotations
@@ -8,17 +14,33 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lexivid.backbones import Backbone
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from lexivid import __version__
+from lexivid.backbones import Backbone, load_backbone
+from lexivid.backbones.base import choose_device, name_of
 from lexivid.backbones.clip import ClipBackbone
 from lexivid.backbones.hub import hub_config, is_hub_name
 from lexivid.base.storage import write_atomically
-from lexivid.data.run_clips import CLIPS_FILE, SPLIT_FILE
-from lexivid.errors import ModelError
-from lexivid.labels.encoders.base import CONFIG_FILE as LABEL_ENCODER_FILE
+from lexivid.data.clip_sampling import ClipSampling
+from lexivid.errors import LexividError, ModelError
+from lexivid.labels.encoders.base import has_label_encoder
+from lexivid.labels.encoders.load import load_label_encoder
+from lexivid.labels.templates import stored_templates, templates_to_store
+from lexivid.models.calibration import Calibration
+from lexivid.models.mov import FROZEN_PREFIX, MOV
+from lexivid.models.mov_config import MOVConfig
+from lexivid.models.towers import make_frozen_tower, tower_fingerprint
+
+if TYPE_CHECKING:
+    from lexivid.models.trained import TrainedModel
 
 MODEL_TYPE = "lexivid-mov"
+MODEL_CONFIG_FILE, MODEL_WEIGHTS_FILE = "config.json", "model.safetensors"
 
 
 def is_trained_model(name: str | Path) -> bool:
@@ -30,36 +52,137 @@ def is_trained_model(name: str | Path) -> bool:
     if is_hub_name(str(name)):
         return hub_config(str(name)).get("model_type") == MODEL_TYPE
     try:
-        text = (Path(name) / "config.json").read_text(encoding="utf-8")
+        text = (Path(name) / MODEL_CONFIG_FILE).read_text(encoding="utf-8")
         return json.loads(text).get("model_type") == MODEL_TYPE
     except (OSError, ValueError, AttributeError):
         return False
 
 
-def model_folder(
-    name: str | Path,
-    *,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    local_files_only: bool = False,
-) -> Path:
-    """The files of a trained model: its folder, or for a name of the Hub those that are fetched (or in the cache).
+def save_model(model: TrainedModel, folder: Path, *, self_contained: bool = False) -> None:
+    """Write what it was trained on, model.safetensors, then config.json, which makes it a model; each whole or not at
+    all.
+
+    Args:
+        self_contained: also hold the backbone, so that the folder needs nothing else.
 
     Raises:
-        ModelError: neither a folder nor a name of the Hub, or it cannot be fetched.
+        ModelError: the backbone cannot be held inside: `lite` comes with pip packages.
+        LexividError: the folder cannot be written.
     """
-    if Path(name).is_dir():
-        return Path(name)
-    if not is_hub_name(str(name)):
-        raise ModelError(f'no trained model {str(name)!r}: name a folder that `lexivid train` wrote, or "owner/name"')
-    return _download(str(name), revision, token, local_files_only)
+    if self_contained:
+        save_backbone(model.backbone, folder / "backbone")
+    if model.clips is not None:
+        model.clips.save(folder)
+    save_weights(model, folder)
+    save_config(model, folder)
 
 
-def lasting_model_name(name: str | Path, folder: Path) -> str:
-    """What finds a trained model again from anywhere: its folder's absolute path, or "owner/name@commit"."""
-    if Path(name).is_dir():
-        return str(Path(name).resolve())
-    return f"{str(name).partition('@')[0]}@{folder.name}"  # the cache names a snapshot by its commit
+def save_weights(model: TrainedModel, folder: Path) -> None:
+    """model.safetensors, without the frozen tower's weights, and the files of a trained label encoder."""
+    own = {k: v for k, v in model.mov.state_dict().items() if not k.startswith(FROZEN_PREFIX)}
+    data = save({k: v.detach().cpu().contiguous() for k, v in own.items()}, metadata={"format": "pt"})
+    write_atomically(folder / MODEL_WEIGHTS_FILE, data)
+    if model.label_encoder is not None:
+        model.label_encoder.save(folder, backbone=name_of(model.backbone))
+
+
+def save_config(model: TrainedModel, folder: Path) -> None:
+    """config.json, which makes the folder a model."""
+    _write_config(folder, model_config(model))
+
+
+def model_config(model: TrainedModel) -> dict[str, Any]:
+    """config.json of a model."""
+    name = name_of(model.backbone)
+    source, _, revision = (name, "", "") if Path(name).is_absolute() else name.partition("@")
+    return {
+        "model_type": MODEL_TYPE,
+        "lexivid_version": __version__,
+        "backbone": {
+            "name": source,
+            "revision": revision or None,
+            "fingerprint": _backbone_fingerprint(model.backbone, model.mov),
+        },
+        "label_encoder": None if model.label_encoder is None else model.label_encoder.kind,
+        "mov": model.mov.config.to_dict(),
+        "base_classes": list(model.base_classes),
+        "templates": templates_to_store(model.templates),
+        "inputs": list(model.inputs),
+        "base_score": model.base_score,
+        "sampling": model.sampling.to_dict(),
+        "calibration": model.base_novel_offset,
+        "evidence": {head: calibration.to_dict() for head, calibration in model.calibrations.items()},
+        "not_fitted": model.not_fitted,
+        "scales": model.scales,
+    }
+
+
+def read_model(
+    folder: Path, *, name: str, device: str | torch.device = "auto", backbone: Backbone | None = None
+) -> dict[str, Any]:
+    """What a folder holds -> the arguments of `TrainedModel`. `name`: as the user asked for it, for messages.
+
+    Raises:
+        ModelError: damaged, or another backbone than it was trained on.
+    """
+    config = read_config(folder)
+    try:
+        wanted = config["backbone"]
+        where = choose_device(device)
+        if backbone is None:
+            backbone = load_backbone(backbone_name(folder, wanted), device=where, dtype="float32")
+        has_encoder = has_label_encoder(folder)
+        mov = _read_network(folder, config, name=name, backbone=backbone)
+        if not has_encoder and config.get("label_encoder"):
+            raise ModelError(
+                f"model {name!r} lacks its label encoder (label_encoder.json): copy the folder whole, or fetch it again"
+            )
+        return {
+            "backbone": backbone,
+            "mov": mov.to(where).eval(),
+            "base_classes": tuple(config["base_classes"]),
+            "templates": stored_templates(config["templates"]),
+            "inputs": tuple(config["inputs"]),
+            "base_score": config["base_score"],
+            "sampling": _read_sampling(config["sampling"], name=name),
+            "base_novel_offset": config.get("calibration"),
+            "calibrations": {head: Calibration.from_dict(e) for head, e in (config.get("evidence") or {}).items()},
+            "scales": config.get("scales"),
+            "label_encoder": load_label_encoder(folder, backbone=backbone, device=where) if has_encoder else None,
+            "not_fitted": dict(config.get("not_fitted") or {}),
+            "folder": folder,
+        }
+    except (KeyError, TypeError, OSError, RuntimeError, SafetensorError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ModelError(f"model {name!r} cannot be read ({reason})") from None
+
+
+def _read_network(folder: Path, config: Mapping[str, Any], *, name: str, backbone: Backbone) -> MOV:
+    """The network with its trained weights, on a backbone that must be the one that it was trained on."""
+    wanted = config["backbone"]
+    mov = MOV.from_backbone(backbone, MOVConfig.from_dict(config["mov"]))
+    if (fingerprint := _backbone_fingerprint(backbone, mov)) != wanted["fingerprint"]:
+        raise ModelError(
+            f"model {name!r} was trained on the backbone {wanted['name']!r} with other weights "
+            f"(fingerprint {wanted['fingerprint']}, found {fingerprint}): use that one, or train again"
+        )
+    missing, unexpected = mov.load_state_dict(load_file(folder / MODEL_WEIGHTS_FILE), strict=False)
+    missing = [key for key in missing if not key.startswith(FROZEN_PREFIX)]
+    if missing or unexpected:
+        raise ModelError(f"model {name!r}: model.safetensors does not fit config.json ({missing[:2]} ...)")
+    return mov
+
+
+def _read_sampling(values: Any, *, name: str) -> ClipSampling:
+    try:
+        return ClipSampling.from_dict(values)
+    except LexividError as error:
+        raise ModelError(f'model {name!r}: "sampling" in config.json cannot be used: {error}') from None
+
+
+def _backbone_fingerprint(backbone: Backbone, mov: MOV) -> str:
+    """Of the backbone's picture tower, which a model that trained its video tower no longer holds."""
+    return tower_fingerprint(mov.towers["video"] if mov.config.frozen_video else make_frozen_tower(backbone))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -69,12 +192,12 @@ def read_config(folder: Path) -> dict[str, Any]:
         ModelError: it is missing, damaged, or of another kind of model.
     """
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((folder / MODEL_CONFIG_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         hint = ": training is not finished, go on with --resume" if (folder / "checkpoints").is_dir() else ""
         raise ModelError(f"{str(folder)!r} holds no trained model (config.json is missing){hint}") from None
     except (OSError, ValueError) as error:
-        raise ModelError(f"{str(folder / 'config.json')!r} cannot be read: {error}") from None
+        raise ModelError(f"{str(folder / MODEL_CONFIG_FILE)!r} cannot be read: {error}") from None
     if not isinstance(config, dict) or config.get("model_type") != MODEL_TYPE:
         raise ModelError(f"{str(folder)!r} is no model of `lexivid train`")
     return config
@@ -82,8 +205,11 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def update_config(folder: str | Path, **values: Any) -> None:
     """Set some keys of a run folder's config.json, such as calibration=..."""
-    config = read_config(Path(folder)) | values
-    write_atomically(Path(folder) / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    _write_config(Path(folder), read_config(Path(folder)) | values)
+
+
+def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    write_atomically(folder / MODEL_CONFIG_FILE, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
 
 def save_backbone(backbone: Backbone, folder: Path) -> None:
@@ -119,47 +245,3 @@ def backbone_name(folder: Path, wanted: Mapping[str, Any]) -> str:
     if wanted.get("revision") and not Path(wanted["name"]).is_absolute():
         return f"{wanted['name']}@{wanted['revision']}"
     return str(wanted["name"])
-
-
-def _download(name: str, revision: str | None, token: str | bool | None, local_files_only: bool) -> Path:
-    source, _, at = name.partition("@")
-    from huggingface_hub import snapshot_download
-
-    files = ["config.json", "model.safetensors", "label_encoder.*", "backbone/*", CLIPS_FILE, SPLIT_FILE]
-    try:
-        return Path(
-            snapshot_download(
-                source, revision=revision or at or None, token=token, allow_patterns=files,
-                local_files_only=local_files_only,
-            )
-        )  # fmt: skip
-    except Exception as error:  # whatever the HTTP client of the day raises
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"model {name!r} cannot be fetched from the Hub ({type(error).__name__}: {reason})") from None
-
-
-def forget_places(folder: Path) -> None:
-    """Before publishing: of a backbone that is a folder of this machine, its last name alone stays in the files."""
-    for name in ("config.json", LABEL_ENCODER_FILE):
-        if not (folder / name).is_file():
-            continue
-        about = json.loads((folder / name).read_text(encoding="utf-8"))
-        holder, key = (about["backbone"], "name") if isinstance(about["backbone"], dict) else (about, "backbone")
-        if Path(holder[key]).is_absolute():
-            holder[key] = Path(holder[key]).name
-            write_atomically(folder / name, json.dumps(about, indent=2, ensure_ascii=False) + "\n")
-
-
-def model_card(folder: Path, name: str) -> str:
-    """README.md of a model's folder, for the Hub."""
-    config = read_config(folder)
-    classes = config["base_classes"]
-    shown = ", ".join(classes[:50]) + (" ..." if len(classes) > 50 else "")
-    return (
-        f"---\nlibrary_name: lexivid\npipeline_tag: video-classification\ntags: [lexivid, open-vocabulary, video]\n"
-        f"---\n\n# {name}\n\nAn open-vocabulary video classifier (MOV) on the backbone `{config['backbone']['name']}`, "
-        f"trained with {', '.join(config['inputs'])}.\n\n```python\nimport lexivid\n\n"
-        f"classifier = lexivid.load({name!r})\n"
-        f'classifier.classify("clip.mp4", labels=["your", "own", "words"])\n```\n\n'
-        f"Base classes ({len(classes)}): {shown}\n"
-    )

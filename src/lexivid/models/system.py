@@ -22,7 +22,8 @@ from lexivid.backbones.base import Backbone
 from lexivid.backbones.clip import ClipBackbone
 from lexivid.errors import ModelError
 from lexivid.models import mov
-from lexivid.models.mov import MOV, MOVConfig, MOVFeatures, mov_loss, similarity
+from lexivid.models.mov import MOV, MOVFeatures, mov_loss, similarity
+from lexivid.models.mov_config import MOVConfig
 from lexivid.models.ovml import SigmoidConfig, SigmoidObjective, clip_feature, interpolated, sample_labels
 from lexivid.models.towers import FrozenTower, make_frozen_tower
 
@@ -30,7 +31,7 @@ FROZEN = (f"encoder.{mov.FROZEN_PREFIX}", "label_encoder.language_model.", "labe
 """How names of the state dict begin whose values no training changes."""
 
 
-class Output(NamedTuple):
+class SystemOutput(NamedTuple):
     """Features of B clips and, where targets were given, the mean loss of the clips that have any stream."""
 
     features: MOVFeatures
@@ -101,7 +102,7 @@ class System(nn.Module):
         goals: Sequence[tuple[float, Tensor]] = (),
         weights: Tensor | None = None,
         draws: Draws | None = None,
-    ) -> Output:
+    ) -> SystemOutput:
         """Features of B clips, and the loss where there are goals.
 
         Args:
@@ -114,17 +115,17 @@ class System(nn.Module):
         """
         features: MOVFeatures = self.encoder(**streams, mask=mask)
         if not goals:
-            return Output(features, None)
+            return SystemOutput(features, None)
         if self.objective is not None:
             parts = self._sigmoid(streams, mask, features, goals, weights, draws)
-            return Output(features, torch.stack(list(parts.values())).sum())
+            return SystemOutput(features, torch.stack(list(parts.values())).sum())
         labels, c = self.label_vectors(), self.config
         with self._exactly():
             each = [
                 weight * mov_loss(features.v_m, features.x_m, labels, t, alpha=c.alpha, tau=c.tau, mask=features.mask)
                 for weight, t in goals
             ]
-        return Output(features, torch.stack(each).sum())
+        return SystemOutput(features, torch.stack(each).sum())
 
     def draw(self, holds: Tensor, *, generator: torch.Generator | None = None) -> Draws:
         """What a step draws: holds (K,) bool, the labels that hold in any of its clips. For a sigmoid objective."""

@@ -7,10 +7,12 @@ of any length. A tower is a copy: the backbone stays as it is, and every tower i
     make_tower         trainable, all of it or the last n layers (MOV, table 6), whatever follows the layers included
     make_frozen_tower  the backbone's own features, never trained
     FrozenTower        the one place where a tower is frozen as a whole
+    tower_fingerprint  identifies a frozen tower's weights
 """
 
 from __future__ import annotations
 
+import hashlib
 from copy import deepcopy
 from typing import Any, Literal
 
@@ -27,6 +29,7 @@ from lexivid.errors import ModelError
 LITE_LOGIT_SCALE = 1 / 30  # logits of the trunk's classifier -> weights of the class vectors (docs/results/motion.md)
 LITE_SPECTROGRAM_POOLING = (1, 4)  # 800 steps become 200, a quarter of the cost, as measured (docs/results/sound.md)
 LITE_SPECTROGRAM_STD = 0.5  # the trunk was trained on (x - 127) / 128, whose deviation is about that
+_SAMPLES_PER_TENSOR = 4096  # of a fingerprint
 
 
 class FrozenTower(nn.Module):
@@ -263,3 +266,14 @@ class ConseTower(nn.Module):
         """(N, 3, H, W) -> (N, D)."""
         logits = self.vision(pictures.contiguous(memory_format=torch.channels_last)).float()
         return (logits / lite.TAU_CLASSES).softmax(dim=-1) @ self.classes
+
+
+def tower_fingerprint(tower: torch.nn.Module) -> str:
+    """Of a frozen tower's weights: names, shapes and 4,096 values of each tensor. The same wherever its file lies."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tower.state_dict().items()):
+        flat = tensor.detach().flatten()
+        part = flat[:: max(1, len(flat) // _SAMPLES_PER_TENSOR)].cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(part.numpy().tobytes())
+    return digest.hexdigest()[:16]

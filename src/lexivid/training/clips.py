@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lexivid.backbones.preprocess import ImageProcessing
 from lexivid.data.cache import ClipCache, content_id
+from lexivid.data.clip_sampling import ClipSampling
 from lexivid.data.clips import Clip
 from lexivid.data.formats import read_dataset
 from lexivid.data.loader import Samples
@@ -22,7 +23,7 @@ from lexivid.data.splits import ClassSplit, hold_out, split_classes
 from lexivid.errors import LexividError, MediaError
 from lexivid.media.decode import decoder_version
 from lexivid.models.mov import MOV
-from lexivid.models.trained import tower_fingerprint
+from lexivid.models.towers import tower_fingerprint
 from lexivid.training.features import CachedVideo, FeatureStore, cache_features
 from lexivid.training.log import OnProgress
 from lexivid.training.recipe import Recipe
@@ -98,11 +99,9 @@ def sample_spec(recipe: Recipe, images: ImageProcessing, *, train: bool) -> Samp
     inputs = tuple(name for name in recipe.inputs if name != "flow" or data.flow_from == "flow")
     return SampleSpec(
         images=images, modalities=recipe.model.modalities, inputs=inputs, train=train,
-        num_frames=data.num_frames, stride=data.stride, stride_rate=data.stride_rate, num_windows=data.num_windows,
-        work_size=round(images.crop_size * 8 / 7), flow=data.flow, flow_texture=data.flow_texture,
-        flow_size=data.flow_size, flow_crop=data.flow_crop, audio_s=data.audio_s,
+        num_windows=data.num_windows, work_size=round(images.crop_size * 8 / 7),
         crop_scale=data.crop_scale, mirror=data.mirror, colour=data.colour,
-        spec_time=data.spec_time, spec_mel=data.spec_mel,
+        spec_time=data.spec_time, spec_mel=data.spec_mel, **ClipSampling.of(data).to_dict(),
     )  # fmt: skip
 
 

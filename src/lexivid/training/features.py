@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from lexivid.base.storage import cache_dir
-from lexivid.data.cache import DEFAULT_MAX_BYTES, ClipCache, Entry
+from lexivid.data.cache import DEFAULT_MAX_BYTES, CacheEntry, ClipCache
 from lexivid.data.loader import Samples, load_batches
 from lexivid.data.sampling import Goals, goal_of
 from lexivid.training.log import OnProgress, Progress, Rate
 
-Sample = Mapping[str, Any]
+FeatureSample = Mapping[str, Any]
 _HEADER_BYTES = 4096  # of a file, and what a file system adds
 _FORMAT = 2  # raise it when the same look would come to mean another draw
 
@@ -57,7 +57,7 @@ class FeatureStore:
         Raises:
             LexividError: the folder cannot be written.
         """
-        self._cache.write(key, Entry({"video": features.detach().float().cpu()}, {}))
+        self._cache.write(key, CacheEntry({"video": features.detach().float().cpu()}, {}))
 
     def hold(self, keys: Iterable[str], *, num_bytes: int) -> list[bool]:
         """Which of these are there. They become the most recently used, and the limit makes room for all of them."""
@@ -110,7 +110,7 @@ class CachedVideo:
         text = json.dumps([_FORMAT, self.clips[index][1], index, look, self.look], sort_keys=True, default=str)
         return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> FeatureSample:
         path = self.clips[index][0]
         known = {"index": index, "path": path}
         features = self.store.read(self.key(index, self.epoch))
@@ -193,7 +193,7 @@ class _EmptyIsFine:
     def set_epoch(self, epoch: int) -> None:
         self.samples.set_epoch(epoch)
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> FeatureSample:
         sample = self.samples[index]
         if not sample.get("empty"):
             return sample

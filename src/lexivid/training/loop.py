@@ -17,23 +17,18 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from lexivid.backbones.preprocess import ImageProcessing
 from lexivid.base.interrupts import finish_first
 from lexivid.data.loader import Batch, Samples, load_batches
 from lexivid.errors import LexividError
-from lexivid.metrics.multi_label import mean_average_precision
-from lexivid.models.mov import MOVFeatures
 from lexivid.models.ovml import average_weights
-from lexivid.models.system import Draws, System
-from lexivid.scoring.heads import log_base_probabilities
-from lexivid.scoring.log_odds import base_log_odds
-from lexivid.training.batches import Plan, even_batches, micro_batches
+from lexivid.models.system import System
+from lexivid.training.batches import Plan, micro_batches
 from lexivid.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from lexivid.training.distributed import (
     gather_state,
@@ -42,11 +37,12 @@ from lexivid.training.distributed import (
     make_accelerator,
     prepare,
     restore_state,
-    share_buffers,
 )
+from lexivid.training.held_out import evaluate_held_out
 from lexivid.training.log import OnProgress, Progress, Rate, RunLog
 from lexivid.training.recipe import Recipe
 from lexivid.training.schedule import half_cosine, make_optimizer, set_lr
+from lexivid.training.step import Step
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -215,7 +211,7 @@ def fit(
                 path, reason = next(iter(state.failures.items()))
                 raise LexividError(f"none of the {len(samples)} clips can be read; the first: {path}: {reason}")
             if held_out is not None and len(held_out) and (is_last or (epoch + 1) % settings.evaluate_every == 0):
-                metrics = step_of_batch.evaluate(held_out, epoch=epoch, on_progress=on_progress)
+                metrics = evaluate_held_out(step_of_batch, held_out, epoch=epoch, on_progress=on_progress)
                 with at_once():
                     state.metrics = metrics
                     log.write(state.step, **{f"held_out.{name}": value for name, value in metrics.items()})
@@ -251,14 +247,6 @@ def fit(
     return FitResult(state, weights, exported)
 
 
-class Mixed(NamedTuple):
-    """What the clips of a micro-batch are mixed with (mixup): weight of their own; audio (B, 3, F, S); targets (B,)."""
-
-    weight: float
-    audio: Tensor
-    targets: Tensor
-
-
 def learns_statistics(model: torch.nn.Module) -> bool:
     """Whether batch norms look at the clips of a batch together. Sets the model to train."""
     norms = [m for m in model.train().modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
@@ -282,200 +270,6 @@ def _check_whole_batches(plan: Plan, state: FitState) -> None:
         raise LexividError(why.format(words))
     if plan.accumulate > 1:
         raise LexividError(why.format("leave out training.micro_batch and lower training.batch_size"))
-
-
-class Step:
-    """One step of the optimiser on one process, and the look at held-out clips."""
-
-    def __init__(self, model: Any, recipe: Recipe, images: ImageProcessing, accelerator: Accelerator) -> None:
-        self.model, self.recipe, self.images, self.accelerator = model, recipe, images, accelerator
-        self.config = accelerator.unwrap_model(model).config
-        self.device = accelerator.device
-
-    def __call__(
-        self,
-        parts: list[Batch],
-        optimizer: torch.optim.Optimizer,
-        *,
-        clip_norm: float | None,
-        shared: torch.Generator | None = None,
-    ) -> tuple[float, int, float]:
-        """Micro-batches of this process -> (mean loss, clips, gradient norm) of the global batch.
-
-        Args:
-            shared: of what all processes draw alike, in the same state on all of them.
-
-        Raises:
-            LexividError: the loss is not a finite number.
-        """
-        accelerator = self.accelerator
-        num_clips = self._sum(sum(float(part.mask.any(dim=1).sum()) for part in parts))
-        total = torch.zeros((), dtype=torch.float64)
-        draws = self._draw(parts, shared)
-        mixed = self._mix(parts) if self.recipe.training.mixup else [None] * len(parts)
-        for place, part in enumerate(parts):
-            last = place == len(parts) - 1
-            with contextlib.nullcontext() if last else accelerator.no_sync(self.model):
-                loss = self.loss(part, mixed[place], draws)  # the sum over the clips of this part
-                # DDP and FSDP average over processes, so that this is the mean over the global batch.
-                accelerator.backward(loss * accelerator.num_processes / max(num_clips, 1.0))
-            total += loss.detach().double().cpu()
-        mean = self._sum(float(total)) / max(num_clips, 1.0)
-        if not torch.isfinite(torch.tensor(mean)):
-            raise LexividError(
-                f"the loss became {mean}: lower training.lr or set training.clip_norm; the last checkpoint is sound"
-            )
-        norm = accelerator.clip_grad_norm_(self.model.parameters(), clip_norm or float("inf"))
-        optimizer.step()
-        optimizer.zero_grad()
-        return mean, round(num_clips), float(norm)
-
-    def loss(self, batch: Batch, mixed: Mixed | None = None, draws: Draws | None = None) -> Tensor:
-        """The system's loss, summed over the clips of a micro-batch."""
-        batch = self._never_empty(batch)
-        streams, mask = self.inputs(batch, mixed)
-        targets = batch.targets.to(self.device)
-        goals = [(1.0, targets)]
-        if mixed is not None:
-            goals = [(mixed.weight, targets), (1 - mixed.weight, mixed.targets.to(self.device))]
-        weights = None if batch.weights is None else batch.weights.to(self.device)
-        with self.accelerator.autocast():
-            output = self.model(streams, mask, goals, weights, draws)
-        return output.loss * output.features.mask.any(dim=1).sum()
-
-    def inputs(self, batch: Batch, mixed: Mixed | None = None) -> tuple[dict[str, Tensor], Tensor]:
-        """The model's view of a batch: pictures normalised, inputs that the recipe leaves out masked."""
-        batch = batch.to(self.device)
-        streams = {name: self._input(name, x) for name, x in batch.streams.items() if name in self.recipe.inputs}
-        mask = batch.mask.clone()
-        for place, name in enumerate(self.config.modalities):
-            if name not in self.recipe.inputs:
-                mask[:, place] = False
-        if self.recipe.data.flow_from != "flow" and "video" in streams:  # the controls
-            streams["flow"] = streams["video"]
-            if self.recipe.data.flow_from == "frozen" and streams["flow"].ndim > 3:
-                pictures = streams["flow"]
-                frozen = self.accelerator.unwrap_model(self.model).encoder.towers["video"]
-                streams["flow"] = streams["video"] = frozen(pictures.flatten(0, 1)).unflatten(0, pictures.shape[:2])
-            flow, video = (self.config.modalities.index(name) for name in ("flow", "video"))
-            mask[:, flow] = mask[:, video]
-        if mixed is not None and "audio" in streams:
-            other = mixed.audio.to(self.device).float()
-            streams["audio"] = mixed.weight * streams["audio"] + (1 - mixed.weight) * other
-        if not streams:  # clips without any of the streams: one token of nothing
-            shape = (len(mask), 1, self.config.embedding_dim)
-            streams["video"] = torch.zeros(shape, device=mask.device)
-        return streams, mask
-
-    def _input(self, name: str, x: Tensor) -> Tensor:
-        return self.images.normalise(x) if x.dtype == torch.uint8 and name != "audio" else x.float()
-
-    def _draw(self, parts: list[Batch], shared: torch.Generator | None) -> Draws | None:
-        """What the objective draws for the clips of all processes."""
-        system: System = self.accelerator.unwrap_model(self.model)
-        if system.objective is None:
-            return None
-        num = len(system.labels)
-        holds = torch.zeros(num, dtype=torch.float64, device=self.device)
-        for part in parts:
-            if len(part.mask):
-                one = part.targets if part.targets.ndim == 2 else F.one_hot(part.targets, num)
-                holds += (one > 0).any(dim=0).to(holds)
-        if self.accelerator.num_processes > 1:
-            holds = self.accelerator.reduce(holds, reduction="sum")
-        return system.draw(holds > 0, generator=shared)
-
-    def _mix(self, parts: list[Batch]) -> list[Mixed | None]:
-        """Which sound each is mixed with, among those of all micro-batches."""
-        shape = torch.tensor(self.recipe.training.mixup)
-        weight = float(torch.distributions.Beta(shape, shape).sample())
-        sizes = [len(part.mask) for part in parts]
-        like = next((part.streams["audio"] for part in parts if "audio" in part.streams), None)
-        if like is None:
-            return [None] * len(parts)
-        silent = [like.new_zeros(size, *like.shape[1:]) for size in sizes]
-        order = torch.randperm(sum(sizes))
-        audio = torch.cat([part.streams.get("audio", none) for part, none in zip(parts, silent, strict=True)])[order]
-        targets = torch.cat([part.targets for part in parts if len(part.mask)])[order]
-        pairs = zip(audio.split(sizes), targets.split(sizes), strict=True)
-        return [Mixed(max(weight, 1 - weight), *pair) if len(pair[1]) else None for pair in pairs]
-
-    def _never_empty(self, batch: Batch) -> Batch:
-        """A batch of which nothing could be read becomes one masked clip: every process must take part in a step."""
-        if len(batch.mask):
-            return batch
-        mask = torch.zeros(1, len(self.config.modalities), dtype=torch.bool)
-        zero = torch.zeros(1, dtype=torch.int64)
-        system = self.accelerator.unwrap_model(self.model)
-        nothing = zero if system.objective is None else torch.zeros(1, len(system.labels), dtype=torch.bool)
-        return Batch({}, mask, nothing, zero, batch.failures)
-
-    def _sum(self, value: float) -> float:
-        """Over all processes."""
-        if self.accelerator.num_processes == 1:
-            return value
-        tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
-        return float(self.accelerator.reduce(tensor, reduction="sum"))
-
-    @torch.no_grad()
-    def evaluate(
-        self, samples: Samples, *, epoch: int, batch_size: int = 16, on_progress: OnProgress | None = None
-    ) -> dict[str, float]:
-        """Held-out base clips: loss, count, and accuracy among the base classes by eq. 10 (or the mean of all streams);
-        of a sigmoid objective mean average precision."""
-        samples.set_epoch(epoch)
-        self.model.eval()
-        accelerator = self.accelerator
-        share_buffers(accelerator, self.model)
-        lists = even_batches(len(samples), batch_size, rank=accelerator.process_index, world=accelerator.num_processes)
-        system: System = accelerator.unwrap_model(self.model)
-        labels = system.label_vectors()
-        # of a clip: seen, right, loss; or seen, loss, scores and truth of all labels. -inf: not seen by this process
-        width = 3 if system.objective is None else 2 + 2 * len(labels)
-        table = torch.full((len(samples), width), -torch.inf, dtype=torch.float64)
-        batches = load_batches(samples, lists, num_workers=self.recipe.data.num_workers)
-        for done, batch in enumerate(batches):
-            if on_progress and accelerator.is_main_process:
-                on_progress(Progress("evaluating", done, len(lists), epoch + 1))
-            whole = self._never_empty(batch)
-            streams, mask = self.inputs(whole)
-            with accelerator.autocast():
-                features = self.model(streams, mask).features
-            if len(batch.mask):
-                rows = self._judged(system, features, labels, whole.targets.to(labels.device))
-                table[whole.indices] = F.pad(rows.double(), (1, 0), value=1.0).cpu()
-        if accelerator.num_processes > 1:
-            table = accelerator.gather(table.to(self.device)[None]).amax(dim=0).cpu()
-        self.model.train()
-        seen = table[table[:, 0] > 0, 1:]
-        if system.objective is None:
-            if not len(seen):
-                return {"accuracy": 0.0, "loss": float("inf"), "clips": 0.0}
-            return {"accuracy": float(seen[:, 0].mean()), "loss": float(seen[:, 1].mean()), "clips": float(len(seen))}
-        if not len(seen):
-            return {"mean_average_precision": 0.0, "loss": float("inf"), "clips": 0.0}
-
-        scores, truth = seen[:, 1:].chunk(2, dim=1)
-        found = mean_average_precision(scores.numpy(), truth.bool().numpy())
-        return {
-            "mean_average_precision": 0.0 if found != found else found,
-            "loss": float(seen[:, 0].mean()),
-            "clips": float(len(seen)),
-        }
-
-    def _judged(self, system: System, features: MOVFeatures, labels: Tensor, targets: Tensor) -> Tensor:
-        """(B, 2): right and loss of each clip, or (B, 1 + 2 K): loss, scores and truth. Held-out clips may be annotated
-        with the first of the labels alone; the others, a captioner's, then count for nothing."""
-        if system.objective is None:
-            scores = log_base_probabilities(features, labels, tau=self.config.tau, how=self.recipe.model.base_score)
-            right = (scores.argmax(dim=-1) == targets).double()
-            loss = F.nll_loss(scores, targets, reduction="none")
-            return torch.stack([right, loss], dim=1)
-        truth = (targets if targets.ndim == 2 else F.one_hot(targets, len(labels))).float()
-        known, more = truth.shape[1], (0, len(labels) - truth.shape[1])
-        logits = base_log_odds(features, labels[:known], system.objective.scales()).float()
-        loss = F.binary_cross_entropy_with_logits(logits, truth, reduction="none") * system.label_weights[:known]
-        return torch.cat([loss.sum(dim=1, keepdim=True), F.pad(logits, more), F.pad(truth, more)], dim=1)
 
 
 def _merged(failures: dict[str, str], accelerator: Accelerator) -> dict[str, str]:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lexivid.backbones.base import lasting_name
-from lexivid.data.formats import Kind
+from lexivid.data.clip_sampling import ClipSampling
+from lexivid.data.formats import DatasetKind
 from lexivid.errors import LexividError
 from lexivid.labels.encoders.soft_attributes import SoftAttributeConfig
 from lexivid.labels.templates import template_names
@@ -23,7 +24,7 @@ from lexivid.training.settings import Settings, at_least, load_settings, setting
 
 @dataclass(frozen=True)
 class ModelRecipe:
-    """The network (see `lexivid.models.mov.MOVConfig`). None: what suits the backbone.
+    """The network (see `lexivid.models.mov_config.MOVConfig`). None: what suits the backbone.
 
     Args:
         backbone: "lite", a CLIP-family model of the Hub (best with "@revision"), or a folder.
@@ -89,7 +90,7 @@ class LabelsRecipe:
     soft_attributes: SoftAttributeConfig = field(default_factory=SoftAttributeConfig)
 
     def __post_init__(self) -> None:
-        at_least(self, num_context=1)
+        at_least(self, "labels.", num_context=1)
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,8 @@ class ObjectiveRecipe(SigmoidConfig):
 
 
 @dataclass(frozen=True)
-class DataRecipe:
-    """The clips and what is drawn from them (section 4.1, 4.2).
+class DataRecipe(ClipSampling):
+    """The clips and what is drawn from them (section 4.1, 4.2). How a clip is sampled, `ClipSampling` says.
 
     Args:
         inputs: the streams that are shown; None: all of the model's. `[flow]` with a model of video and flow trains
@@ -123,15 +124,10 @@ class DataRecipe:
             `synthetic` alone, where a model wrote it (vocabulary expansion); 0: that column is not read. It is never
             told of held-out clips. For a sigmoid objective.
         held_out: share of the base clips kept back, by group where groups are known, for choosing and calibrating.
-        num_frames, stride, stride_rate: of a training clip; stride None spreads the frames over the whole file.
         num_windows: from how many places in time training clips are drawn; None: 4, or 1 for spread frames.
-        flow: algorithm of optical flow. flow_texture: of the pictures' texture, for light that flickers or fades (the
-            paper has none). flow_size: short side of the pictures it is computed from, pixels. flow_crop: side of the
-            crops that the flow tower sees; None: the backbone's. Its cost is the square of this.
         flow_from: "flow"; the controls "frames" (the flow path sees the pictures) and "frozen" (it gets the frozen
             tower's features, untrained).
-        audio_s: length of a training crop in seconds. spec_time, spec_mel: SpecAugment's longest masks, in steps of
-            10 ms and in mel bins.
+        spec_time, spec_mel: SpecAugment's longest masks, in steps of 10 ms and in mel bins.
         crop_scale: smallest share of the picture's area in a random crop. mirror, colour: see `lexivid.data.augment`.
         cache_video_features: K: the frozen tower's features are computed once for K augmented looks at each clip, and
             kept on disk; epoch e uses look e mod K. 0: computed anew in every epoch.
@@ -140,7 +136,7 @@ class DataRecipe:
     """
 
     inputs: tuple[str, ...] | None = None
-    kind: Kind = "auto"
+    kind: DatasetKind = "auto"
     list_number: int | None = None
     lists: str | None = None
     names: str | None = None
@@ -149,16 +145,8 @@ class DataRecipe:
     split_seed: int = 0
     synthetic_weight: float = 0.0
     held_out: float = 0.1
-    num_frames: int = 16
-    stride: int | None = 4
-    stride_rate: float | Literal["native"] = "native"
     num_windows: int | None = None
-    flow: Literal["tvl1", "tvl1-fast", "dis"] = "tvl1"
-    flow_texture: bool = False
-    flow_size: int | None = None
-    flow_crop: int | None = None
     flow_from: Literal["flow", "frames", "frozen"] = "flow"
-    audio_s: float = 8.0
     spec_time: int = 192
     spec_mel: int = 48
     crop_scale: float = 0.08
@@ -174,9 +162,10 @@ class DataRecipe:
 
     def __post_init__(self) -> None:
         at_least(
-            self, held_out=0, num_frames=1, cache_video_features=0, num_workers=0, audio_s=0.1,
+            self, "data.", held_out=0, num_frames=1, cache_video_features=0, num_workers=0, audio_s=0.1,
             synthetic_weight=0,
         )  # fmt: skip
+        super().__post_init__()
         if self.held_out >= 1:
             raise LexividError(f"data.held_out is a share below 1; got {self.held_out}")
         if self.base_fraction is not None and not 0 < self.base_fraction < 1:
@@ -228,11 +217,11 @@ class TrainingRecipe:
 
     def __post_init__(self) -> None:
         at_least(
-            self, epochs=0, batch_size=1, lr=0, weight_decay=0, warmup_steps=0, mixup=0, checkpoint_every=0,
-            keep_checkpoints=1, evaluate_every=1, seed=0, scale_lr=0, average_epochs=1,
+            self, "training.", epochs=0, batch_size=1, lr=0, weight_decay=0, warmup_steps=0, mixup=0,
+            checkpoint_every=0, keep_checkpoints=1, evaluate_every=1, seed=0, scale_lr=0, average_epochs=1,
         )  # fmt: skip
         if self.micro_batch is not None:
-            at_least(self, micro_batch=1)
+            at_least(self, "training.", micro_batch=1)
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise LexividError(f"training.clip_norm must be above 0, or null for none; got {self.clip_norm}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):

@@ -1,6 +1,6 @@
 """`train`: a recipe and labelled clips -> a run folder that `lexivid.load` reads.
 
-config.json, model.safetensors   the model (see lexivid.models.trained); written when training has ended
+config.json, model.safetensors   the model (see lexivid.models.serialization); written when training has ended
 label_encoder.*                  where the recipe trains one (see lexivid.labels.encoders.base)
 backbone/                        only with self_contained
 recipe.yaml, split.json          what was asked, with every default; which classes are base and novel
@@ -19,9 +19,8 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,11 +31,8 @@ from lexivid import __version__
 from lexivid.backbones import Backbone, load_backbone
 from lexivid.backbones.host import random_state_kept
 from lexivid.base.storage import write_atomically
-from lexivid.data.clips import Clip
-from lexivid.data.loader import Samples
-from lexivid.data.recordings import recording_names
+from lexivid.data.clip_sampling import ClipSampling
 from lexivid.data.run_clips import CLIPS_FILE, SPLIT_FILE, RunClips
-from lexivid.data.splits import ClassSplit
 from lexivid.errors import LexividError
 from lexivid.labels import Label, check_labels, load_templates
 from lexivid.labels.encoders.base import WEIGHTS_FILE, TrainedLabelEncoder, has_label_encoder
@@ -45,19 +41,19 @@ from lexivid.labels.encoders.language_model import FrozenLanguageModel
 from lexivid.labels.encoders.soft_attributes import SoftAttributeEncoder
 from lexivid.labels.encoders.text_encoder import FrozenTextEncoder
 from lexivid.labels.prompt_cache import PromptCache
-from lexivid.models.mov import MOV, MOVConfig
-from lexivid.models.serialization import is_trained_model, read_config, save_backbone
+from lexivid.models.mov import MOV
+from lexivid.models.mov_config import MOVConfig
+from lexivid.models.serialization import is_trained_model, read_config, save_backbone, save_config, save_weights
 from lexivid.models.system import System, make_objective, make_teacher
 from lexivid.models.trained import TrainedModel
-from lexivid.scoring.base_novel_offset import fit_offset
-from lexivid.scoring.calibration import fit_model_calibrations
-from lexivid.scoring.features import collect
+from lexivid.training.calibrate import calibrate, fitted
 from lexivid.training.clips import TrainingClips, draw_clips, identified, open_clips, open_held_out
 from lexivid.training.distributed import is_sharded, load_trained, make_accelerator, trained_state
-from lexivid.training.log import OnProgress, Progress, held_out
+from lexivid.training.log import OnProgress, held_out
 from lexivid.training.loop import FitResult, OnEpoch, fit
-from lexivid.training.pinning import MODELS, as_begun, check_same, is_same_model, pinned
+from lexivid.training.pinning import as_begun, check_same, pinned
 from lexivid.training.recipe import Recipe, load_recipe
+from lexivid.training.run_folder import check_folder
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -189,13 +185,13 @@ def train(
             whole.to(accelerator.device)
         model = trained_model(recipe, backbone, whole, data.base_classes)
         # Whatever becomes of the rest, what was trained is there.
-        model.save_weights(out)
+        save_weights(model, out)
         _write_summary(out, summary)
-        model.save_config(out)
+        save_config(model, out)
         own_clips = data.files.held_out if data.files else None
         calibrate(model, data.held_out, num_workers=recipe.data.num_workers, clips=own_clips, on_progress=on_progress)
-        summary |= _fitted(model)
-        model.save_config(out)
+        summary |= fitted(model)
+        save_config(model, out)
         _write_summary(out, summary)
     return TrainingResult(out, result.state.metrics, result.state.failures, summary, accelerator.is_main_process)
 
@@ -249,19 +245,10 @@ def _complete(
             there = data if isinstance(data, RunClips) else model.clips.found_in(data, **recipe.data.layout())[0]
             kept_back, clips = open_held_out(recipe, there, model.mov, model.backbone.images), there.held_out
         calibrate(model, kept_back, num_workers=recipe.data.num_workers, clips=clips)
-        summary |= _fitted(model)
-        model.save_config(out)
+        summary |= fitted(model)
+        save_config(model, out)
         _write_summary(out, summary)
     return TrainingResult(out, summary["held_out"], summary["failures"], summary, is_main, had_ended)
-
-
-def _fitted(model: TrainedModel) -> dict[str, Any]:
-    """What held-out clips said, for train.json."""
-    return {
-        "calibration": model.base_novel_offset,
-        "evidence": {head: found.to_dict() for head, found in model.calibrations.items()},
-        "not_fitted": model.not_fitted,
-    }
 
 
 def _write_summary(out: Path, summary: Mapping[str, Any]) -> None:
@@ -312,102 +299,12 @@ def _system(
 
 def trained_model(recipe: Recipe, backbone: Backbone, system: System, base_classes: tuple[str, ...]) -> TrainedModel:
     """What a system is to its users, at any moment of its training."""
-    sampling = {key: value for key, value in asdict(recipe.data).items() if key in SAMPLING}
     return TrainedModel(
         backbone, system.encoder, base_classes, recipe.model.templates or backbone.default_templates, recipe.inputs,
-        recipe.model.base_score, sampling,
+        recipe.model.base_score, ClipSampling.of(recipe.data),
         scales=system.objective.scales() if system.objective is not None else None,
         label_encoder=system.label_encoder,  # type: ignore[arg-type]
     )  # fmt: skip
-
-
-def calibrate(
-    model: TrainedModel,
-    held_out: Samples | None,
-    *,
-    num_workers: int,
-    clips: Sequence[Clip] | None = None,
-    on_progress: OnProgress | None = None,
-) -> None:
-    """Fit what held-out base clips can say: the offset between base and novel classes of a softmax, and what a label's
-    standing is worth. What they do not suffice for stays unset, and `model.not_fitted` says why.
-
-    clips: the same as files, whose recordings stay together in cross-validation; None: each is one of its own.
-    """
-
-    def show(done: int, total: int) -> None:
-        if on_progress:
-            on_progress(Progress("calibrating", done, total))
-
-    model.base_novel_offset, model.calibrations = None, {}
-    model.mov.eval()
-    try:
-        if held_out is None or not len(held_out):
-            raise LexividError("no clips were held out of training (data.held_out)")
-        held_out.set_epoch(0)
-        collected = collect(
-            model, held_out, classes=model.base_classes, batch_size=16, num_workers=num_workers,
-            paths=[clip.path for clip in clips] if clips else None,
-            groups=recording_names(clips) if clips else None,
-            on_progress=show if on_progress else None,
-        )  # fmt: skip
-    except LexividError as error:
-        whats = ("evidence",) if model.scales is not None else ("calibration", "evidence")
-        model.not_fitted = dict.fromkeys(whats, str(error))
-        return
-    model.not_fitted = {}
-    if model.scales is None:
-        try:
-            model.base_novel_offset = fit_offset(collected, model.embed).to_dict()
-        except LexividError as error:
-            model.not_fitted["calibration"] = str(error)
-    model.calibrations, reasons = fit_model_calibrations(model, collected)
-    model.not_fitted |= reasons
-
-
-SAMPLING = ("num_frames", "stride", "stride_rate", "flow", "flow_texture", "flow_size", "flow_crop", "audio_s")
-"""What inference must know about how clips were looked at."""
-
-# May differ between a run and its resumption: they do not change what is computed, but for `epochs`, by which a
-# finished run would be another.
-_FREE = (
-    "data.num_workers", "data.cache_clips", "training.checkpoint_every", "training.keep_checkpoints",
-    "training.micro_batch", "name", "about",
-)  # fmt: skip
-
-
-def check_folder(out: Path, recipe: Recipe, *, resume: bool) -> None:
-    if out.is_file():
-        raise LexividError(f"{str(out)!r} is a file; name a folder for the run")
-    path = out / "recipe.yaml"
-    if not resume:
-        if (out / "checkpoints").exists() or (out / "config.json").exists():
-            raise LexividError(f"{str(out)!r} holds a run already: go on with --resume, or name another folder")
-        return
-    if path.is_file():
-        before, now = (_flat(r.to_dict()) for r in (load_recipe(path), recipe))
-        for key in now:
-            if key in _FREE or now[key] == before[key] or _same_split(out, key, now[key]):
-                continue
-            if key not in MODELS or not is_same_model(now[key], before[key]):
-                raise LexividError(
-                    f"--resume: {key} is {now[key]!r}, but the run in {str(out)!r} was started with {before[key]!r}"
-                )
-
-
-def _same_split(out: Path, key: str, path: str | None) -> bool:
-    """Whether a file of base and novel classes in another place says what the run was started with."""
-    if key != "data.class_split" or path is None or not (out / SPLIT_FILE).is_file() or not Path(path).is_file():
-        return False
-    given, own = ClassSplit.load(path), ClassSplit.load(out / SPLIT_FILE)
-    return (given.base, given.novel) == (own.base, own.novel)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 def _start_from(system: System, folder: Path) -> None:

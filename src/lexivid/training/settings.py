@@ -2,7 +2,7 @@
 
 YAML (a file, or the name of one in lexivid/recipes) -> a `Settings` class, such as `lexivid.training.recipe.Recipe`. A
 key that does not exist is an error that names the nearest one that does; `key=value` settings with dotted keys go on
-top.
+top. A dataclass may hold `renamed`, a mapping of old keys to new ones: old ones are read with a FutureWarning.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 import types
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from importlib import resources
@@ -64,10 +65,12 @@ class Settings:
         return self.from_dict(values)
 
 
-Kind = TypeVar("Kind", bound=Settings)
+AnySettings = TypeVar("AnySettings", bound=Settings)
 
 
-def load_settings(kind: type[Kind], name: str | Path | Kind, settings: Iterable[str] | Mapping[str, Any] = ()) -> Kind:
+def load_settings(
+    kind: type[AnySettings], name: str | Path | AnySettings, settings: Iterable[str] | Mapping[str, Any] = ()
+) -> AnySettings:
     """Read a recipe of this kind by name or from a YAML file, with `settings` on top (`Settings.with_settings`); a
     recipe that is read already gets them too.
 
@@ -78,11 +81,11 @@ def load_settings(kind: type[Kind], name: str | Path | Kind, settings: Iterable[
 
 
 def load_one_of(
-    kinds: Sequence[type[Kind]], name: str | Path, settings: Iterable[str] | Mapping[str, Any] = ()
-) -> Kind:
+    kinds: Sequence[type[AnySettings]], name: str | Path, settings: Iterable[str] | Mapping[str, Any] = ()
+) -> AnySettings:
     """As `load_settings`, of the kind that has most of the recipe's sections; of several such, the first."""
     values = _read(name, [known for kind in kinds for known in settings_names(kind)])
-    kind = max(kinds, key=lambda kind: len({item.name for item in fields(kind)} & values.keys()))
+    kind = max(kinds, key=lambda kind: len({item.name for item in fields(kind)} & {_new_key(kind, k) for k in values}))
     return kind.from_dict(values).with_settings(settings)
 
 
@@ -140,11 +143,17 @@ def _parse_setting(text: str) -> tuple[str, Any]:
 
 
 def _set(values: dict[str, Any], dotted: str, value: Any, root: type[Settings]) -> None:
-    *sections, last = dotted.split(".")
+    *sections, last = (old := dotted.split("."))
+    kind: Any = root
+    new = []
     for place, section in enumerate(sections):
+        new.append(section := _new_key(kind, section))
         if not isinstance(values.get(section), dict):
-            raise LexividError(_unknown(".".join(sections[: place + 1]), _all_keys(root)))
-        values = values[section]
+            raise LexividError(_unknown(".".join(old[: place + 1]), _all_keys(root)))
+        values, kind = values[section], get_type_hints(kind)[section]
+    new.append(last := _new_key(kind, last))
+    if new != old:
+        _warn_renamed(dotted, ".".join(new))
     if last not in values or isinstance(values[last], dict):
         raise LexividError(_unknown(dotted, _all_keys(root)))
     values[last] = value
@@ -173,6 +182,12 @@ def _build(cls: Any, values: Any, where: str, root: type[Settings]) -> Any:
         raise LexividError(f"recipe: {where.rstrip('.')!r} is a section and must hold keys; got {values!r}")
     hints = get_type_hints(cls)
     known = {item.name for item in fields(cls)}
+    for old in [key for key in values if _new_key(cls, key) != key]:
+        new = _new_key(cls, old)
+        if new in values:
+            raise LexividError(f"recipe: {where}{old} is the old name of {where}{new}; give the new one alone")
+        _warn_renamed(f"{where}{old}", f"{where}{new}")
+        values = {new if key == old else key: value for key, value in values.items()}
     for key in values:
         if key not in known:
             raise LexividError(_unknown(f"{where}{key}", _all_keys(root)))
@@ -183,6 +198,17 @@ def _build(cls: Any, values: Any, where: str, root: type[Settings]) -> Any:
             _build(kind, value, f"{where}{key}.", root) if is_dataclass(kind) else _coerce(value, kind, where + key)
         )
     return cls(**made)
+
+
+def _new_key(cls: Any, key: str) -> str:
+    """A key of a section as it is called now."""
+    renamed: Mapping[str, str] = getattr(cls, "renamed", {})
+    return renamed.get(key, key)
+
+
+def _warn_renamed(old: str, new: str) -> None:
+    text = f"the recipe key {old!r} is called {new!r} now: the old name will stop working in the next release"
+    warnings.warn(text, FutureWarning, stacklevel=3)
 
 
 def _coerce(value: Any, kind: Any, key: str) -> Any:
@@ -229,11 +255,15 @@ def _describe(kind: Any) -> str:
     return names[kind]
 
 
-def at_least(section: Any, **limits: float) -> None:
+def at_least(section: Any, where: str = "", /, **limits: float) -> None:
+    """Check numbers of a section of a recipe. `where`: what its keys begin with, such as "training.".
+
+    Raises:
+        LexividError: one is below its limit.
+    """
     for name, least in limits.items():
         if getattr(section, name) < least:
-            where = type(section).__name__.removesuffix("Recipe").lower()
-            raise LexividError(f"{where}.{name} must be at least {least:g}; got {getattr(section, name)}")
+            raise LexividError(f"{where}{name} must be at least {least:g}; got {getattr(section, name)}")
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,7 @@ from lexivid.errors import LexividError
 _COLUMNS = ("path", "label", "labels", "split", "start_s", "end_s", "group", "synthetic")
 
 
-def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+def read_csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(line number, fields) of a CSV file; empty lines are left out."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
@@ -41,7 +41,7 @@ def read_manifest(path: Path, called: Mapping[str, str]) -> Dataset:
     Raises:
         LexividError: the file, its columns or a line cannot be used.
     """
-    rows = csv_rows(path)
+    rows = read_csv_rows(path)
     _, header = next(rows, (0, []))
     columns = [name.strip().lower() for name in header]
     unknown = [name for name in columns if name not in _COLUMNS]

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from lexivid.data.clips import Clip, Dataset, make_dataset
-from lexivid.data.formats.csv import csv_rows
+from lexivid.data.formats.csv import read_csv_rows
 from lexivid.data.naming import split_name
 from lexivid.errors import LexividError
 from lexivid.media.files import LeftOut, media_below
@@ -135,7 +135,7 @@ def _youtube8m(place: Path) -> Iterator[Entry]:
             continue
         words = map(split_name, re.findall(r"[a-z]+", path.stem.lower()))
         split = next((said for said in words if said), "train")
-        for line, row in csv_rows(path):
+        for line, row in read_csv_rows(path):
             if len(row) != 2:
                 raise LexividError(f"{path}, line {line}: two columns, id and labels, but got {row}")
             indices = re.findall(r"[^\s;,]+", row[1])

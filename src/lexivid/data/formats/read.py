@@ -16,13 +16,13 @@ from lexivid.errors import LexividError
 from lexivid.labels.lists import read_names
 from lexivid.media.files import LeftOut
 
-Kind = Literal["auto", "csv", "folders", "ucf101", "activitynet", "charades", "youtube8m", "vggsounder"]
+DatasetKind = Literal["auto", "csv", "folders", "ucf101", "activitynet", "charades", "youtube8m", "vggsounder"]
 
 
 def read_dataset(
     root: str | os.PathLike[str],
     *,
-    kind: Kind = "auto",
+    kind: DatasetKind = "auto",
     list_number: int | None = None,
     lists: str | os.PathLike[str] | None = None,
     names: Mapping[str, str] | str | os.PathLike[str] | None = None,
@@ -76,10 +76,10 @@ def read_dataset(
         )  # fmt: skip
     if kind in ("activitynet", "charades", "youtube8m", "vggsounder"):
         return read_multilabel(root, kind, lists=None if lists is None else Path(lists), names=called)
-    raise LexividError(f"unknown kind of data {kind!r}: choose {', '.join(get_args(Kind))}")
+    raise LexividError(f"unknown kind of data {kind!r}: choose {', '.join(get_args(DatasetKind))}")
 
 
-def _kind_of(root: Path, list_number: int | None, lists: str | os.PathLike[str] | None) -> Kind:
+def _kind_of(root: Path, list_number: int | None, lists: str | os.PathLike[str] | None) -> DatasetKind:
     if root.is_file() or (root / "manifest.csv").is_file():
         return "csv"
     if list_number is not None or lists is not None or any(list_files(root, None, "test", 1)):

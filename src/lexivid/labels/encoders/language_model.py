@@ -23,11 +23,11 @@ from lexivid.backbones.host import quiet_transformers, random_state_kept
 from lexivid.backbones.hub import commit_of
 from lexivid.errors import ModelError
 
-WORLD = "world"
 _FINGERPRINT = "weights-"
+WORLD_LANGUAGE_MODEL = "world"
 """The language model that comes with the package: it knows the synthetic world's words and invented nouns alone."""
 
-Reading = Literal["hidden", "next_word"]
+Readout = Literal["hidden", "next_word"]
 
 
 class FrozenLanguageModel(nn.Module):
@@ -61,7 +61,7 @@ class FrozenLanguageModel(nn.Module):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         source, _, revision = name.partition("@") if not Path(name).exists() else (name, "", "")
-        if name == WORLD:
+        if name == WORLD_LANGUAGE_MODEL:
             source = str(Path(__file__).parent / "world_language_model")
         options: dict[str, Any] = {"revision": revision} if revision else {}
         error: Exception | None = None
@@ -93,8 +93,8 @@ class FrozenLanguageModel(nn.Module):
     @property
     def lasting_name(self) -> str:
         """What finds this model again from anywhere: a folder's absolute path, "owner/name@commit", or "world"."""
-        if self.name == WORLD:
-            return WORLD
+        if self.name == WORLD_LANGUAGE_MODEL:
+            return WORLD_LANGUAGE_MODEL
         return lasting_name(self.name, self.commit)
 
     @property
@@ -118,9 +118,9 @@ class FrozenLanguageModel(nn.Module):
         """
         return stored == self.fingerprint or not stored.startswith(_FINGERPRINT)
 
-    def width(self, reading: Reading) -> int:
+    def width(self, readout: Readout) -> int:
         """W of what `read` gives."""
-        return int(self.model.config.hidden_size) if reading == "hidden" else self.word_vectors.shape[1]
+        return int(self.model.config.hidden_size) if readout == "hidden" else self.word_vectors.shape[1]
 
     def start(self) -> list[int]:
         """The tokens that this model wants before every text: its start token, where its tokenizer adds one."""
@@ -147,14 +147,14 @@ class FrozenLanguageModel(nn.Module):
         return self.tokens(f"a {text}")[len(word) :] if text else []
 
     def read(
-        self, vectors: Tensor, *, num_read: int, reading: Reading, layer: int = -1, top_k: int | None = None
+        self, vectors: Tensor, *, num_read: int, readout: Readout, layer: int = -1, top_k: int | None = None
     ) -> Tensor:
         """What the model makes of word vectors, at the last places.
 
         Args:
             vectors: (K, L, W).
             num_read: S.
-            reading: "hidden": the states of a layer. "next_word": the mean of all word vectors, weighted by how
+            readout: "hidden": the states of a layer. "next_word": the mean of all word vectors, weighted by how
                 likely each is to come next.
             layer: of "hidden"; -1 is the last, after its norm.
             top_k: of "next_word": only the k likeliest words count, renormalised; None: all.
@@ -163,7 +163,7 @@ class FrozenLanguageModel(nn.Module):
             (K, S, W) float32.
         """
         vectors = vectors.to(self.word_vectors.dtype)
-        if reading == "hidden":
+        if readout == "hidden":
             if layer == -1:
                 states = self.model.base_model(inputs_embeds=vectors, use_cache=False).last_hidden_state
             else:

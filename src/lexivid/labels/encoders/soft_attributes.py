@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lexivid.errors import ModelError
 from lexivid.labels.encoders.base import TrainedLabelEncoder
-from lexivid.labels.encoders.language_model import FrozenLanguageModel, Reading
+from lexivid.labels.encoders.language_model import FrozenLanguageModel, Readout
 from lexivid.labels.encoders.text_encoder import FrozenTextEncoder
 
 
@@ -41,12 +41,12 @@ class SoftAttributeConfig:
         num_prefixes: P, learned vectors before the label. Without any learned vectors around it, what the language
             model says of a label never changes, and is asked for once in a training.
         suffix: words after the label. num_suffix_vectors: learned vectors after those.
-        reading: what is taken from the language model, see `FrozenLanguageModel.read`. layer: of "hidden". top_k: of
+        readout: what is taken from the language model, see `FrozenLanguageModel.read`. layer: of "hidden". top_k: of
             "next_word"; None: all words.
         attend: the places that are read: all of the "suffix", its "last" one, or "all" after the start token.
         num_attributes: A. num_layers, num_heads, mlp_ratio, dropout: of the prompting transformer; heads None: 64 wide.
-        own_words: whether the label's own words follow the soft attributes into CLIP.
-        beside_clip: what comes out is CLIP's own vector of the label plus a learned share of that of the soft
+        include_label_tokens: whether the label's own words follow the soft attributes into CLIP.
+        clip_residual: what comes out is CLIP's own vector of the label plus a learned share of that of the soft
             attributes, from none on: untrained, labels are CLIP's, and words that it knows stay known.
         labels_at_once: labels that go through both models together.
         save_memory: compute each such group a second time when its gradient is due, and keep nothing of it until then.
@@ -55,7 +55,7 @@ class SoftAttributeConfig:
     num_prefixes: int = 0
     suffix: str = "is a"
     num_suffix_vectors: int = 0
-    reading: Reading = "next_word"
+    readout: Readout = "next_word"
     layer: int = -1
     top_k: int | None = None
     attend: Literal["suffix", "last", "all"] = "suffix"
@@ -64,10 +64,15 @@ class SoftAttributeConfig:
     num_heads: int | None = None
     mlp_ratio: float = 4.0
     dropout: float = 0.0
-    own_words: bool = True
-    beside_clip: bool = False
+    include_label_tokens: bool = True
+    clip_residual: bool = False
     labels_at_once: int = 128
     save_memory: bool = False
+
+    # Names that recipes used before, and that label_encoder.json keeps: the fingerprint is made from them.
+    renamed: ClassVar[Mapping[str, str]] = {
+        "reading": "readout", "own_words": "include_label_tokens", "beside_clip": "clip_residual",
+    }  # fmt: skip
 
     def __post_init__(self) -> None:
         for name in ("num_attributes", "num_layers", "labels_at_once"):
@@ -75,7 +80,7 @@ class SoftAttributeConfig:
                 raise ModelError(f"{name} must be at least 1; got {getattr(self, name)}")
         if self.num_prefixes < 0 or self.num_suffix_vectors < 0:
             raise ModelError("num_prefixes and num_suffix_vectors cannot be below 0")
-        for name, known in (("reading", ("hidden", "next_word")), ("attend", ("suffix", "last", "all"))):
+        for name, known in (("readout", ("hidden", "next_word")), ("attend", ("suffix", "last", "all"))):
             if getattr(self, name) not in known:
                 raise ModelError(f"{name} {getattr(self, name)!r}: choose {', '.join(known)}")
         if self.attend == "suffix" and not self.suffix and not self.num_suffix_vectors:
@@ -86,8 +91,19 @@ class SoftAttributeConfig:
     @classmethod
     def paper(cls, **overrides: Any) -> SoftAttributeConfig:
         """Learned prefixes before the label, nothing after it, all output vectors of the language model."""
-        as_described: dict[str, Any] = {"num_prefixes": 8, "suffix": "", "reading": "hidden", "attend": "all"}
+        as_described: dict[str, Any] = {"num_prefixes": 8, "suffix": "", "readout": "hidden", "attend": "all"}
         return cls(**(as_described | overrides))
+
+    def to_stored(self) -> dict[str, Any]:
+        """What decides vectors, as label_encoder.json holds it: under the names of its first version."""
+        stored_names = {new: old for old, new in self.renamed.items()}
+        decisive = {k: v for k, v in asdict(self).items() if k not in ("labels_at_once", "save_memory")}
+        return {stored_names.get(name, name): value for name, value in decisive.items()}
+
+    @classmethod
+    def from_stored(cls, values: Mapping[str, Any]) -> SoftAttributeConfig:
+        """The reverse of `to_stored`. Raises TypeError for an unknown name."""
+        return cls(**{cls.renamed.get(name, name): value for name, value in values.items()})
 
 
 class PromptingTransformer(nn.Module):
@@ -151,11 +167,11 @@ class SoftAttributeEncoder(TrainedLabelEncoder):
         self.suffixes = nn.Parameter(words.mean(dim=0) + anywhere)
         self.prompting = PromptingTransformer(
             config,
-            input_width=language_model.width(config.reading),
+            input_width=language_model.width(config.readout),
             width=text_encoder.width,
             word_std=float(text_encoder.word_vectors.std()),
         ).to(words.device)
-        self.share = nn.Parameter(torch.zeros((), device=words.device)) if config.beside_clip else None
+        self.share = nn.Parameter(torch.zeros((), device=words.device)) if config.clip_residual else None
         self._own: dict[str, Tensor] = {}  # CLIP's vectors of labels, while training
 
     def forward(self, labels: Sequence[str]) -> Tensor:
@@ -204,12 +220,12 @@ class SoftAttributeEncoder(TrainedLabelEncoder):
         vectors = torch.cat([piece.float() for piece in pieces], dim=1)
         num_suffix = len(asked) + c.num_suffix_vectors
         num_read = {"suffix": num_suffix, "last": 1, "all": vectors.shape[1] - len(model.start())}[c.attend]
-        return model.read(vectors, num_read=num_read, reading=c.reading, layer=c.layer, top_k=c.top_k)
+        return model.read(vectors, num_read=num_read, readout=c.readout, layer=c.layer, top_k=c.top_k)
 
     def _encode(self, labels: list[str], ids: Tensor) -> Tensor:
         never_changes = self.config.num_prefixes == 0 and self.config.num_suffix_vectors == 0
         said = self._remembered(labels, ids) if never_changes and self.training else self.read(ids)
-        vectors = self.text_encoder(labels, self.prompting(said), own_words=self.config.own_words)
+        vectors = self.text_encoder(labels, self.prompting(said), include_label_tokens=self.config.include_label_tokens)
         if self.share is None:
             return vectors
         return F.normalize(self._clip_says(labels) + self.share * vectors, dim=-1)
@@ -235,11 +251,10 @@ class SoftAttributeEncoder(TrainedLabelEncoder):
         return torch.stack([self._memory[label] for label in labels]).to(self.prefixes.device)
 
     def settings(self) -> dict[str, Any]:
-        config = {k: v for k, v in asdict(self.config).items() if k not in ("labels_at_once", "save_memory")}
         return {
             "language_model": self.language_model.lasting_name,
             "language_model_fingerprint": self.language_model_fingerprint,
-            "config": config,
+            "config": self.config.to_stored(),
         }
 
     @classmethod
@@ -254,6 +269,6 @@ class SoftAttributeEncoder(TrainedLabelEncoder):
                 f"the language model {name!r} is not the one that these soft attributes were trained with: its "
                 "weights differ"
             )
-        encoder = cls(language_model, text_encoder, SoftAttributeConfig(**about["config"]))
+        encoder = cls(language_model, text_encoder, SoftAttributeConfig.from_stored(about["config"]))
         encoder.language_model_fingerprint = stored  # label databases hold vectors under it
         return encoder

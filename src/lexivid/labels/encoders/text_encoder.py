@@ -66,13 +66,15 @@ class FrozenTextEncoder(nn.Module):
         """W."""
         return self.word_vectors.shape[1]
 
-    def forward(self, labels: Sequence[str], attributes: Tensor | None = None, *, own_words: bool = True) -> Tensor:
+    def forward(
+        self, labels: Sequence[str], attributes: Tensor | None = None, *, include_label_tokens: bool = True
+    ) -> Tensor:
         """Unit vectors of K labels.
 
         Args:
             labels: K texts; what does not fit into the context length beside the attributes is cut off at the end.
             attributes: (K, A, W), put between the start and the label's own words; None: none.
-            own_words: whether the label's own words follow.
+            include_label_tokens: whether the label's own words follow.
 
         Returns:
             (K, D) float32.
@@ -86,7 +88,7 @@ class FrozenTextEncoder(nn.Module):
             raise ModelError(
                 f"{num_attributes} soft attributes do not fit: this text encoder reads {self.context_length} tokens"
             )
-        own = [self._words(label)[:room] if own_words else [] for label in labels]
+        own = [self._words(label)[:room] if include_label_tokens else [] for label in labels]
         before = len(self.start) + num_attributes
         ends = torch.tensor([before + len(words) for words in own], device=self.word_vectors.device)
         length = int(ends.max()) + 1 if self.is_causal else self.context_length

@@ -34,7 +34,7 @@ TEMPLATES = "world"
 
 
 @dataclass(frozen=True)
-class ModelRecipe:
+class ClipModelRecipe:
     """Sizes of the two towers.
 
     Args:
@@ -64,8 +64,8 @@ class ModelRecipe:
 
     def __post_init__(self) -> None:
         at_least(
-            self, patch_size=1, width=8, num_heads=1, mlp_ratio=0.1, image_layers=1, text_layers=1, embedding_dim=1,
-            max_words=16, position_std=0, whitening_floor=1e-6, temperature=0.01,
+            self, "model.", patch_size=1, width=8, num_heads=1, mlp_ratio=0.1, image_layers=1, text_layers=1,
+            embedding_dim=1, max_words=16, position_std=0, whitening_floor=1e-6, temperature=0.01,
         )  # fmt: skip
         if self.image_size % self.patch_size or self.image_size < self.patch_size:
             raise LexividError(f"model.image_size {self.image_size} is no multiple of patch_size {self.patch_size}")
@@ -73,12 +73,12 @@ class ModelRecipe:
             raise LexividError(f"model.width {self.width} must be a multiple of 4 and of num_heads {self.num_heads}")
 
 
-def image_processing(recipe: ModelRecipe) -> ImageProcessing:
+def image_processing(recipe: ClipModelRecipe) -> ImageProcessing:
     """How the towers of this recipe want their pictures."""
     return ImageProcessing(recipe.image_size, recipe.image_size, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
-def make_clip(recipe: ModelRecipe, pictures: Tensor, *, seed: int) -> Any:
+def make_clip(recipe: ClipModelRecipe, pictures: Tensor, *, seed: int) -> Any:
     """An untrained CLIPModel, in training mode.
 
     Args:
@@ -92,7 +92,7 @@ def make_clip(recipe: ModelRecipe, pictures: Tensor, *, seed: int) -> Any:
         "num_attention_heads": recipe.num_heads, "hidden_act": recipe.activation,
         "projection_dim": recipe.embedding_dim,
     }  # fmt: skip
-    words = vocabulary()
+    words = clip_vocabulary()
     text = {
         "vocab_size": len(words), "max_position_embeddings": recipe.max_words, "num_hidden_layers": recipe.text_layers,
         "bos_token_id": words[START], "eos_token_id": words[END], "pad_token_id": words[END],
@@ -147,7 +147,7 @@ def sine_positions(side: int, width: int) -> Tensor:
     return torch.cat([line.repeat_interleave(side, dim=0), line.repeat(side, 1)], dim=1)
 
 
-def vocabulary() -> dict[str, int]:
+def clip_vocabulary() -> dict[str, int]:
     """Each word that captions use, and three special tokens, to its number."""
     texts = [*(word for words in ATTRIBUTES.values() for word in words), *PREFIXES, "a an and something"]
     said = {word for text in texts for word in text.replace("{}", " ").split()}
@@ -155,12 +155,12 @@ def vocabulary() -> dict[str, int]:
     return {token: i for i, token in enumerate([START, END, UNKNOWN, *sorted(said)])}
 
 
-def make_tokenizer(recipe: ModelRecipe) -> Any:
+def make_clip_tokenizer(recipe: ClipModelRecipe) -> Any:
     """Whole words, in lower case; what it does not know is one token, `UNKNOWN`."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    words = vocabulary()
+    words = clip_vocabulary()
     tokenizer = Tokenizer(models.WordLevel(words, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -173,12 +173,12 @@ def make_tokenizer(recipe: ModelRecipe) -> Any:
 
 
 @quiet_transformers()
-def save_clip(model: Any, recipe: ModelRecipe, folder: Path) -> None:
+def save_clip(model: Any, recipe: ClipModelRecipe, folder: Path) -> None:
     """Write a folder that transformers and `lexivid.load` read. Weights are kept in float16, half the size."""
     folder.mkdir(parents=True, exist_ok=True)
     deepcopy(model).half().save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)  # transformers writes it for the owner's eyes alone
-    make_tokenizer(recipe).save_pretrained(folder)
+    make_clip_tokenizer(recipe).save_pretrained(folder)
     about = folder / "tokenizer_config.json"  # in words that both transformers 4 and 5 know
     facts = json.loads(about.read_text(encoding="utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"}
     facts.pop("backend", None)

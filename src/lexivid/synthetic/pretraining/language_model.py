@@ -3,7 +3,7 @@
 It stands where a real language model would: it knows what the invented nouns of `lexivid.synthetic.world.nouns` look
 like, and CLIP does not. At most 0.5 million weights, a few minutes on one core.
 
-    load_settings(LanguageModelRecipe, RECIPE) --train_language_model--> (GPT2LMHeadModel, tokenizer) --save--> a folder
+    LanguageModelRecipe --train_language_model--> (GPT2LMHeadModel, tokenizer) --save--> a folder
 
 Sentences follow each other in one stream, as in any text, so that a noun may stand anywhere in what the model reads.
 """
@@ -22,14 +22,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lexivid.base.storage import write_atomically
+from lexivid.data.run_clips import RECIPE_FILE
 from lexivid.synthetic.world import nouns as world_nouns
 from lexivid.synthetic.world.nouns import FIRST_SYLLABLES, SECOND_SYLLABLES, Noun, NounKind
 from lexivid.synthetic.world.words import COLOURS, SHAPES
 from lexivid.training.schedule import half_cosine
 from lexivid.training.settings import Settings, at_least
 
-END, UNKNOWN, GOES_ON = "<|endoftext|>", "<unk>", "##"
-RECIPE, RECIPE_FILE = "world-language-model", "recipe.yaml"
+_END, _UNKNOWN, _GOES_ON = "<|endoftext|>", "<unk>", "##"
+LANGUAGE_MODEL_RECIPE = "world-language-model"
 
 
 @dataclass(frozen=True)
@@ -70,18 +71,24 @@ class LanguageModelRecipe(Settings):
         return world_nouns.draw_nouns(self.kind, num=self.num_nouns, seed=self.noun_seed)
 
 
-def make_tokenizer() -> Any:
+def make_noun_tokenizer() -> Any:
     """Words are whole, an invented noun is two tokens: "zumi" -> "zu", "##mi"."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = [END, UNKNOWN, *world_nouns.vocabulary(), *FIRST_SYLLABLES, *(GOES_ON + s for s in SECOND_SYLLABLES)]
+    words = [
+        _END,
+        _UNKNOWN,
+        *world_nouns.noun_vocabulary(),
+        *FIRST_SYLLABLES,
+        *(_GOES_ON + s for s in SECOND_SYLLABLES),
+    ]
     numbers = {word: i for i, word in enumerate(dict.fromkeys(words))}
-    tokenizer = Tokenizer(models.WordPiece(numbers, unk_token=UNKNOWN, continuing_subword_prefix=GOES_ON))
+    tokenizer = Tokenizer(models.WordPiece(numbers, unk_token=_UNKNOWN, continuing_subword_prefix=_GOES_ON))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.decoder = decoders.WordPiece(prefix=GOES_ON)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, bos_token=END, unk_token=UNKNOWN)
+    tokenizer.decoder = decoders.WordPiece(prefix=_GOES_ON)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=_END, bos_token=_END, unk_token=_UNKNOWN)
 
 
 def make_model(recipe: LanguageModelRecipe, *, vocabulary_size: int, end: int) -> Any:
@@ -101,7 +108,7 @@ def train_language_model(
     recipe: LanguageModelRecipe, *, on_progress: Callable[[int, int, float], None] | None = None
 ) -> tuple[Any, Any]:
     """Train one -> (model, tokenizer). `on_progress` gets step, steps and the loss in nats a token, now and then."""
-    tokenizer = make_tokenizer()
+    tokenizer = make_noun_tokenizer()
     model = make_model(recipe, vocabulary_size=len(tokenizer), end=tokenizer.eos_token_id).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     stream = _Stream(recipe, tokenizer)
@@ -138,7 +145,7 @@ class _Stream:
             if self.rng.random() < self.recipe.plain_share:
                 text = world_nouns.plain_sentence(self.rng)
             else:
-                text = world_nouns.describe(self.nouns[self.rng.integers(len(self.nouns))], self.rng)
+                text = world_nouns.describe_noun(self.nouns[self.rng.integers(len(self.nouns))], self.rng)
             ids += [*self.tokenizer(text)["input_ids"], self.tokenizer.eos_token_id]
         return torch.tensor(ids[: self.recipe.context_length])
 

@@ -1,4 +1,4 @@
-"""What a CLIP knows of the synthetic world: the gates that a checkpoint must pass before experiments are built on it.
+"""What a CLIP knows of the synthetic world: the probes that a checkpoint must pass before experiments are built on it.
 
     words           of all words of an attribute, is the picture's own the nearest? On stills as in pre-training
                     (`PICTURE`) and on frames as in clips (`VIDEO`), both at full difficulty and never seen before.
@@ -45,7 +45,7 @@ def measure(
     num_names: int = 1500,
     seed: int = 1_000_003,
 ) -> dict[str, Any]:
-    """All gates of a checkpoint; about 15 s on one core.
+    """All probes of a checkpoint; about 15 s on one core.
 
     Args:
         num_pictures: stills for each look. clips_per_class: of 40 base and 30 novel validation classes of each kind.
@@ -128,16 +128,16 @@ def _percent(hits: Tensor) -> float:
     return round(100 * float(hits.double().mean()), 2)
 
 
-def describe(gates: dict[str, Any]) -> str:
-    """The gates as a table in Markdown."""
+def describe_probes(probes: dict[str, Any]) -> str:
+    """The probes as a table in Markdown."""
     rows = ["| | " + " | ".join(ATTRIBUTES) + " |", "|---" * 6 + "|"]
-    tables = {f"words on {look} stills, %": values for look, values in gates["words"].items()}
-    tables |= {"chance, %": gates["chance"], "share of the text variance, %": gates["text_variance"]}
+    tables = {f"words on {look} stills, %": values for look, values in probes["words"].items()}
+    tables |= {"chance, %": probes["chance"], "share of the text variance, %": probes["text_variance"]}
     rows += [
         f"| {name} | " + " | ".join(f"{values[a]:.1f}" for a in ATTRIBUTES) + " |" for name, values in tables.items()
     ]
     rows.append("")
-    for kind, z in gates["zero_shot"].items():
+    for kind, z in probes["zero_shot"].items():
         rows.append(
             f"Zero-shot, classes of appearance and {kind}: {z['base']:.1f} % of 40 base classes (chance "
             f"{z['chance_base']:.1f}), {z['novel']:.1f} % of 30 novel ones (chance {z['chance_novel']:.1f})."
@@ -145,7 +145,7 @@ def describe(gates: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def model_card(recipe: Any, gates: dict[str, Any]) -> str:
+def clip_model_card(recipe: Any, probes: dict[str, Any]) -> str:
     """README.md of a checkpoint: what it is, the command that made it, what it knows."""
     how = recipe.training
     trails = f"Of these, {100 * PICTURE.trail:.0f} and {100 * VIDEO.trail:.0f} %"
@@ -165,7 +165,7 @@ Made by `OMP_NUM_THREADS=1 lexivid pretrain {recipe.name} --seed {how.seed} --ou
 recipe.yaml, losses and time in pretrain.json. Beside CLIP's own loss it was trained to choose each attribute's single
 word, which is more supervision than a caption gives. Weights are stored in float16.
 
-{describe(gates)}
+{describe_probes(probes)}
 
 Stills are new ones at the full difficulty of pre-training (picture) and of clips (video). {trails} leave a
 trail, {badges} show a badge, and other objects and bars hide much: 100 % is out of reach. For the variance, class

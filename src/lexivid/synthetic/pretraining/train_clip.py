@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -33,8 +33,14 @@ from torch.nn import functional as F
 from lexivid.backbones import load_backbone
 from lexivid.base.storage import write_atomically
 from lexivid.errors import LexividError
-from lexivid.synthetic.pretraining.clip import ModelRecipe, image_processing, make_clip, make_tokenizer, save_clip
-from lexivid.synthetic.pretraining.probes import describe, measure, model_card
+from lexivid.synthetic.pretraining.clip import (
+    ClipModelRecipe,
+    image_processing,
+    make_clip,
+    make_clip_tokenizer,
+    save_clip,
+)
+from lexivid.synthetic.pretraining.probes import clip_model_card, describe_probes, measure
 from lexivid.synthetic.world.draw import PICTURE, draw, random_scenes
 from lexivid.synthetic.world.words import ATTRIBUTES, PREFIXES, WorldClass, caption
 from lexivid.training.log import OnProgress, Progress, Rate
@@ -64,7 +70,7 @@ class PicturesRecipe:
     shuffle_captions: bool = False
 
     def __post_init__(self) -> None:
-        at_least(self, pool=1, fresh=0, curriculum=1e-6, named=0)
+        at_least(self, "pictures.", pool=1, fresh=0, curriculum=1e-6, named=0)
 
 
 @dataclass(frozen=True)
@@ -79,11 +85,11 @@ class LossRecipe:
     sound: float = 1.0
 
     def __post_init__(self) -> None:
-        at_least(self, contrastive=0, shape=0, colour=0, texture=0, motion=0, sound=0)
+        at_least(self, "loss.", contrastive=0, shape=0, colour=0, texture=0, motion=0, sound=0)
 
 
 @dataclass(frozen=True)
-class TrainingRecipe:
+class ClipTrainingRecipe:
     """AdamW with linear warm-up and half-cosine decay.
 
     Args:
@@ -104,7 +110,18 @@ class TrainingRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        at_least(self, steps=1, batch_size=2, lr=0, weight_decay=0, warmup_steps=0, clip_norm=1e-6, max_scale=1, seed=0)
+        at_least(
+            self,
+            "training.",
+            steps=1,
+            batch_size=2,
+            lr=0,
+            weight_decay=0,
+            warmup_steps=0,
+            clip_norm=1e-6,
+            max_scale=1,
+            seed=0,
+        )
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise LexividError(f"training.betas are two numbers in [0, 1); got {list(self.betas)}")
 
@@ -117,7 +134,7 @@ class TrainingRecipe:
 
 
 @dataclass(frozen=True)
-class GatesRecipe:
+class ProbesRecipe:
     """How much is measured at the end, see `lexivid.synthetic.pretraining.probes.measure`."""
 
     num_pictures: int = 2000
@@ -125,32 +142,34 @@ class GatesRecipe:
     num_names: int = 1500
 
     def __post_init__(self) -> None:
-        at_least(self, num_pictures=1, clips_per_class=1, num_names=2)
+        at_least(self, "probes.", num_pictures=1, clips_per_class=1, num_names=2)
 
 
 @dataclass(frozen=True)
 class PretrainRecipe(Settings):
     """One pre-training."""
 
-    model: ModelRecipe = field(default_factory=ModelRecipe)
+    model: ClipModelRecipe = field(default_factory=ClipModelRecipe)
     pictures: PicturesRecipe = field(default_factory=PicturesRecipe)
     loss: LossRecipe = field(default_factory=LossRecipe)
-    training: TrainingRecipe = field(default_factory=TrainingRecipe)
-    gates: GatesRecipe = field(default_factory=GatesRecipe)
+    training: ClipTrainingRecipe = field(default_factory=ClipTrainingRecipe)
+    probes: ProbesRecipe = field(default_factory=ProbesRecipe)
+
+    renamed: ClassVar[Mapping[str, str]] = {"gates": "probes"}
 
 
 class PretrainResult(NamedTuple):
     """The checkpoint's folder, and what it knows (see `lexivid.synthetic.pretraining.probes.measure`)."""
 
     out: Path
-    gates: dict[str, Any]
+    probes: dict[str, Any]
 
     def describe(self) -> str:
         """A table for people."""
-        return f"{self.out}\n{describe(self.gates)}"
+        return f"{self.out}\n{describe_probes(self.probes)}"
 
 
-def pretrain(
+def pretrain_clip(
     recipe: str | Path | PretrainRecipe,
     out: str | Path,
     *,
@@ -162,7 +181,8 @@ def pretrain(
 
     Args:
         recipe: "world-clip", a YAML file, or a `PretrainRecipe`.
-        out: a new or empty folder: a model in Hugging Face's format, recipe.yaml, pretrain.json (gates, losses, time).
+        out: a new or empty folder: a model in Hugging Face's format, recipe.yaml, pretrain.json (probes, losses,
+            time).
         seed: in place of the recipe's.
         set: settings on top of the recipe.
 
@@ -174,20 +194,20 @@ def pretrain(
         recipe = recipe.with_settings({"training.seed": seed})
     out = claim_new_folder(out)
     started = time.monotonic()
-    model, losses = fit(recipe, on_progress=on_progress)
+    model, losses = fit_clip(recipe, on_progress=on_progress)
     save_clip(model, recipe.model, out)
     trained_s = time.monotonic() - started
     # Measured on what was written: float16 weights, read back as anyone would.
-    gates = measure(load_backbone(str(out), device="cpu", dtype="float32"), **asdict(recipe.gates))
+    probes = measure(load_backbone(str(out), device="cpu", dtype="float32"), **asdict(recipe.probes))
     write_atomically(out / "recipe.yaml", recipe.to_yaml())
     report = {
-        "gates": gates, "losses": losses, "pictures_seen": recipe.training.steps * recipe.training.batch_size,
+        "gates": probes, "losses": losses, "pictures_seen": recipe.training.steps * recipe.training.batch_size,
         "training_s": round(trained_s, 1), "threads": torch.get_num_threads(), "torch": torch.__version__,
         "python": platform.python_version(), "machine": platform.machine(),
     }  # fmt: skip
     write_atomically(out / "pretrain.json", json.dumps(report, indent=1) + "\n")
-    write_atomically(out / "README.md", model_card(recipe, gates))
-    return PretrainResult(out, gates)
+    write_atomically(out / "README.md", clip_model_card(recipe, probes))
+    return PretrainResult(out, probes)
 
 
 def claim_new_folder(out: str | Path) -> Path:
@@ -202,7 +222,7 @@ def claim_new_folder(out: str | Path) -> Path:
     return out
 
 
-def fit(recipe: PretrainRecipe, *, on_progress: OnProgress | None = None) -> tuple[Any, list[tuple[int, float]]]:
+def fit_clip(recipe: PretrainRecipe, *, on_progress: OnProgress | None = None) -> tuple[Any, list[tuple[int, float]]]:
     """Train from nothing -> the CLIPModel in evaluation mode, and (step, loss) pairs, at most 50 of them."""
     how = recipe.training
     generator = torch.Generator().manual_seed(how.seed)
@@ -316,8 +336,8 @@ class PicturePool:
 class Tokens:
     """Sentences -> ids (K, L), each sentence tokenised once in its life: captions repeat by the thousand."""
 
-    def __init__(self, recipe: ModelRecipe) -> None:
-        self.tokenizer = make_tokenizer(recipe)
+    def __init__(self, recipe: ClipModelRecipe) -> None:
+        self.tokenizer = make_clip_tokenizer(recipe)
         self.known: dict[str, list[int]] = {}
 
     def __call__(self, texts: Sequence[str]) -> Tensor:

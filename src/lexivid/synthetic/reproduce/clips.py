@@ -43,7 +43,7 @@ from lexivid.models.towers import make_frozen_tower
 from lexivid.synthetic.world.files import World, make_world
 from lexivid.synthetic.world.multilabel import LabelSets, make_label_world
 from lexivid.synthetic.world.sheet import contact_sheet
-from lexivid.synthetic.world.words import ATTRIBUTES, Kind, WorldClass, pool_of
+from lexivid.synthetic.world.words import ATTRIBUTES, WorldClass, WorldKind, pool_of
 
 NUM_MOMENTS = 8  # T: every second frame of a clip
 CLIP_S = 2.0
@@ -142,7 +142,7 @@ class PackedClips:
 def pack_world(
     folder: Path,
     *,
-    kind: Kind,
+    kind: WorldKind,
     seed: int,
     size: WorldSize,
     pool: str,
@@ -258,7 +258,7 @@ class WorldFeatures:
     Attributes:
         frames: (n, T, D) float32, the frozen tower's features of every moment.
         labels: (K, D), vectors of `split.classes`.
-        nothing: names of nothing, for calibration (see `distractor_labels`), and their vectors (N, D).
+        nothing: names of nothing, for calibration (see `world_distractor_labels`), and their vectors (N, D).
         temperature: the backbone's own. num_layers: of its picture tower.
         seconds: that the features took.
     """
@@ -307,7 +307,7 @@ def encode_world(packed: PackedClips, backbone: Backbone, *, nothing: Sequence[s
     )  # fmt: skip
 
 
-def distractor_labels(split: ClassSplit, kind: Kind, *, seed: int, pool: str, num: int = 64) -> list[str]:
+def world_distractor_labels(split: ClassSplit, kind: WorldKind, *, seed: int, pool: str, num: int = 64) -> list[str]:
     """Phrases of the world that are of no clip, for calibration: neither base classes nor, being of the other pool,
     possible novel ones."""
     rng = np.random.default_rng([seed, num])

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from lexivid.metrics import single_label
-from lexivid.synthetic.reproduce.parts import PAPER_DATA, RATIOS, SIDES, WORLD, Part, expect_sign
+from lexivid.synthetic.reproduce.parts import PAPER_DATA, RATIOS, SIDES, WORLD_NAMES, Part, expect_sign
 from lexivid.synthetic.reproduce.plan import GENTLE, OTHER, ZERO_SHOT
 from lexivid.synthetic.reproduce.published import FIGURE1
 from lexivid.synthetic.reproduce.scores import Estimate, Scores, estimate, minus, novel
-from lexivid.synthetic.world.words import COLOURS, HELD_OUT_COLOURS, HELD_OUT_SHAPES, MOTIONS, SHAPES, SOUNDS, Kind
+from lexivid.synthetic.world.words import COLOURS, HELD_OUT_COLOURS, HELD_OUT_SHAPES, MOTIONS, SHAPES, SOUNDS, WorldKind
 
 BETAS = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 _MOST = 20  # classes at each end of figure 3
@@ -23,7 +23,7 @@ def fine_tuning(scores: Scores) -> Part:
     """Figure 1: a tower alone is fine-tuned on base classes; what becomes of base and of novel ones."""
     panels: list[Part] = []
     expectations: list[Part] = []
-    runs: tuple[tuple[Kind, str, str], ...] = (
+    runs: tuple[tuple[WorldKind, str, str], ...] = (
         ("motion", "video-tower", "video"), ("sound", "video-tower", "video"), ("motion", "tower", "flow"),
         ("sound", "tower", "audio"),
     )  # fmt: skip
@@ -37,7 +37,7 @@ def fine_tuning(scores: Scores) -> Part:
             letter = "abcdefgh"[len(panels)]
             panels.append(
                 {
-                    "title": f"({letter}) {modality}, {side} classes ({WORLD[kind]})",
+                    "title": f"({letter}) {modality}, {side} classes ({WORLD_NAMES[kind]})",
                     "x_label": "epochs", "y_label": "accuracy, %", "published": said,
                     "series": lines,
                 }
@@ -45,7 +45,7 @@ def fine_tuning(scores: Scores) -> Part:
             direction = "raises" if said == "up" else "lowers"
             expectations.append(
                 expect_sign(
-                    f"Fine-tuning on {modality} {direction} {side} classes ({WORLD[kind]}).", change,
+                    f"Fine-tuning on {modality} {direction} {side} classes ({WORLD_NAMES[kind]}).", change,
                     sign=1 if said == "up" else -1,
                 )
             )  # fmt: skip
@@ -69,7 +69,7 @@ def fine_tuning(scores: Scores) -> Part:
     }  # fmt: skip
 
 
-def _curve(scores: Scores, kind: Kind, system: str, side: str) -> tuple[Part, Estimate]:
+def _curve(scores: Scores, kind: WorldKind, system: str, side: str) -> tuple[Part, Estimate]:
     """Accuracy of one side over epochs as a series, and how much it changes from the first point to the last."""
     curves = [scores.collected(kind, seed, system).facts["curve"] for seed in scores.job.seeds]
     y = 100 * np.array([[point[side] for point in curve] for curve in curves])  # (seeds, points)
@@ -92,7 +92,7 @@ def class_gains(scores: Scores) -> Part:
         for title, names in (("most improved", ordered[:most]), ("most degraded", ordered[-most:][::-1])):
             panels.append(
                 {
-                    "title": f"{WORLD[kind]}: the {most} {title} of {len(ordered)} classes",
+                    "title": f"{WORLD_NAMES[kind]}: the {most} {title} of {len(ordered)} classes",
                     "names": names, "values": [round(gains[name], 2) for name in names],
                 }
             )  # fmt: skip
@@ -105,7 +105,7 @@ def class_gains(scores: Scores) -> Part:
         by_word = dict(sorted(by_word.items(), key=lambda pair: -pair[1]))
         panels.append(
             {
-                "title": f"{WORLD[kind]}: mean over all classes with a word",
+                "title": f"{WORLD_NAMES[kind]}: mean over all classes with a word",
                 "names": list(by_word), "values": [round(x, 2) for x in by_word.values()],
             }
         )  # fmt: skip
@@ -135,7 +135,7 @@ def beta_and_temperature(scores: Scores) -> Part:
         best = max(grid, key=lambda cell: grid[cell].value)
         panels.append(
             {
-                "title": f"{WORLD[kind]} ({PAPER_DATA[kind]} in the paper)",
+                "title": f"{WORLD_NAMES[kind]} ({PAPER_DATA[kind]} in the paper)",
                 "x_label": "tau_v, in units of tau", "x": list(RATIOS), "y_label": "beta", "y": list(BETAS),
                 "values": [[round(grid[beta, ratio].value, 2) for ratio in RATIOS] for beta in BETAS],
                 "marked": [[BETAS.index(0.25), RATIOS.index(0.3)], [BETAS.index(0.25), RATIOS.index(1.0)]],
@@ -144,7 +144,8 @@ def beta_and_temperature(scores: Scores) -> Part:
         )  # fmt: skip
         expectations.append(
             expect_sign(
-                f"At the paper's beta and tau_v MOV is above CLIP on novel classes ({WORLD[kind]}).", grid[0.25, 0.3]
+                f"At the paper's beta and tau_v MOV is above CLIP on novel classes ({WORLD_NAMES[kind]}).",
+                grid[0.25, 0.3],
             )
         )
         alone = grid[1.0, 1.0]

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from lexivid.synthetic.reproduce.scores import Estimate
-from lexivid.synthetic.world.words import Kind
+from lexivid.synthetic.world.words import WorldKind
 
 Part = dict[str, Any]
-WORLD = {"motion": "motion world", "sound": "sound world"}
+WORLD_NAMES = {"motion": "motion world", "sound": "sound world"}
 PAPER_DATA = {"motion": "Kinetics-700", "sound": "VGGSound"}
-LABELS = {"base": "base", "novel": "novel", "harmonic_mean": "harmonic mean"}
+SCORE_NAMES = {"base": "base", "novel": "novel", "harmonic_mean": "harmonic mean"}
 LETTERS = {"flow": "V, F, T", "audio": "V, A, T"}
 RATIOS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
 """tau_v in units of the backbone's temperature; the paper's 0.01 to 0.0001 are 1 to 0.01."""
 ABSOLUTE = (0.01, 0.003, 0.001, 0.0003, 0.0001)
-SIDES: tuple[Kind, Kind] = ("motion", "sound")
+SIDES: tuple[WorldKind, WorldKind] = ("motion", "sound")
 
 
 def expect(text: str, holds: bool | None, measured: str, reason: str = "") -> Part:

@@ -10,14 +10,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lexivid.backbones.base import WORLD
+from lexivid.backbones.base import WORLD_BACKBONES
 from lexivid.errors import LexividError
 from lexivid.synthetic.reproduce.clips import WorldSize
-from lexivid.synthetic.world.words import Kind
+from lexivid.synthetic.world.words import WorldKind
 
-CLIPS = WORLD
+CLIPS = WORLD_BACKBONES
 """Separately pre-trained backbones, taken in turn by the seeds."""
-OTHER: dict[Kind, str] = {"motion": "flow", "sound": "audio"}
+OTHER: dict[WorldKind, str] = {"motion": "flow", "sound": "audio"}
 """The modality beside video in the worlds that stand for Kinetics-700 and for VGGSound."""
 ZERO_SHOT = "clip"
 GENTLE = "video-tower-gentle"
@@ -25,7 +25,7 @@ GENTLE = "video-tower-gentle"
 
 
 @dataclass(frozen=True)
-class System:
+class TableSystem:
     """How one row is made.
 
     Args:
@@ -42,36 +42,36 @@ class System:
     cost: float = 30.0
 
 
-def systems(kind: Kind, num_layers: int) -> dict[str, System]:
+def systems(kind: WorldKind, num_layers: int) -> dict[str, TableSystem]:
     """Every system of a world, by name. num_layers: of the backbone's picture tower."""
     if kind == "both":
         return {
-            ZERO_SHOT: System(None, cost=3),
-            "mov-flow": System("world-mov", cost=40),
-            "mov-audio": System("world-mov-audio", cost=20),
-            "mov-all": System("world-mov-all", cost=50),
+            ZERO_SHOT: TableSystem(None, cost=3),
+            "mov-flow": TableSystem("world-mov", cost=40),
+            "mov-audio": TableSystem("world-mov-audio", cost=20),
+            "mov-all": TableSystem("world-mov-all", cost=50),
         }
     suffix, light = ("", 1.0) if kind == "motion" else ("-audio", 0.5)
     tower = f"world-{OTHER[kind]}-tower"
     return {
-        ZERO_SHOT: System(None, cost=3),
-        "video-tower": System("world-video-tower", curve=True, cost=45),
-        GENTLE: System("world-video-tower", {"training.lr": 5e-4}, curve=True, cost=45),
-        "tower": System(tower, curve=True, cost=45 * light),
+        ZERO_SHOT: TableSystem(None, cost=3),
+        "video-tower": TableSystem("world-video-tower", curve=True, cost=45),
+        GENTLE: TableSystem("world-video-tower", {"training.lr": 5e-4}, curve=True, cost=45),
+        "tower": TableSystem(tower, curve=True, cost=45 * light),
         **{
-            f"tower-last-{n}": System(tower, {"model.trainable_layers": n}, cost=25 * light)
+            f"tower-last-{n}": TableSystem(tower, {"model.trainable_layers": n}, cost=25 * light)
             for n in range(1, num_layers)
         },
-        "score-fusion": System(f"world-score-fusion{suffix}", cost=40 * light),
-        "mov": System(f"world-mov{suffix}", control=True, cost=40 * light),
+        "score-fusion": TableSystem(f"world-score-fusion{suffix}", cost=40 * light),
+        "mov": TableSystem(f"world-mov{suffix}", control=True, cost=40 * light),
     }
 
 
 @dataclass(frozen=True, order=True)
-class Row:
+class TableRow:
     """One system on one world."""
 
-    kind: Kind
+    kind: WorldKind
     seed: int
     system: str
 
@@ -79,9 +79,9 @@ class Row:
         return f"{self.kind} {self.seed} {self.system}"
 
 
-_SIDES: tuple[Kind, ...] = ("motion", "sound")
+_SIDES: tuple[WorldKind, ...] = ("motion", "sound")
 # Of each table: the worlds, and the systems ("*" at the end: all that begin so).
-_NEEDS: dict[str, tuple[tuple[Kind, ...], tuple[str, ...]]] = {
+_NEEDS: dict[str, tuple[tuple[WorldKind, ...], tuple[str, ...]]] = {
     "table1": (("motion",), (ZERO_SHOT, "video-tower", GENTLE, "score-fusion", "mov")),
     "table2": (("sound",), (ZERO_SHOT, "video-tower", GENTLE, "score-fusion", "mov")),
     "table5": (_SIDES, (ZERO_SHOT, "score-fusion", "mov")),
@@ -110,19 +110,19 @@ def parse_names(names: Iterable[str]) -> tuple[str, ...]:
     return NAMES if "all" in asked else tuple(name for name in NAMES if name in asked)
 
 
-def kinds_of(names: Sequence[str]) -> tuple[Kind, ...]:
+def kinds_of(names: Sequence[str]) -> tuple[WorldKind, ...]:
     """The worlds that these tables need."""
     return tuple(kind for kind in (*_SIDES, "both") if any(kind in _NEEDS[name][0] for name in names))  # type: ignore[misc]
 
 
-def rows_of(names: Sequence[str], *, seeds: Iterable[int], num_layers: int) -> list[Row]:
+def rows_of(names: Sequence[str], *, seeds: Iterable[int], num_layers: int) -> list[TableRow]:
     """The rows that these tables need, each once, seed by seed."""
     rows = []
     for seed in seeds:
         for kind in kinds_of(names):
             wanted = [text for name in names if kind in _NEEDS[name][0] for text in _NEEDS[name][1]]
             rows += [
-                Row(kind, seed, system)
+                TableRow(kind, seed, system)
                 for system in systems(kind, num_layers)
                 if any(system == text or (text[-1] == "*" and system.startswith(text[:-1])) for text in wanted)
             ]

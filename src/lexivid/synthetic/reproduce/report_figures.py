@@ -22,7 +22,7 @@ _LINE = 14
 _STYLE = ("colours.css", "synthetic/reproduce/report_figures.css")
 
 
-def draw(kind: str, panel: Panel) -> str:
+def draw_panel(kind: str, panel: Panel) -> str:
     """An `<svg>` element of one panel, or "" where it has nothing to show.
 
     Raises:
@@ -35,14 +35,14 @@ def draw(kind: str, panel: Panel) -> str:
 
 def picture(kind: str, panel: Panel) -> str:
     """The same as a file of its own, which carries its colours for dark and light mode with it; "" for nothing."""
-    drawing = draw(kind, panel)
+    drawing = draw_panel(kind, panel)
     style = "".join(files("lexivid").joinpath(name).read_text(encoding="utf-8") for name in _STYLE)
     start, end = drawing.partition(">")[::2]
     return drawing and f'{start}><style>{style}</style><rect class="ground" width="100%" height="100%"/>{end}\n'
 
 
 def panel_table(kind: str, panel: Panel) -> tuple[list[str], list[list[str]]]:
-    """(headings, rows) of what `draw` shows, for readers who cannot see it or want the numbers."""
+    """(headings, rows) of what `draw_panel` shows, for readers who cannot see it or want the numbers."""
     if kind == "lines":
         series = panel["series"]
         at = sorted({x for one in series for x in one["x"]})

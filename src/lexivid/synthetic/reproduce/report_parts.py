@@ -32,7 +32,7 @@ class Cell(TypedDict, total=False):
     per_seed: list[float | None]
 
 
-class Row(TypedDict, total=False):
+class ReportedRow(TypedDict, total=False):
     system: str
     modalities: str
     values: dict[str, Cell]  # by the key of the column
@@ -67,7 +67,7 @@ class Table(TypedDict, total=False):
     title: str
     about: str
     columns: list[Column]
-    rows: list[Row]
+    rows: list[ReportedRow]
     published_on: str
     differences: list[Difference]
     expectations: list[Expectation]
@@ -108,7 +108,7 @@ class Figure(TypedDict, total=False):
     notes: list[str]
 
 
-class Model(TypedDict, total=False):
+class ReportedModel(TypedDict, total=False):
     """A pre-trained CLIP. All numbers are shares from 0 to 1, by attribute (shape, colour, motion ...)."""
 
     id: str
@@ -138,7 +138,7 @@ class Results(TypedDict, total=False):
     versions: dict[str, str]
     hardware: str
     protocol: dict[str, str | list[str]]
-    models: list[Model]
+    models: list[ReportedModel]
     seconds: dict[str, float]
     tables: list[Table]
     figures: list[Figure]

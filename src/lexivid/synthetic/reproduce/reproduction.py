@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lexivid.synthetic.reproduce.plan import Row, Scale, rows_of, systems
+from lexivid.synthetic.reproduce.plan import Scale, TableRow, rows_of, systems
 from lexivid.synthetic.reproduce.rows import Workplace, is_done
 
 
@@ -24,7 +24,7 @@ class Reproduction:
     num_layers: int
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[TableRow]:
         """All of them, done or not."""
         return rows_of(self.names, seeds=self.seeds, num_layers=self.num_layers)
 
@@ -32,7 +32,7 @@ class Reproduction:
         """The backbone of a seed."""
         return self.clips[seed % len(self.clips)]
 
-    def missing(self) -> list[Row]:
+    def missing(self) -> list[TableRow]:
         """The rows still to be made, the dearest of each world first, so that no process waits long for the last."""
         left = [
             row
@@ -41,7 +41,7 @@ class Reproduction:
         ]
         return sorted(left, key=lambda row: (row.seed, row.kind, -self.cost(row)))
 
-    def cost(self, row: Row) -> float:
+    def cost(self, row: TableRow) -> float:
         """Seconds of one process, about."""
         size = self.scale.size
         share = size.num_base * size.train_clips / 800 * self.scale.epochs

@@ -21,12 +21,12 @@ from torch import Tensor
 
 from lexivid.backbones import Backbone, load_backbone
 from lexivid.metrics import single_label
-from lexivid.models.system import System as TrainedSystem
+from lexivid.models.system import System
 from lexivid.models.trained import TrainedModel
 from lexivid.scoring.features import Collected, collect, score
 from lexivid.synthetic.reproduce.clips import PackedClips, WorldFeatures, WorldSamples
-from lexivid.synthetic.reproduce.plan import OTHER, Row, Scale, System, systems
-from lexivid.synthetic.world.words import Kind
+from lexivid.synthetic.reproduce.plan import OTHER, Scale, TableRow, TableSystem, systems
+from lexivid.synthetic.world.words import WorldKind
 from lexivid.training import train
 from lexivid.training.clips import TrainingClips
 from lexivid.training.recipe import Recipe, load_recipe
@@ -42,28 +42,28 @@ class Workplace:
 
     out: Path
 
-    def clips(self, kind: Kind, seed: int) -> Path:
+    def clips(self, kind: WorldKind, seed: int) -> Path:
         """The folder of a world's video files."""
         return self.out / "clips" / f"{kind}-{seed}"
 
-    def sheet(self, kind: Kind) -> Path:
+    def sheet(self, kind: WorldKind) -> Path:
         """Some clips of a world as a picture."""
         return self.out / "clips" / f"{kind}.png"
 
-    def packed(self, kind: Kind, seed: int) -> Path:
+    def packed(self, kind: WorldKind, seed: int) -> Path:
         """The same decoded."""
         return self.out / "tensors" / f"{kind}-{seed}.safetensors"
 
-    def features(self, kind: Kind, seed: int) -> Path:
+    def features(self, kind: WorldKind, seed: int) -> Path:
         """What the backbone makes of it."""
         return self.out / "tensors" / f"{kind}-{seed}-features.safetensors"
 
-    def row(self, row: Row, *, control: bool = False) -> Path:
+    def row(self, row: TableRow, *, control: bool = False) -> Path:
         """What a system made of its test clips."""
         return self.out / "rows" / f"{row.kind}-{row.seed}" / f"{row.system}{'-control' if control else ''}.npz"
 
 
-def recipe_of(row: Row, scale: Scale, *, clip: str, num_layers: int) -> Recipe | None:
+def recipe_of(row: TableRow, scale: Scale, *, clip: str, num_layers: int) -> Recipe | None:
     """The recipe of a row, with everything that this run sets; None: nothing is trained."""
     system = systems(row.kind, num_layers)[row.system]
     if system.recipe is None:
@@ -75,7 +75,7 @@ def recipe_of(row: Row, scale: Scale, *, clip: str, num_layers: int) -> Recipe |
     )
 
 
-def is_done(row: Row, place: Workplace, scale: Scale, *, clip: str, num_layers: int) -> bool:
+def is_done(row: TableRow, place: Workplace, scale: Scale, *, clip: str, num_layers: int) -> bool:
     """Whether the row is there and was made by the recipe as it is now."""
     path = place.row(row)
     if not path.is_file():
@@ -84,7 +84,7 @@ def is_done(row: Row, place: Workplace, scale: Scale, *, clip: str, num_layers: 
     return bool(Collected.load(path).facts.get("recipe") == (recipe.to_dict() if recipe else None))
 
 
-def run_row(row: Row, place: Workplace, scale: Scale, *, clip: str) -> dict[str, float]:
+def run_row(row: TableRow, place: Workplace, scale: Scale, *, clip: str) -> dict[str, float]:
     """Make a row -> seconds of one core by stage ("training", "scoring"). Its file appears when all is done."""
     began = time.process_time()
     backbone = _backbone(clip)
@@ -117,13 +117,13 @@ def run_row(row: Row, place: Workplace, scale: Scale, *, clip: str) -> dict[str,
 
 
 def _train(
-    bench: _Bench, recipe: Recipe, system: System, run: Path, scale: Scale
+    bench: _Bench, recipe: Recipe, system: TableSystem, run: Path, scale: Scale
 ) -> tuple[Path, list[dict[str, float]], float]:
     """(run folder, points of the curve but the last, seconds that they took)."""
     curve: list[dict[str, float]] = []
     looking_s = 0.0
 
-    def look(now: TrainedSystem, epochs_done: int) -> None:
+    def look(now: System, epochs_done: int) -> None:
         nonlocal looking_s
         if not system.curve or epochs_done == recipe.training.epochs or epochs_done % scale.curve_every:
             return
@@ -147,7 +147,7 @@ def _train(
 class _Bench:
     """A world and a backbone, and what is measured of any model on them."""
 
-    row: Row
+    row: TableRow
     backbone: Backbone
     packed: PackedClips
     features: WorldFeatures

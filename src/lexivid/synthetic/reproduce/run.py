@@ -29,15 +29,14 @@ from lexivid.base.interrupts import children_without_sigint
 from lexivid.base.storage import write_atomically
 from lexivid.base.workers import end_workers, start_worker
 from lexivid.errors import LexividError
-from lexivid.models.towers import make_frozen_tower, make_tower
-from lexivid.models.trained import tower_fingerprint
-from lexivid.synthetic.reproduce.clips import PackedClips, distractor_labels, encode_world, pack_world
-from lexivid.synthetic.reproduce.plan import CLIPS, QUICK, Row, Scale, kinds_of, parse_names
+from lexivid.models.towers import make_frozen_tower, make_tower, tower_fingerprint
+from lexivid.synthetic.reproduce.clips import PackedClips, encode_world, pack_world, world_distractor_labels
+from lexivid.synthetic.reproduce.plan import CLIPS, QUICK, Scale, TableRow, kinds_of, parse_names
 from lexivid.synthetic.reproduce.report import write_report
 from lexivid.synthetic.reproduce.reproduction import Reproduction
 from lexivid.synthetic.reproduce.results import assemble
 from lexivid.synthetic.reproduce.rows import Workplace, run_row
-from lexivid.synthetic.world.words import Kind
+from lexivid.synthetic.world.words import WorldKind
 
 _CLIP_COST = 0.06  # seconds of one process, to make, decode and follow a clip; only the time left depends on it
 
@@ -55,7 +54,7 @@ class RunProgress:
     left_s: float | None
 
 
-OnProgress = Callable[[RunProgress], None]
+OnRunProgress = Callable[[RunProgress], None]
 
 
 def reproduce(
@@ -67,7 +66,7 @@ def reproduce(
     clips: Sequence[str] = CLIPS,
     scale: Scale | None = None,
     num_workers: int | None = None,
-    on_progress: OnProgress | None = None,
+    on_progress: OnRunProgress | None = None,
     command: str = "",
 ) -> dict[str, Any]:
     """Make tables and figures of the MOV paper on the synthetic world -> the results, as the report shows them.
@@ -161,7 +160,7 @@ def _claim(out: Path, scale: Scale, backbones: dict[str, Backbone]) -> None:
 
 
 def _prepare(
-    job: Reproduction, kind: Kind, seed: int, backbone: Backbone, num_workers: int, progress: _Progress
+    job: Reproduction, kind: WorldKind, seed: int, backbone: Backbone, num_workers: int, progress: _Progress
 ) -> None:
     """Files, tensors and features of a world, as far as they are missing."""
     place, name = job.place, f"clips of {kind} {seed}"
@@ -175,12 +174,12 @@ def _prepare(
         packed.save(place.packed(kind, seed))
     if not place.features(kind, seed).is_file():
         packed = PackedClips.load(place.packed(kind, seed))
-        nothing = distractor_labels(packed.split, kind, seed=seed, pool=job.scale.pool)
+        nothing = world_distractor_labels(packed.split, kind, seed=seed, pool=job.scale.pool)
         encode_world(packed, backbone, nothing=nothing).save(place.features(kind, seed))
     progress.count(name, 1, 1)
 
 
-def _run_all(job: Reproduction, rows: Sequence[Row], num_workers: int, progress: _Progress) -> Iterator[Row]:
+def _run_all(job: Reproduction, rows: Sequence[TableRow], num_workers: int, progress: _Progress) -> Iterator[TableRow]:
     """Make the rows, several at a time; yields each that is done."""
     if not rows:
         return
@@ -193,7 +192,7 @@ def _run_all(job: Reproduction, rows: Sequence[Row], num_workers: int, progress:
     # Spawned, not forked: a fork of a process that runs threads (torch's) can hang.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(num_workers, len(rows)), context, initializer=start_worker) as pool:
-        waiting, running = list(rows), dict[Future[Any], Row]()
+        waiting, running = list(rows), dict[Future[Any], TableRow]()
         try:
             while waiting or running:
                 while waiting and len(running) < num_workers:
@@ -215,8 +214,8 @@ class _Progress:
     """Work done and left, in seconds of one process as the plan guesses them, scaled by how long they really took."""
 
     def __init__(
-        self, job: Reproduction, rows: Sequence[Row], worlds: Sequence[tuple[Kind, int]], num_workers: int,
-        on_progress: OnProgress | None,
+        self, job: Reproduction, rows: Sequence[TableRow], worlds: Sequence[tuple[WorldKind, int]], num_workers: int,
+        on_progress: OnRunProgress | None,
     ) -> None:  # fmt: skip
         size = job.scale.size
         clips = (size.train_clips + size.held_out_clips + size.test_clips) * size.num_base
@@ -225,7 +224,7 @@ class _Progress:
         self.total = self.of_world * len(worlds) + sum(job.cost(row) for row in rows)
         self.done = 0.0
         self.shares: dict[str, float] = {}
-        self.running: list[Row] = []
+        self.running: list[TableRow] = []
         self.began = time.monotonic()
 
     def count(self, name: str, done: int, total: int) -> None:
@@ -235,12 +234,12 @@ class _Progress:
         self.shares[name] = share
         self._tell(name)
 
-    def start(self, row: Row) -> None:
+    def start(self, row: TableRow) -> None:
         """A row is in work."""
         self.running.append(row)
         self._tell(", ".join(map(str, self.running)))
 
-    def finish(self, row: Row) -> None:
+    def finish(self, row: TableRow) -> None:
         """A row is there."""
         self.running.remove(row)
         self.done += self.job.cost(row)

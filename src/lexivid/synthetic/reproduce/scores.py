@@ -26,10 +26,10 @@ from lexivid.models.calibration import BaseNovelOffset
 from lexivid.scoring.base_novel_offset import fit_offset
 from lexivid.scoring.features import Collected, opinion, score
 from lexivid.synthetic.reproduce.clips import WorldFeatures
-from lexivid.synthetic.reproduce.plan import Row
+from lexivid.synthetic.reproduce.plan import TableRow
 from lexivid.synthetic.reproduce.reproduction import Reproduction
 from lexivid.synthetic.reproduce.rows import HELD_OUT, TEST
-from lexivid.synthetic.world.words import Kind
+from lexivid.synthetic.world.words import WorldKind
 
 Rule = Literal["all-novel", "calibrated"]
 _NUM_RESAMPLES = 2000
@@ -124,20 +124,20 @@ class Scores:
         self.world = lru_cache(maxsize=None)(self._world)
         self.outcomes = lru_cache(maxsize=None)(self._outcomes)
 
-    def _collected(self, kind: Kind, seed: int, system: str, *, control: bool = False) -> Collected:
-        return Collected.load(self.job.place.row(Row(kind, seed, system), control=control))
+    def _collected(self, kind: WorldKind, seed: int, system: str, *, control: bool = False) -> Collected:
+        return Collected.load(self.job.place.row(TableRow(kind, seed, system), control=control))
 
-    def _world(self, kind: Kind, seed: int) -> WorldFeatures:
+    def _world(self, kind: WorldKind, seed: int) -> WorldFeatures:
         features = WorldFeatures.load(self.job.place.features(kind, seed))
         return replace(features, frames=features.frames[:0])  # which are large, and were for the rows
 
-    def temperature(self, kind: Kind, seed: int) -> float:
+    def temperature(self, kind: WorldKind, seed: int) -> float:
         """The backbone's own."""
         return self.world(kind, seed).temperature
 
     def _outcomes(
         self,
-        kind: Kind,
+        kind: WorldKind,
         system: str,
         *,
         control: bool = False,
@@ -160,7 +160,7 @@ class Scores:
             found.append(self._sides(collected, kind, seed, lambda c, v, head, s=settings: score(c, v, head=head, **s)))
         return tuple(found)
 
-    def stream(self, kind: Kind, system: str, name: str) -> tuple[Outcome, ...]:
+    def stream(self, kind: WorldKind, system: str, name: str) -> tuple[Outcome, ...]:
         """One stream of a system alone: "v", "v_m", "flow" or "audio"."""
         found = []
         for seed in self.job.seeds:
@@ -169,7 +169,7 @@ class Scores:
             found.append(self._sides(collected, kind, seed, lambda c, v, path, t=tau: opinion(c, v, name=name, tau=t)))
         return tuple(found)
 
-    def entropy(self, kind: Kind, system: str, name: str) -> float:
+    def entropy(self, kind: WorldKind, system: str, name: str) -> float:
         """Of what a stream says of novel clips among the novel classes, in nats, mean over clips and seeds."""
         found = []
         for seed in self.job.seeds:
@@ -181,7 +181,7 @@ class Scores:
             found.append(float(-(p * np.log(np.maximum(p, 1e-12))).sum(axis=1).mean()))
         return float(np.mean(found))
 
-    def _sides(self, collected: Collected, kind: Kind, seed: int, answer: Callable[..., np.ndarray]) -> Outcome:
+    def _sides(self, collected: Collected, kind: WorldKind, seed: int, answer: Callable[..., np.ndarray]) -> Outcome:
         labels, num_base = self.world(kind, seed).labels, len(self.split_base(collected))
         test = np.array(collected.groups) == TEST
         parts = []
@@ -197,7 +197,7 @@ class Scores:
         """The base classes; they come first among the classes."""
         return collected.classes[: self.job.scale.size.num_base]
 
-    def generalised(self, kind: Kind, system: str, rule: Rule) -> tuple[Outcome, ...]:
+    def generalised(self, kind: WorldKind, system: str, rule: Rule) -> tuple[Outcome, ...]:
         """Every test clip among all classes, without saying which side it is of (appendix C).
 
         "all-novel" takes every class for a novel one, as the paper does. "calibrated" is ours: each class by its own
@@ -216,7 +216,7 @@ class Scores:
             found.append(Outcome(single_label.hits(p, test.targets), test.targets < num_base))
         return tuple(found)
 
-    def calibration(self, kind: Kind, seed: int, system: str) -> BaseNovelOffset:
+    def calibration(self, kind: WorldKind, seed: int, system: str) -> BaseNovelOffset:
         """Fitted on the held-out clips of base classes, among their names and names of nothing."""
         collected, world = self.collected(kind, seed, system), self.world(kind, seed)
         held_out = collected.select(np.array(collected.groups) == HELD_OUT)
@@ -227,7 +227,7 @@ class Scores:
             held_out, lambda asked: vectors[[place[name] for name in asked]], nothing=world.distractor_labels
         )
 
-    def per_class(self, kind: Kind, system: str) -> dict[str, list[float]]:
+    def per_class(self, kind: WorldKind, system: str) -> dict[str, list[float]]:
         """Accuracy of each class in percent, in every seed that has it."""
         found: dict[str, list[float]] = {}
         for seed, outcome in zip(self.job.seeds, self.outcomes(kind, system), strict=True):

@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 
 from lexivid.synthetic.reproduce.parts import (
     ABSOLUTE,
-    LABELS,
     LETTERS,
     PAPER_DATA,
     RATIOS,
+    SCORE_NAMES,
     SIDES,
-    WORLD,
+    WORLD_NAMES,
     Part,
     difference,
     expect,
@@ -38,10 +38,10 @@ from lexivid.synthetic.reproduce.scores import (
     minus,
     novel,
 )
-from lexivid.synthetic.world.words import SHARED, Kind
+from lexivid.synthetic.world.words import SHARED, WorldKind
 
 
-def open_vocabulary(scores: Scores, kind: Kind, name: str) -> Part:
+def open_vocabulary(scores: Scores, kind: WorldKind, name: str) -> Part:
     """Tables 1 and 2: base, novel and harmonic mean; and the control that takes the second modality's meaning away."""
     other = OTHER[kind]
     word, noun = ("flow", "motion") if other == "flow" else ("sound", "sound")
@@ -104,7 +104,7 @@ def open_vocabulary(scores: Scores, kind: Kind, name: str) -> Part:
     return {
         "id": name, "title": f"Table {name[-1]}: open vocabulary with {'optical flow' if word == 'flow' else 'sound'}",
         "about": "Top-1 accuracy in percent. Base clips are classified among the base classes, novel clips among the "
-        f"novel ones. The {WORLD[kind]} stands for {PAPER_DATA[kind]}.",
+        f"novel ones. The {WORLD_NAMES[kind]} stands for {PAPER_DATA[kind]}.",
         "columns": _labels(COLUMNS), "rows": rows, "published_on": DATA[name], "differences": differences,
         "expectations": expectations,
         "notes": [
@@ -117,7 +117,7 @@ def open_vocabulary(scores: Scores, kind: Kind, name: str) -> Part:
 
 def fusion(scores: Scores) -> Part:
     """Table 5: what each way of fusing gives on base classes."""
-    systems: dict[str, Callable[[Kind], tuple[Outcome, ...]]] = {
+    systems: dict[str, Callable[[WorldKind], tuple[Outcome, ...]]] = {
         "Flow or audio only": lambda kind: scores.stream(kind, "score-fusion", OTHER[kind]),
         "Video only": lambda kind: scores.stream(kind, "score-fusion", "v_m"),
         "Score fusion": lambda kind: scores.outcomes(kind, "score-fusion"),
@@ -143,19 +143,19 @@ def fusion(scores: Scores) -> Part:
         gain = estimate(minus(base), made["Cross-attention"][kind], made["Score fusion"][kind])
         expectations.append(
             expect(
-                f"Cross-attention is at least as good as score fusion ({WORLD[kind]}).", gain.value >= 0,
+                f"Cross-attention is at least as good as score fusion ({WORLD_NAMES[kind]}).", gain.value >= 0,
                 f"{gain} points", "Score fusion is the better one here.",
             )
         )  # fmt: skip
         for single in ("Video only", "Flow or audio only"):
             found = estimate(minus(base), made["Cross-attention"][kind], made[single][kind])
             expectations.append(
-                expect_sign(f"Cross-attention is above {single[0].lower()}{single[1:]} ({WORLD[kind]}).", found)
+                expect_sign(f"Cross-attention is above {single[0].lower()}{single[1:]} ({WORLD_NAMES[kind]}).", found)
             )
         found = estimate(minus(base), made["Video only"][kind], clip[kind])
         expectations.append(
             expect_sign(
-                f"Training temporal layers on the frozen video tower lifts base classes ({WORLD[kind]}).", found,
+                f"Training temporal layers on the frozen video tower lifts base classes ({WORLD_NAMES[kind]}).", found,
                 reason="A clip of the world shows one object from its first frame to its last, so that there is little "
                 "to learn beyond the mean of its frames.",
             )
@@ -163,7 +163,7 @@ def fusion(scores: Scores) -> Part:
         lost = estimate(minus(novel), made["Video only"][kind], clip[kind])
         expectations.append(
             expect_sign(
-                f"Training temporal layers on base classes lowers novel ones ({WORLD[kind]}).",
+                f"Training temporal layers on base classes lowers novel ones ({WORLD_NAMES[kind]}).",
                 lost,
                 sign=-1,
                 reason="Why is not known; the layers start as the identity, which may keep them near the frozen ones.",
@@ -173,7 +173,7 @@ def fusion(scores: Scores) -> Part:
         "id": "table5", "title": "Table 5: ways of fusing, base classes",
         "about": "Top-1 accuracy in percent on base classes. Each stream has its temporal layers; score fusion is the "
         "mean of both streams' probabilities, which never saw each other in training.",
-        "columns": [{"key": kind, "label": WORLD[kind]} for kind in SIDES], "rows": rows,
+        "columns": [{"key": kind, "label": WORLD_NAMES[kind]} for kind in SIDES], "rows": rows,
         "published_on": DATA["table5"], "differences": differences, "expectations": expectations,
         "notes": ["The single streams are those of the score fusion: without cross-attention eq. 9 trains them apart."],
     }  # fmt: skip
@@ -220,7 +220,7 @@ def layers(scores: Scores) -> Part:
         "id": "table6", "title": "Table 6: trainable layers of the flow or audio tower, base classes",
         "about": "Top-1 accuracy in percent of the tower alone (mean over time, no pictures shown).",
         "columns": [
-            {"key": kind, "label": f"{OTHER[kind]}, {WORLD[kind]}"} for kind in SIDES
+            {"key": kind, "label": f"{OTHER[kind]}, {WORLD_NAMES[kind]}"} for kind in SIDES
         ],
         "rows": rows, "published_on": DATA["table6"], "differences": differences, "expectations": expectations,
         "notes": ["With all layers, the patch and position embeddings are trained too."],
@@ -230,7 +230,7 @@ def layers(scores: Scores) -> Part:
 def temperature(scores: Scores) -> list[Part]:
     """Table 8: tau_v at the model's beta, in units of the backbone's temperature and at the paper's numbers."""
     columns = [
-        {"key": key, "label": f"{label}, {WORLD[kind]}"}
+        {"key": key, "label": f"{label}, {WORLD_NAMES[kind]}"}
         for kind in SIDES
         for key, label in (
             (f"{kind} v", "frozen video"), (f"{kind} x", OTHER[kind]), (kind, "both")
@@ -266,7 +266,7 @@ def temperature(scores: Scores) -> list[Part]:
             unit = "" if absolute else " tau"
             expectations.append(
                 expect_sign(
-                    f"tau_v matters on novel classes ({WORLD[kind]}).", found,
+                    f"tau_v matters on novel classes ({WORLD_NAMES[kind]}).", found,
                     reason=f"Best at {best:g}{unit}, worst at {worst:g}{unit}."
                     + (" At these temperatures the frozen tower's probabilities are one-hot already: its cosines lie "
                        "further apart than CLIP's." if absolute else ""),
@@ -278,7 +278,7 @@ def temperature(scores: Scores) -> list[Part]:
                 flat, sharp = (scores.entropy(kind, "mov", name) for name in ("v", OTHER[kind]))
                 expectations.append(
                     expect_sign(
-                        f"Lowering tau_v from tau to 0.3 tau helps on novel classes ({WORLD[kind]}).",
+                        f"Lowering tau_v from tau to 0.3 tau helps on novel classes ({WORLD_NAMES[kind]}).",
                         estimate(minus(novel), lower, own),
                         reason=_why_not_lower(kind, flat, sharp, alone),
                     )
@@ -287,7 +287,7 @@ def temperature(scores: Scores) -> list[Part]:
                 expectations.append(
                     expect(
                         "The curve has the paper's shape: too soft is bad, too sharp falls back to CLIP "
-                        f"({WORLD[kind]}).",
+                        f"({WORLD_NAMES[kind]}).",
                         inner, f"best at {best:g} tau; the paper's best is 0.3 tau",
                         f"The best is at an end: {best:g} tau.",
                     )
@@ -307,7 +307,7 @@ def temperature(scores: Scores) -> list[Part]:
     return parts
 
 
-def _why_not_lower(kind: Kind, flat: float, sharp: float, alone: dict[str, Estimate]) -> str:
+def _why_not_lower(kind: WorldKind, flat: float, sharp: float, alone: dict[str, Estimate]) -> str:
     """What was measured about the two paths that the paper's lower tau_v brings into line."""
     other = OTHER[kind]
     text = f"The paper lowers it because P_v is flatter than P_{other[0]}; "
@@ -319,7 +319,7 @@ def _why_not_lower(kind: Kind, flat: float, sharp: float, alone: dict[str, Estim
     return text
 
 
-def generalised(scores: Scores, kind: Kind) -> Part:
+def generalised(scores: Scores, kind: WorldKind) -> Part:
     """Table 9: novel clips among the novel classes, and among all classes by two rules."""
     clip, mov = scores.outcomes(kind, ZERO_SHOT), scores.outcomes(kind, "mov")
     named: dict[str, tuple[tuple[Outcome, ...], tuple[Outcome, ...] | None]] = {
@@ -346,7 +346,7 @@ def generalised(scores: Scores, kind: Kind) -> Part:
     size = scores.job.scale.size
     return {
         "id": "table9" if kind == "motion" else "table9-sound",
-        "title": f"Table 9: when nobody says whether a clip is of a base or a novel class ({WORLD[kind]})",
+        "title": f"Table 9: when nobody says whether a clip is of a base or a novel class ({WORLD_NAMES[kind]})",
         "about": f"Top-1 accuracy in percent. Original: novel clips among the {size.num_novel} novel classes. The "
         f"rest: every clip among all {size.num_base + size.num_novel}.",
         "columns": [
@@ -404,7 +404,7 @@ def _columns(found: Sequence[Outcome]) -> dict[str, Estimate]:
 
 
 def _labels(columns: dict[str, Statistic]) -> list[Part]:
-    return [{"key": key, "label": LABELS[key]} for key in columns]
+    return [{"key": key, "label": SCORE_NAMES[key]} for key in columns]
 
 
 def _published(table: str, system: str) -> dict[str, float]:

@@ -42,8 +42,8 @@ from lexivid.data.splits import ClassSplit
 from lexivid.errors import LexividError
 from lexivid.media.spectrogram import SAMPLE_RATE_HZ
 from lexivid.synthetic.world.draw import NONE, VIDEO, Look, draw, sample_multi_scenes
-from lexivid.synthetic.world.sound import DISTRACTOR_LEVEL, Source, Wave, waveform
-from lexivid.synthetic.world.words import Kind, WorldClass, WorldClasses, draw_classes
+from lexivid.synthetic.world.sound import DISTRACTOR_LEVEL, SoundSource, Wave, waveform
+from lexivid.synthetic.world.words import WorldClass, WorldClasses, WorldKind, draw_classes
 
 SIZE, FRAME_RATE, DURATION_S = 64, 8, 2.0
 NUM_FRAMES = round(FRAME_RATE * DURATION_S)
@@ -62,7 +62,7 @@ _H264 = {"crf": "20", "preset": "veryfast", "bf": "0", "g": str(NUM_FRAMES)}
 _CLIPS_AT_A_TIME = 8  # by one worker; then it reports, and can be stopped
 _FEWEST_FOR_A_POOL = 200  # starting processes takes longer than drawing so many
 
-Progress = Callable[[int, int], None]
+OnClipCount = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class World:
 def make_world(
     out: str | os.PathLike[str],
     *,
-    kind: Kind,
+    kind: WorldKind,
     clips_per_class: int,
     test_clips_per_class: int | None = None,
     val_clips_per_class: int = 0,
@@ -135,7 +135,7 @@ def make_world(
     multi_label: bool = False,
     look: Look = VIDEO,
     num_workers: int | None = None,
-    on_progress: Progress | None = None,
+    on_progress: OnClipCount | None = None,
 ) -> World:
     """Write a world into a folder, or go on with one whose writing was interrupted.
 
@@ -186,7 +186,7 @@ def write_world(
     multi_label: bool,
     look: Look = VIDEO,
     num_workers: int | None = None,
-    on_progress: Progress | None = None,
+    on_progress: OnClipCount | None = None,
 ) -> World:
     """Write the clips of a plan and the lists beside them, or go on with one whose writing was interrupted.
 
@@ -258,7 +258,7 @@ def render_clip(clip: WorldClip, *, look: Look = VIDEO) -> tuple[Tensor, Wave]:
     scenes = sample_multi_scenes([clip.classes], look=look, generator=generator)
     frames = draw(scenes, torch.arange(NUM_FRAMES) / FRAME_RATE, size=SIZE, generator=generator)[0]
     sources = [
-        Source(sound, shape, 1.0 if is_main else DISTRACTOR_LEVEL)
+        SoundSource(sound, shape, 1.0 if is_main else DISTRACTOR_LEVEL)
         for (shape, _, _, _, sound), is_main, size in zip(
             scenes.words[0].tolist(), scenes.is_main[0].tolist(), scenes.size[0].tolist(), strict=True
         )

@@ -29,7 +29,7 @@ import numpy as np
 from lexivid.data.splits import ClassSplit
 from lexivid.errors import LexividError
 from lexivid.synthetic.world.draw import VIDEO, Look
-from lexivid.synthetic.world.files import MOST_OBJECTS, VERSION, Progress, World, WorldClip, write_world
+from lexivid.synthetic.world.files import MOST_OBJECTS, VERSION, OnClipCount, World, WorldClip, write_world
 from lexivid.synthetic.world.nouns import Noun, NounSplit, split_nouns
 from lexivid.synthetic.world.words import COLOURS, MOTIONS, SHAPES, SOUNDS, TEXTURES, WorldClass
 
@@ -239,7 +239,7 @@ def make_label_world(
     seed: int = 0,
     look: Look = LOOK,
     num_workers: int | None = None,
-    on_progress: Progress | None = None,
+    on_progress: OnClipCount | None = None,
 ) -> World:
     """Write the clips of `plan_label_clips` and their lists into a folder, or go on with one that was interrupted.
 

@@ -158,7 +158,7 @@ def split_nouns(nouns: Sequence[Noun], *, num_novel: int, seed: int = 0) -> Noun
     return split
 
 
-def describe(noun: Noun, rng: np.random.Generator) -> str:
+def describe_noun(noun: Noun, rng: np.random.Generator) -> str:
     """A sentence that tells all or part of what a noun means; of a noun that means two things, one of them."""
     meaning = noun.meanings[rng.integers(2)] if noun.other is not None else noun.meaning
     doing = [words[i] for words, i in ((MOTIONS, meaning.motion), (SOUNDS, meaning.sound)) if i is not None]
@@ -178,7 +178,7 @@ def plain_sentence(rng: np.random.Generator) -> str:
     return caption(WorldClass(**words), rng)
 
 
-def vocabulary() -> tuple[str, ...]:
+def noun_vocabulary() -> tuple[str, ...]:
     """Every word of descriptions and captions, sorted; nouns are not among them."""
     texts = [*_LOOK_FORMS, *_DOING_FORMS, *PREFIXES, "a an something and"]
     texts += [word for words in ATTRIBUTES.values() for word in words]

@@ -38,7 +38,7 @@ _TIMBRE_MELS = 130.0  # width: 6 of 128 filters
 _TIMBRE_DRIFT = 0.8  # how far from the shape's own place, in steps between shapes
 
 
-class Source(NamedTuple):
+class SoundSource(NamedTuple):
     """A sounding object: places of its words in `SOUNDS` and `SHAPES`, and its amplitude."""
 
     sound: int
@@ -46,7 +46,7 @@ class Source(NamedTuple):
     level: float = 1.0
 
 
-def waveform(sources: Sequence[Source], *, rng: np.random.Generator, duration_s: float = 2.0) -> Wave:
+def waveform(sources: Sequence[SoundSource], *, rng: np.random.Generator, duration_s: float = 2.0) -> Wave:
     """The sound of a clip, (samples,) float32 at 16 kHz, -1..1.
 
     Args:

@@ -1,7 +1,7 @@
 """The words of the world, its classes, and what a caption says.
 
 An object has a shape, a colour, a texture, a motion and a sound. A class is a phrase of some of these: "red striped
-star spinning and humming". Appearance is always named; which of motion and sound are, is the `Kind` of a world:
+star spinning and humming". Appearance is always named; which of motion and sound are, is the `WorldKind` of a world:
 
     motion   appearance + motion, as Kinetics-700 (MOV, table 1)
     sound    appearance + sound, as VGGSound (table 2)
@@ -32,8 +32,8 @@ MOTIONS = (
 SOUNDS = ("humming", "beeping", "chirping", "wailing", "hissing", "ticking", "warbling", "chiming")
 ATTRIBUTES = {"shape": SHAPES, "colour": COLOURS, "texture": TEXTURES, "motion": MOTIONS, "sound": SOUNDS}
 
-Kind = Literal["motion", "sound", "both"]
-KINDS: tuple[Kind, ...] = ("motion", "sound", "both")
+WorldKind = Literal["motion", "sound", "both"]
+KINDS: tuple[WorldKind, ...] = ("motion", "sound", "both")
 HELD_OUT_SHAPES, HELD_OUT_COLOURS = 4, 3
 SHARED = 2
 """Classes that share an appearance, so that pictures alone cannot tell them apart."""
@@ -66,7 +66,7 @@ class WorldClasses(NamedTuple):
 
 
 def draw_classes(
-    kind: Kind,
+    kind: WorldKind,
     *,
     seed: int,
     num_base: int = 40,
@@ -121,7 +121,7 @@ def draw_classes(
     return WorldClasses(draw(num_base, novel=False), draw(num_novel, novel=True))
 
 
-def _doings(look: tuple[int, int, int], kind: Kind, rng: np.random.Generator) -> list[WorldClass]:
+def _doings(look: tuple[int, int, int], kind: WorldKind, rng: np.random.Generator) -> list[WorldClass]:
     """All classes of one appearance, in random order."""
     motions = [None] if kind == "sound" else list(range(len(MOTIONS)))
     sounds = [None] if kind == "motion" else list(range(len(SOUNDS)))
