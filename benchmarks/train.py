@@ -139,7 +139,8 @@ def on_cpu(data: Path, num_clips: int) -> dict[str, Any]:
 
 def _open(recipe: Any, clips: list[Any], split: Any, backbone: Any, *, cache_clips: bool, looks: int) -> Any:
     """-> (mov, samples) as `open_clips` makes them."""
-    from lexivid.models.mov import MOV, MOVConfig
+    from lexivid.models.mov import MOV
+    from lexivid.models.mov_config import MOVConfig
     from lexivid.training import clips as opening
 
     settings = {"data.cache_clips": cache_clips, "data.cache_video_features": looks}
@@ -234,7 +235,8 @@ def on_gpu(device: str, *, batch: int, tiny: bool) -> dict[str, Any]:
     from transformers import CLIPConfig, CLIPModel
 
     from lexivid.media.flow import flow, flow_to_image
-    from lexivid.models.mov import MOV, MOVConfig
+    from lexivid.models.mov import MOV
+    from lexivid.models.mov_config import MOVConfig
     from lexivid.models.towers import ClipTower
     from lexivid.training.recipe import Recipe
     from lexivid.training.schedule import make_optimizer

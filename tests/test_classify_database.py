@@ -20,6 +20,7 @@ from lexivid.backbones.base import weights_of
 from lexivid.errors import LabelError, ModelError
 from lexivid.inference.classifier import Classifier
 from lexivid.inference.loading import load, model_of
+from lexivid.inference.zero_shot import ZeroShot
 from lexivid.labels import TemplateSet
 from lexivid.labels.database import LabelDatabase, create_database, open_database
 from lexivid.labels.encoders.identity import EncoderIdentity, LabelEncoder, prompts_identity
@@ -140,12 +141,12 @@ def test_an_empty_database_is_said(film: Path, tmp_path: Path) -> None:
 
 
 def test_a_model_of_another_kind_says_what_it_accepts(film: Path, tmp_path: Path) -> None:
-    class Picky(Classifier):
+    class Picky(ZeroShot):
         def accepts(self, encoder: EncoderIdentity) -> bool:
             return encoder.fingerprint == "mine"
 
     backbone = ColourBackbone()
-    picky = Picky(backbone, prompt_cache=PromptCache(backbone, on_disk=False))
+    picky = Classifier(Picky(backbone, prompt_cache=PromptCache(backbone, on_disk=False)))
     database = make_database(tmp_path / "db")
     with pytest.raises(LabelError, match="cannot compare"):
         picky.classify(film, database)

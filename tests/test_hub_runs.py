@@ -62,7 +62,8 @@ try:
 except LexividError as error:
     refused = str(error)
 print(json.dumps({
-    "kind": type(classifier).__name__, "scores": [[x.label, x.score] for x in said.labels], "warnings": said.warnings,
+    "kind": type(classifier.video_model).__name__, "warnings": said.warnings,
+    "scores": [[x.label, x.score] for x in said.labels],
     "fingerprint": classifier.fingerprint, "trained_on": result["clips_trained_on"], "asked": result["clips_asked"],
     "base": result["split"]["base"], "model": model_of(open_database("labels")), "refused": refused,
 }))
@@ -103,7 +104,7 @@ def test_a_published_run_is_used_by_the_name_that_its_card_prints(clip_folder: P
         user = tmp_path / "user"
         found = json.loads(_run(USER, "me/colours", trained_on, data, home=user, endpoint=endpoint))
         local = lexivid.load(str(tmp_path / "run"), device="cpu").classify(trained_on, LABELS)
-        assert found["kind"] == "TrainedClassifier"
+        assert found["kind"] == "Trained"
         assert found["scores"] == [[x.label, pytest.approx(x.score, abs=1e-5)] for x in local.labels]
         assert tuple(found["warnings"]) == local.warnings
         assert any("was trained on this file" in text for text in found["warnings"])

@@ -17,7 +17,8 @@ import lexivid
 from lexivid.errors import LabelError, LexividError, MediaError, ModelError
 from lexivid.inference.classifier import Classifier
 from lexivid.inference.library import classify_library
-from lexivid.inference.prediction import Prediction, Vocabulary, join_cells
+from lexivid.inference.prediction import Prediction, Vocabulary
+from lexivid.inference.timeline import join_cells
 from lexivid.labels.prompt_cache import PromptCache
 from lexivid.media.views import Views
 
@@ -280,3 +281,13 @@ def test_the_bank_is_shared_by_all_calls(film: Path) -> None:
     first = classifier.prepare(LABELS)
     backbone.encode_texts = None  # type: ignore[assignment, method-assign]
     assert torch.equal(classifier.prepare(LABELS).vectors, first.vectors)
+
+
+def test_classify_many_checks_its_arguments_when_called() -> None:
+    classifier = colour_classifier()
+    with pytest.raises(ModelError, match="no path for 'audio'"):
+        classifier.classify_many([], LABELS, modalities=["audio"])
+    with pytest.raises(LexividError, match="too short"):
+        classifier.classify_many([], LABELS, timeline_s=0.01)
+    with pytest.raises(ModelError, match="label_split is for trained models"):
+        classifier.classify_many([], LABELS, label_split="base")

@@ -21,7 +21,8 @@ from torch.nn import functional as F
 
 from lexivid.errors import LexividError, ModelError
 from lexivid.inference.classifier import Classifier
-from lexivid.inference.prediction import Prediction, Vocabulary, segments_by_label
+from lexivid.inference.prediction import Prediction, Vocabulary
+from lexivid.inference.timeline import segments_by_label
 from lexivid.labels import load_templates
 from lexivid.labels.prompt_cache import PromptCache
 from lexivid.models.calibration import Calibration

@@ -17,7 +17,6 @@ from lexivid.backbones import load_backbone
 from lexivid.cli import app
 from lexivid.errors import LabelError
 from lexivid.inference.classifier import Classifier
-from lexivid.inference.trained import TrainedClassifier
 from lexivid.labels import Label, check_labels, read_labels_file, read_names, split_labels, with_phrases
 from lexivid.labels.database import create_database, open_database
 from lexivid.labels.identifiers import class_key, words_of
@@ -350,12 +349,12 @@ def test_a_trained_model_knows_its_base_classes_by_name_and_phrase(clip_folder: 
     backbone = load_backbone(str(clip_folder), device="cpu", dtype="float32")
     mov = MOV.from_backbone(backbone, MOVConfig.for_backbone(backbone, modalities=("video",))).eval()
     model = TrainedModel(backbone, mov, ("horse race", "Brush_Hair", "surfing"), "name", ("video",))
-    classifier = TrainedClassifier(model)
+    classifier = Classifier(model)
     made = classifier.prepare(["golf", "HorseRace", "brush hair", "SURFING", Label("horse", "horse race")])
     assert made.labels == ("golf", "HorseRace", "brush hair", "SURFING", "horse")
     assert made.phrases == ("golf", "horse race", "Brush_Hair", "surfing", "horse race")
-    assert classifier._is_base(made).tolist() == [False, True, True, True, True]
-    assert not classifier._is_base(classifier.prepare({"surfing": "surfing the web"})).any()
+    assert classifier.video_model.are_base(made.phrases).tolist() == [False, True, True, True, True]
+    assert not classifier.video_model.are_base(classifier.prepare({"surfing": "surfing the web"}).phrases).any()
 
 
 def test_names_on_the_command_line(clip_folder: Path, tmp_path: Path) -> None:

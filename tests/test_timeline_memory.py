@@ -20,11 +20,11 @@ from lexivid.backbones import load_backbone
 from lexivid.data import hops
 from lexivid.data.clip_sampling import ClipSampling
 from lexivid.data.hops import HopReader
-from lexivid.inference import classifier as classifier_module
 from lexivid.inference import tokens as tokens_module
+from lexivid.inference import zero_shot as zero_shot_module
+from lexivid.inference.classifier import Classifier
 from lexivid.inference.prediction import Prediction
 from lexivid.inference.tokens import FilmWindows
-from lexivid.inference.trained import TrainedClassifier
 from lexivid.media.decode import probe
 from lexivid.media.views import Views
 from lexivid.models.mov import MOV
@@ -36,7 +36,7 @@ LABELS = ["red", "green", "blue"]
 
 
 @pytest.fixture(scope="module")
-def classifier(clip_folder: Path) -> TrainedClassifier:
+def classifier(clip_folder: Path) -> Classifier:
     """A model of all three streams that was never trained: what it says is as good as any."""
     backbone = load_backbone(str(clip_folder), device="cpu", dtype="float32")
     torch.manual_seed(0)
@@ -46,7 +46,7 @@ def classifier(clip_folder: Path) -> TrainedClassifier:
     sampling = ClipSampling(num_frames=4, stride=None, flow="tvl1-fast", flow_size=32, audio_s=1.0)
     mov = MOV.from_backbone(backbone, config).eval()
     model = TrainedModel(backbone, mov, ("red",), "name", ("video", "flow", "audio"), sampling=sampling)
-    return TrainedClassifier(model, label_split="novel")
+    return Classifier(model, label_split="novel")
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def _same(one: Prediction, other: Prediction) -> None:
 
 
 def test_the_same_however_few_at_once(
-    classifier: TrainedClassifier, films: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    classifier: Classifier, films: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = classifier.classify(films[0], LABELS, timeline_s=0.8)
     assert whole.modalities == ("video", "flow", "audio")
@@ -78,9 +78,9 @@ def test_the_same_however_few_at_once(
     _same(classifier.classify(films[0], LABELS, timeline_s=0.8), whole)
 
 
-def test_as_if_all_windows_had_been_taken_together(classifier: TrainedClassifier, films: tuple[Path, Path]) -> None:
+def test_as_if_all_windows_had_been_taken_together(classifier: Classifier, films: tuple[Path, Path]) -> None:
     """By the definition: scores of all windows in one batch, a hop the mean of its two, the file the mean of all."""
-    model, hop_s = classifier.model, 0.4
+    model, hop_s = classifier.video_model.model, 0.4
     spec = model.sample_spec(Views(num_frames=4), inputs=model.inputs)
     parts = list(FilmWindows(model, spec, HopReader(probe(films[0]), spec, hop_s)))
     tokens = {name: torch.cat([part[0][name] for part in parts]) for name in parts[0][0]}
@@ -99,9 +99,9 @@ def test_as_if_all_windows_had_been_taken_together(classifier: TrainedClassifier
         assert [x.score for x in segment.labels] == pytest.approx(expected.tolist(), abs=1e-5)
 
 
-def test_hops_lie_where_the_segments_say(films: tuple[Path, Path], classifier: TrainedClassifier) -> None:
+def test_hops_lie_where_the_segments_say(films: tuple[Path, Path], classifier: Classifier) -> None:
     """The last hop, which is shorter than the others, does not stretch them."""
-    spec = classifier.model.sample_spec(Views(num_frames=4), inputs=("video", "audio"))
+    spec = classifier.video_model.model.sample_spec(Views(num_frames=4), inputs=("video", "audio"))
     reader = HopReader(probe(films[0]), spec, 1.0)
     (part,) = list(reader)
     assert len(part.sound) == 5
@@ -142,7 +142,7 @@ def _watched(function: Callable[..., Tensor], alive: Alive) -> Callable[..., Ten
 
 
 def test_no_spectrogram_is_kept(
-    classifier: TrainedClassifier, films: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    classifier: Classifier, films: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     most, seen = [], []
     monkeypatch.setattr(hops, "_HOPS_AT_ONCE", 8)
@@ -169,13 +169,13 @@ def _views(parts: dict[str, Tensor], spec: Any, alive: Alive) -> dict[str, Tenso
 
 def test_no_frame_is_kept_without_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     classifier = colour_classifier()
-    monkeypatch.setattr(classifier_module, "_TIMELINE_BATCH", 4)
+    monkeypatch.setattr(zero_shot_module, "_TIMELINE_BATCH", 4)
     most = []
     for seconds in (5, 40):
         film = colour_film(tmp_path / f"{seconds}.mp4", [("red", seconds / 2), ("blue", seconds / 2)])
         alive = Alive()
         with monkeypatch.context() as patch:
-            patch.setattr(classifier, "_transform", lambda views, a=alive: _watched(torch.clone, a))
+            patch.setattr(classifier.video_model, "transform", lambda views, a=alive: _watched(torch.clone, a))
             found = classifier.classify(film, LABELS, timeline_s=2.0)
         assert [s.labels[0].label for s in found.segments or ()] == ["red", "blue"]
         most.append(alive.most)

@@ -25,8 +25,10 @@ from lexivid.cli import app
 from lexivid.data.clip_sampling import ClipSampling
 from lexivid.data.run_clips import RunClips
 from lexivid.errors import LexividError, MediaError, ModelError
+from lexivid.inference.classifier import Classifier
+from lexivid.inference.loading import load as load_classifier
 from lexivid.inference.prediction import Prediction
-from lexivid.inference.trained import TrainedClassifier
+from lexivid.inference.trained import Trained
 from lexivid.media.views import Views, ViewsAsked
 from lexivid.models.calibration import BaseNovelOffset
 from lexivid.models.mov import FROZEN_PREFIX, MOV
@@ -63,9 +65,9 @@ def run(clips: Path, clip_folder: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture
-def classifier(run: Path) -> TrainedClassifier:
+def classifier(run: Path) -> Classifier:
     found = lexivid.load(str(run), device="cpu")
-    assert isinstance(found, TrainedClassifier)
+    assert isinstance(found.video_model, Trained)
     return found
 
 
@@ -101,9 +103,9 @@ def test_clips_are_read_as_in_training(run: Path) -> None:
 
 
 def test_files_are_looked_at_as_in_training(run: Path) -> None:
-    classifier = TrainedClassifier.load(run, device="cpu")
+    classifier = load_classifier(run, device="cpu")
     assert classifier.default_views == Views(num_frames=4, stride_rate="native")
-    classifier.model.sampling = ClipSampling(num_frames=8, stride=2, stride_rate="native")
+    classifier.video_model.model.sampling = ClipSampling(num_frames=8, stride=2, stride_rate="native")
     assert classifier.default_views == Views(num_frames=8, num_clips=4, stride=2, stride_rate="native")
     assert classifier.views_of(ViewsAsked("4x3")) == Views(8, 4, 3, 2, "native")
     assert classifier.views_of(ViewsAsked(num_frames=4)) == Views(4, 4, 1, 2, "native")
@@ -254,7 +256,7 @@ def test_features_from_the_cache_change_nothing(clips: Path, clip_folder: Path) 
                 assert (seen["mask"].tolist(), seen["target"]) == (made["mask"].tolist(), made["target"])
 
 
-def test_classify(classifier: TrainedClassifier, clips: Path) -> None:
+def test_classify(classifier: Classifier, clips: Path) -> None:
     prediction = classifier.classify(clips / "red" / "0.mp4", LABELS, label_split="base")
     assert prediction.modalities == ("video", "flow", "audio") == tuple(prediction.by_modality)
     assert sum(_scores(prediction).values()) == pytest.approx(1, abs=1e-5)
@@ -266,9 +268,7 @@ def test_classify(classifier: TrainedClassifier, clips: Path) -> None:
             assert found.labels[0].label == name
 
 
-def test_who_classifies_a_training_clip_is_told(
-    run: Path, classifier: TrainedClassifier, clips: Path, tmp_path: Path
-) -> None:
+def test_who_classifies_a_training_clip_is_told(run: Path, classifier: Classifier, clips: Path, tmp_path: Path) -> None:
     """Whatever the clip is called and wherever it lies; with a timeline too. Others pass without a word."""
     record = RunClips.load(run)
     assert record is not None
@@ -281,9 +281,9 @@ def test_who_classifies_a_training_clip_is_told(
     assert classifier.classify(copy, "red, green", timeline_s=1, label_split="base").warnings == told
 
 
-def test_equations(classifier: TrainedClassifier, clips: Path) -> None:
+def test_equations(classifier: Classifier, clips: Path) -> None:
     """Base by eq. 10, novel by eq. 11 and 12, mixed by both with the offset; by_modality from the terms."""
-    path, model = clips / "green" / "1.mp4", classifier.model
+    path, model = clips / "green" / "1.mp4", classifier.video_model.model
     vocabulary = classifier.prepare(LABELS)
     tau, beta = 0.1, 0.25
     found = {kind: classifier.classify(path, vocabulary, label_split=kind) for kind in ("base", "novel", "mixed")}
@@ -338,7 +338,7 @@ def test_mixed_falls_back(run: Path, clips: Path, tmp_path: Path) -> None:
         lexivid.load(str(copy), label_split="both")
 
 
-def test_modalities_can_be_restricted(classifier: TrainedClassifier, clips: Path) -> None:
+def test_modalities_can_be_restricted(classifier: Classifier, clips: Path) -> None:
     path = clips / "red" / "0.mp4"
     sound = classifier.classify(path, LABELS, modalities=["audio"], label_split="base")
     assert sound.modalities == ("audio",) == tuple(sound.by_modality)
@@ -349,7 +349,7 @@ def test_modalities_can_be_restricted(classifier: TrainedClassifier, clips: Path
         classifier.classify(path, LABELS, modalities=["smell"])
 
 
-def test_missing_streams_are_masked_and_said(classifier: TrainedClassifier, tmp_path: Path) -> None:
+def test_missing_streams_are_masked_and_said(classifier: Classifier, tmp_path: Path) -> None:
     silent = cases.make_clip(tmp_path / "silent.mp4", cases.COLOURS["red"], step=2, tone_hz=None)
     prediction = classifier.classify(silent, LABELS, label_split="base")
     assert prediction.modalities == ("video", "flow")
@@ -365,14 +365,14 @@ def test_missing_streams_are_masked_and_said(classifier: TrainedClassifier, tmp_
     assert [row.error is None for row in rows] == [True, False, False]
 
 
-def test_views_and_thumbnails(classifier: TrainedClassifier, clips: Path) -> None:
+def test_views_and_thumbnails(classifier: Classifier, clips: Path) -> None:
     views = Views(num_frames=4, num_clips=2, num_crops=3, stride=2)
     prediction = classifier.classify(clips / "red" / "0.mp4", LABELS, views=views, num_thumbnails=3)
     assert sum(_scores(prediction).values()) == pytest.approx(1, abs=1e-5)
     assert len(prediction.thumbnails) == 3
 
 
-def test_timeline(classifier: TrainedClassifier, clips: Path, tmp_path: Path) -> None:
+def test_timeline(classifier: Classifier, clips: Path, tmp_path: Path) -> None:
     prediction = classifier.classify(
         clips / "red" / "0.mp4", "red, green, blue", timeline_s=0.8, label_split="base", num_thumbnails=2
     )

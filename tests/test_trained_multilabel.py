@@ -23,7 +23,6 @@ from lexivid.data.sampling import ClipSamples
 from lexivid.errors import LabelError, ModelError
 from lexivid.inference.classifier import Classifier
 from lexivid.inference.prediction import Prediction
-from lexivid.inference.trained import TrainedClassifier
 from lexivid.labels.database import create_database, open_database
 from lexivid.labels.encoders.coop import LearnedContextEncoder
 from lexivid.labels.encoders.language_model import FrozenLanguageModel
@@ -100,7 +99,7 @@ def test_probabilities_are_those_of_evaluation(make: Make, film: Path, kind: str
     samples = ClipSamples([Clip(str(film), ("red",), "test")], spec, classes=BASE, multi_label=True)
     collected = collect(model, samples, classes=BASE, num_clips=spec.num_clips, num_workers=0)
     expected = label_probabilities(model, collected, LABELS, SEEN)[0]
-    found = TrainedClassifier(model).classify(film, LABELS, multi_label=True, views=views)
+    found = Classifier(model).classify(film, LABELS, multi_label=True, views=views)
     assert found.multi_label
     assert [_scores(found)[label] for label in LABELS] == pytest.approx(expected, abs=1e-5)
     assert found.none_of_these == pytest.approx(1 - expected.max(), abs=1e-5)
@@ -109,7 +108,7 @@ def test_probabilities_are_those_of_evaluation(make: Make, film: Path, kind: str
 
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid", "context", "ovml"])
 def test_labels_do_not_depend_on_their_order_or_on_others(make: Make, film: Path, kind: str) -> None:
-    classifier = TrainedClassifier(make(kind))
+    classifier = Classifier(make(kind))
     for multi_label in (True, False):
         some = _scores(classifier.classify(film, LABELS, multi_label=multi_label))
         turned = _scores(classifier.classify(film, LABELS[::-1], multi_label=multi_label))
@@ -124,7 +123,7 @@ def test_labels_do_not_depend_on_their_order_or_on_others(make: Make, film: Path
 
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
 def test_each_label_takes_its_path(make: Make, film: Path, kind: str) -> None:
-    classifier = TrainedClassifier(make(kind))
+    classifier = Classifier(make(kind))
     found = {
         how: _scores(classifier.classify(film, LABELS, multi_label=True, label_split=how))  # type: ignore[arg-type]
         for how in ("base", "novel", "mixed")
@@ -137,7 +136,7 @@ def test_each_label_takes_its_path(make: Make, film: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
 def test_streams(make: Make, film: Path, tmp_path: Path, kind: str) -> None:
     """A stream that the file lacks is as one that is not asked for; one stream alone is its own opinion."""
-    classifier = TrainedClassifier(make(kind))
+    classifier = Classifier(make(kind))
     silent = cases.make_clip(tmp_path / "silent.mp4", cases.COLOURS["red"], step=2, tone_hz=None)
     without = classifier.classify(silent, LABELS, multi_label=True)
     hidden = classifier.classify(film, LABELS, multi_label=True, modalities=["video", "flow"])
@@ -154,7 +153,7 @@ def test_streams(make: Make, film: Path, tmp_path: Path, kind: str) -> None:
 
 def test_pictures_alone(make: Make, film: Path, tmp_path: Path) -> None:
     """Of a model that sees nothing else, sound is neither read nor missed."""
-    classifier = TrainedClassifier(make("ovml"))
+    classifier = Classifier(make("ovml"))
     silent = cases.make_clip(tmp_path / "silent.mp4", cases.COLOURS["red"], step=2, tone_hz=None)
     for timeline_s in (None, 0.8):
         heard, unheard = (
@@ -170,7 +169,7 @@ def test_pictures_alone(make: Make, film: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid", "ovml"])
 def test_none_of_these(make: Make, film: Path, kind: str) -> None:
     """It falls when a label is added that fits better than those there, and by Bayes' rule."""
-    classifier = TrainedClassifier(make(kind))
+    classifier = Classifier(make(kind))
     every = classifier.classify(film, LABELS, multi_label=True)
     best, others = every.labels[0].label, [x.label for x in every.labels[1:]]
     for multi_label in (True, False):
@@ -186,26 +185,26 @@ def test_none_of_these(make: Make, film: Path, kind: str) -> None:
 
 def test_shares_of_a_sigmoid(make: Make, film: Path) -> None:
     """The belief in each label if exactly one holds: odds over their sum. Without evidence, of the model's own odds."""
-    classifier = TrainedClassifier(make("sigmoid"))
+    classifier = Classifier(make("sigmoid"))
     p = _scores(classifier.classify(film, LABELS, multi_label=True))
     odds = {label: x / (1 - x) for label, x in p.items()}
     shares = {label: x / sum(odds.values()) for label, x in odds.items()}
     found = classifier.classify(film, LABELS)
     assert _scores(found) == pytest.approx(shares, abs=1e-6)
     assert not found.multi_label
-    bare = TrainedClassifier(make("sigmoid", calibrations={}))
+    bare = Classifier(make("sigmoid", calibrations={}))
     found = bare.classify(film, LABELS)
     assert found.none_of_these is None
     assert sum(_scores(found).values()) == pytest.approx(1, abs=1e-6)
     unit = {head: Calibration(1.0, 0.0, "as it is") for head in ("base", "novel")}
     assert _scores(found) == pytest.approx(
-        _scores(TrainedClassifier(make("sigmoid", calibrations=unit)).classify(film, LABELS)), abs=1e-7
+        _scores(Classifier(make("sigmoid", calibrations=unit)).classify(film, LABELS)), abs=1e-7
     )
 
 
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid", "ovml"])
 def test_timeline(make: Make, film: Path, kind: str) -> None:
-    classifier = TrainedClassifier(make(kind))
+    classifier = Classifier(make(kind))
     vocabulary = classifier.prepare(LABELS)
 
     def line(threshold: float) -> Prediction:
@@ -228,7 +227,7 @@ def test_timeline(make: Make, film: Path, kind: str) -> None:
 def test_what_nothing_is_known_of(make: Make) -> None:
     """A window without any stream: as likely as before looking; it counts in no mean."""
     model = make("sigmoid")
-    classifier = TrainedClassifier(model)
+    classifier = Classifier(model)
     per_label = classifier.prepare(LABELS).per_label
     assert per_label is not None
     g = torch.Generator().manual_seed(0)
@@ -248,16 +247,16 @@ def test_what_nothing_is_known_of(make: Make) -> None:
 
 def test_what_cannot_be_judged(make: Make, film: Path) -> None:
     for kind in ("softmax", "sigmoid"):
-        bare = TrainedClassifier(make(kind, calibrations={}))
+        bare = Classifier(make(kind, calibrations={}))
         with pytest.raises(ModelError, match=r"no held-out clips .* data.held_out above 0, or .* --protocol calibrate"):
             bare.classify(film, LABELS, multi_label=True)
         assert bare.classify(film, LABELS).none_of_these is None
-        half = TrainedClassifier(make(kind, calibrations={"base": EVIDENCE["base"]}))
+        half = Classifier(make(kind, calibrations={"base": EVIDENCE["base"]}))
         with pytest.raises(ModelError, match="standing on its novel path is worth"):
             half.classify(film, LABELS, multi_label=True)
         assert len(half.classify(film, list(BASE), multi_label=True).labels) == 2
         assert half.classify(film, LABELS).none_of_these is None
-    ours, another = TrainedClassifier(make("sigmoid")), TrainedClassifier(make("ovml"))
+    ours, another = Classifier(make("sigmoid")), Classifier(make("ovml"))
     with pytest.raises(ModelError, match="were prepared by another model"):
         ours.classify(film, another.prepare(LABELS))
     with pytest.raises(ModelError, match="were prepared by another model"):
@@ -273,19 +272,19 @@ def test_the_label_encoder_is_asked_once(make: Make, monkeypatch: pytest.MonkeyP
     """What it said lies in the cache for the next process; other weights are another encoder."""
     names = ["a cat", "asked for in this test alone"]
     model = make("context")
-    first = TrainedClassifier(model).prepare(names)
+    first = Classifier(model).prepare(names)
     torch.testing.assert_close(first.vectors, model.embed(names))
     assert first.templates is None
     asked: list[str] = []
     forward = LearnedContextEncoder.forward
     monkeypatch.setattr(LearnedContextEncoder, "forward", lambda self, x: asked.extend(x) or forward(self, x))
     again = make("context")
-    assert torch.equal(TrainedClassifier(again).prepare(names).vectors, first.vectors)
+    assert torch.equal(Classifier(again).prepare(names).vectors, first.vectors)
     assert asked == []
     assert isinstance(again.label_encoder, LearnedContextEncoder)
     with torch.no_grad():
         again.label_encoder.context.normal_()
-    assert (TrainedClassifier(again).prepare(names).vectors - first.vectors).abs().max() > 0.01
+    assert (Classifier(again).prepare(names).vectors - first.vectors).abs().max() > 0.01
     assert set(names) <= set(asked)
 
 
@@ -305,7 +304,7 @@ def test_databases(make: Make, film: Path, tmp_path: Path, clip_folder: Path) ->
     create_database(tmp_path / "prompts", prompts).add(LABELS, prompts)
     with pytest.raises(LabelError, match="cannot compare clips with its vectors"):
         classifier.classify(film, open_database(tmp_path / "prompts"))
-    on_prompts = TrainedClassifier(make("softmax"), prompt_cache=PromptCache(make("softmax").backbone, on_disk=False))
+    on_prompts = Classifier(make("softmax"), prompt_cache=PromptCache(make("softmax").backbone, on_disk=False))
     stored = on_prompts.classify(film, open_database(tmp_path / "prompts"), multi_label=True)
     assert _scores(stored) == pytest.approx(_scores(on_prompts.classify(film, LABELS, multi_label=True)), abs=1e-6)
     with pytest.raises(LabelError, match="cannot compare clips with its vectors"):

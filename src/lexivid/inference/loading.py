@@ -7,7 +7,7 @@ from pathlib import Path
 from lexivid.backbones.base import load_backbone
 from lexivid.errors import LabelError, ModelError
 from lexivid.inference.classifier import Classifier
-from lexivid.inference.trained import TrainedClassifier
+from lexivid.inference.trained import Trained
 from lexivid.labels.database import LabelDatabase
 from lexivid.labels.encoders.base import has_label_encoder
 from lexivid.models.serialization import is_trained_model
@@ -27,7 +27,7 @@ def load(name: str = "lite", *, device: str = "auto", dtype: str = "auto", label
         MissingExtraError: `lite` without its weight packages.
     """
     if is_trained_model(name):
-        return TrainedClassifier.load(name, device=device, dtype=dtype, label_split=label_split)
+        return Classifier(Trained.load(name, device=device, dtype=dtype, label_split=label_split))
     if has_label_encoder(name):
         raise ModelError(
             f"folder {name!r} holds a label encoder and no model that sees clips: make a database with it (`lexivid "

@@ -33,12 +33,13 @@ from lexivid.base.storage import write_atomically
 from lexivid.data.augment import spec_augment
 from lexivid.data.formats import read_dataset
 from lexivid.data.loader import load_batches
-from lexivid.data.sampling import MODALITIES, ClipSamples, SampleSpec, label_rows
+from lexivid.data.sampling import ClipSamples, SampleSpec, label_rows
 from lexivid.data.splits import ClassSplit
 from lexivid.errors import LexividError, MissingExtraError
 from lexivid.labels import load_templates
 from lexivid.labels.prompt_cache import PromptCache
 from lexivid.media.flow import ZERO_FLOW
+from lexivid.media.modalities import MODALITIES
 from lexivid.models.towers import make_frozen_tower
 from lexivid.synthetic.world.files import World, make_world
 from lexivid.synthetic.world.multilabel import LabelSets, make_label_world

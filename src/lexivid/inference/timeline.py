@@ -1,0 +1,114 @@
+"""Scores of a film's windows -> segments: which label when.
+
+    windows of two hops (W, K), as they come --`hop_scores`--> each hop (K,): the mean of its windows --> segments
+
+Nothing of it grows with the film but the segments. Shapes: K labels, W windows, H hops.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from lexivid.errors import LexividError
+from lexivid.inference.prediction import LabelScore, Segment, Vocabulary, ranked
+from lexivid.inference.protocol import Film, Question, Scorer
+
+# A window of a timeline advances by half its length, so a frame lies in two windows.
+HOPS_PER_WINDOW = 2
+
+
+def check_window(window_s: float) -> None:
+    """Refuse a timeline window that is no length of time, or shorter than 0.1 s.
+
+    Raises:
+        LexividError: naming the value.
+    """
+    if not (math.isfinite(window_s) and window_s >= 0.1):
+        raise LexividError(f"a timeline window of {window_s:g} s is too short: 0.1 s is the least")
+
+
+def segments_of(film: Film, scorer: Scorer, question: Question) -> tuple[Segment, ...]:
+    """Take all windows of a film, in order -> its segments; the scorer then knows the whole film."""
+    cells = hop_scores(scorer.add(features) for features in film.windows())
+    if question.multi_label:
+        return segments_by_label(cells, question.vocabulary, film.hop_s, film.end_s, threshold=question.threshold)
+    return join_cells(cells, question.vocabulary, film.hop_s, film.end_s)
+
+
+def hop_scores(windows: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Scores of windows of two hops, in batches (W, K), as they come -> of each hop (K,): the mean of its windows."""
+    before = None
+    for window in itertools.chain.from_iterable(windows):
+        yield window if before is None else (before + window) / 2
+        before = window
+    if before is not None:
+        yield before
+
+
+def join_cells(
+    cells: Iterable[Tensor], vocabulary: Vocabulary, hop_s: float, duration_s: float | Callable[[], float]
+) -> tuple[Segment, ...]:
+    """Adjacent hops of one best label become one segment.
+
+    Args:
+        cells: scores of each hop (K,), as they come; none is kept.
+        duration_s: of the file; a function: asked when all cells are there.
+    """
+    runs: list[tuple[int, Tensor]] = []  # where each ends; the sum of its cells
+    best_before = None
+    for place, cell in enumerate(cells):
+        best = int(cell.argmax())
+        sums = runs.pop()[1] if best == best_before else torch.zeros_like(cell, dtype=torch.float64)
+        runs.append((place + 1, sums + cell))
+        best_before = best
+    end_s = duration_s() if callable(duration_s) else duration_s
+    segments, start = [], 0
+    for end, sums in runs:
+        stop_s = end_s if end == runs[-1][0] else min(end * hop_s, end_s)
+        segments.append(Segment(start * hop_s, stop_s, ranked(sums / (end - start), vocabulary)))
+        start = end
+    return tuple(segments)
+
+
+def segments_by_label(
+    cells: Iterable[Tensor],
+    vocabulary: Vocabulary,
+    hop_s: float,
+    duration_s: float | Callable[[], float],
+    *,
+    threshold: float,
+) -> tuple[Segment, ...]:
+    """Adjacent hops in which a label reaches the threshold become a segment of that label; they may overlap.
+
+    In time order, and of those that start together the likeliest first. For `cells` and `duration_s` see `join_cells`.
+    """
+    num_labels = len(vocabulary.labels)
+    runs: list[tuple[int, int, int, float]] = []  # label, start, end, mean
+    starts, sums = torch.full((num_labels,), -1), torch.zeros(num_labels, dtype=torch.float64)
+
+    def close(ended: Tensor, end: int) -> None:
+        for k in ended.nonzero().flatten().tolist():
+            start = int(starts[k])
+            runs.append((k, start, end, float(sums[k]) / (end - start)))
+        starts[ended] = -1
+
+    num_cells = 0
+    for place, cell in enumerate(cells):
+        holds, on = cell >= threshold, starts >= 0
+        close(on & ~holds, place)
+        begins = holds & ~on
+        starts[begins], sums[begins] = place, 0.0
+        sums += torch.where(holds, cell, 0.0)
+        num_cells = place + 1
+    close(starts >= 0, num_cells)
+    last_s = duration_s() if callable(duration_s) else duration_s
+    segments = []
+    for k, start, end, mean in sorted(runs):
+        end_s = last_s if end == num_cells else min(end * hop_s, last_s)
+        segments.append(Segment(start * hop_s, end_s, (LabelScore(vocabulary.labels[k], mean),)))
+    return tuple(sorted(segments, key=lambda s: (s.start_s, -s.labels[0].score)))
