@@ -93,8 +93,8 @@ def _interrupted_run(out: Path, monkeypatch: pytest.MonkeyPatch, place: str, aft
 
             patch.setattr(loop, "_chunks", stopping)
         else:
-            evaluate = loop.Step.evaluate
-            patch.setattr(loop.Step, "evaluate", lambda *args, **named: (meet(), evaluate(*args, **named))[1])
+            evaluate = loop.evaluate_held_out
+            patch.setattr(loop, "evaluate_held_out", lambda *args, **named: (meet(), evaluate(*args, **named))[1])
         with pytest.raises(KeyboardInterrupt):
             cases.run(out, checkpoint_every=0)
 
