@@ -257,7 +257,7 @@ def test_classify_says_in_one_line_what_it_left_out(
     modalities: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     classifier = colour_classifier()
-    classifier.modalities = modalities
+    classifier.video_model.modalities = modalities
     monkeypatch.setattr("lexivid.inference.loading.load", lambda name, **_: classifier)
     colour_film(tmp_path / "a.mp4", [("red", 1)])
     shutil.copy(tmp_path / "a.mp4", tmp_path / "b.wav")
