@@ -30,7 +30,7 @@ SYSTEMS = ("plain", "lexivid", "lexivid-float32")
 
 def make_checkpoint(folder: Path) -> None:
     """CLIP ViT-B/16 at its true size with random weights, in the Hub's format, with a letter tokenizer."""
-    sys.path.insert(0, str(HERE.parent / "tests"))
+    sys.path.insert(0, str(HERE.parent / "tests" / "support"))
     import torch
     from checkpoints import make_clip
     from transformers import CLIPConfig, CLIPModel

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 from flow_scenes import MOTIONS, distance, moved, opencv_tvl1, real_pairs  # noqa: E402
 
 from lexivid.media import _tvl1_numba  # noqa: E402

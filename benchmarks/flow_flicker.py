@@ -4,7 +4,7 @@
 
 Writes benchmarks/flow_flicker.json. Still pictures (a frame of real clips, 256 x 340) are made darker and brighter
 by 5 and 15 %, and faded to black over a second (frames 5 and 15 of 25): nothing moves, so the mean length of their flow
-is error. Scenes with a known motion (see tests/flow_scenes.py), in steady light and with 15 % less in the second
+is error. Scenes with a known motion (tests/support/flow_scenes.py), in steady light and with 15 % less in the second
 picture: end-point error. Time: CPU time of the process on one core, per pair of the still pictures.
 """
 
@@ -24,7 +24,7 @@ import torch
 from flow import processor  # benchmarks/flow.py
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 from flow_scenes import MOTIONS, distance, moved, real_pairs  # noqa: E402
 
 from lexivid.media._texture import texture_of  # noqa: E402

@@ -2,9 +2,9 @@
 
     python benchmarks/fuzz_damaged.py --num-cases 10000
 
-tests/damaged_files.py says what is damaged and how. Cases run in processes of their own under a limit of memory; a
-case that crashes one, or takes longer than the limit, is a failure with its number. Writes fuzz_damaged.json: versions,
-machine, counts by kind, the longest, the largest, and every failure.
+tests/support/damaged_files.py says what is damaged and how. Cases run in processes of their own under a limit of
+memory; a case that crashes one, or takes longer than the limit, is a failure with its number. Writes fuzz_damaged.json:
+versions, machine, counts by kind, the longest, the largest, and every failure.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 import av
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 from damaged_files import KINDS, SECONDS, make_valid, try_case
 
 from lexivid import __version__

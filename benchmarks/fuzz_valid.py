@@ -2,8 +2,8 @@
 
     python benchmarks/fuzz_valid.py --num-cases 1500
 
-tests/valid_files.py says what is drawn and compared. Writes fuzz_valid.json: versions, counts by container and codec,
-and every file on which the two differ, with the commands that make it. docs/media.md explains the differences.
+tests/support/valid_files.py says what is drawn and compared. Writes fuzz_valid.json: versions, counts by container and
+codec, and every file on which the two differ, with the commands that make it. docs/media.md explains the differences.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 import av
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 from media_files import FFMPEG
 from valid_files import Made, differences, draw, explanation, make
 

@@ -16,7 +16,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one threa
     torch.set_num_threads(1)
 
 # The tests that need a GPU, by name. With --no-skips no other test may be skipped.
-NEED_A_GPU = {"test_tvl1.py::test_gpu_agrees_with_the_cpu"}
+NEED_A_GPU = {"media/test_tvl1.py::test_gpu_agrees_with_the_cpu"}
 NO_MEDIA = "LEXIVID_MEDIA does not name a folder"  # real clips, which only some have
 
 
@@ -75,8 +75,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """One line on what was skipped and why."""
     reasons = Counter(why_skipped(report) for report in terminalreporter.stats.get("skipped", []))
     if reasons:
-        told = "; ".join(f"{count} because {reason}" for reason, count in reasons.most_common())
-        terminalreporter.write_line(f"skipped {reasons.total()}: {told}")
+        text = "; ".join(f"{count} because {reason}" for reason, count in reasons.most_common())
+        terminalreporter.write_line(f"skipped {reasons.total()}: {text}")
 
 
 @pytest.fixture(autouse=True)

@@ -6,24 +6,11 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+from layers import LAYERS
+
 import lexivid
 
 ROOT = Path(lexivid.__file__).parent
-# From the top down. A module imports from its own layer and from those below it.
-LAYERS = (
-    {"cli", "__main__", "demo"},
-    {"synthetic"},
-    {"evaluation"},
-    {"training"},
-    {"inference"},
-    {"scoring"},
-    {"models"},
-    {"labels", "data"},
-    {"backbones"},
-    {"media"},
-    {"metrics"},
-    {"base", "errors"},
-)
 # Imports inside functions, and what they are good for.
 LAZY = {
     "__init__": "`import lexivid` answers at once",

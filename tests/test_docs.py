@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import training_cases as cases
-from test_architecture import LAYERS
+from layers import LAYERS
 
 import lexivid
 from lexivid.demo import find_clips

@@ -11,7 +11,7 @@ from lexivid.cli.console import emit, progress_bar, say
 from lexivid.cli.options import Device, Frames, Layout, Names, Stride, StrideRate, Templates, views_asked
 from lexivid.cli.root import TRAIN, app
 
-# As the library states them where it needs PyTorch; tests/test_cli_help.py compares the two.
+# As the library states them where it needs PyTorch; tests/cli/test_help.py compares the two.
 ProtocolName = Literal["base-novel", "generalized", "calibrate", "multi-label"]
 KindName = Literal["auto", "csv", "folders", "ucf101", "activitynet", "charades", "youtube8m", "vggsounder"]
 

@@ -10,7 +10,7 @@ import typer
 from lexivid.cli.console import progress_bar, say
 from lexivid.cli.root import USE, app
 
-# As `lexivid.media.flow.Algorithm`, which needs PyTorch; tests/test_cli_help.py compares the two.
+# As `lexivid.media.flow.Algorithm`, which needs PyTorch; tests/cli/test_help.py compares the two.
 AlgorithmName = Literal["tvl1", "tvl1-fast", "dis"]
 
 

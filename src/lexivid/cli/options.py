@@ -50,7 +50,7 @@ LabelDatabase = Annotated[
         show_default=False,
     ),
 ]
-# Choices, as the library states them where it needs PyTorch: tests/test_cli_help.py compares the two.
+# Choices, as the library states them where it needs PyTorch: tests/cli/test_help.py compares the two.
 FormatName = Literal["table", "json", "jsonl", "csv", "vtt", "srt"]
 LabelSplitName = Literal["base", "novel", "mixed"]
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]

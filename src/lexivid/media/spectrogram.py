@@ -7,7 +7,7 @@ paper's Hamming window: frames of 25 ms every 10 ms, mean removed, pre-emphasis 
 triangular filters between 20 Hz and 8 kHz on Kaldi's mel scale, natural logarithm, no dither (the same file gives the
 same spectrogram). It is written in plain torch because kaldi-native-fbank refuses 128 filters at 512 points: filter 3
 is narrower than the spectrum's resolution and stays empty, a constant row, here as in the paper's own preprocessing.
-For fewer filters both agree (tests/test_spectrogram.py).
+For fewer filters both agree (tests/media/test_spectrogram.py).
 
 The time axis: step i looks at the 25 ms around (i + 1/2) * 10 ms, and what would lie before the start or after the end
 is mirrored (Kaldi's snip_edges=false), so that t seconds give 100 t steps, as section 4.1 says, and step times match

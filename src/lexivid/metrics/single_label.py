@@ -1,4 +1,4 @@
-"""Numbers about classifications: pure functions from arrays to arrays, each beside its oracle in tests/test_metrics.py.
+"""Numbers about classifications: pure functions from arrays to arrays. Oracles: tests/metrics/test_single_label.py.
 
 In: scores (n, K), higher is better; targets (n,) int, the right column. A tie counts against the classifier, so that a
 constant answer scores nothing. Intervals are percentile bootstraps over what was sampled: clips, the groups

@@ -16,7 +16,7 @@ from lexivid.media.audio import read_sound
 from lexivid.media.decode import probe, read_views
 from lexivid.media.views import Views
 
-SCRIPT = Path(__file__).parent.parent / "benchmarks" / "fuzz_damaged.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "fuzz_damaged.py"
 NUM_CASES = 3 * len(KINDS)
 
 

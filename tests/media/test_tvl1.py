@@ -10,6 +10,7 @@ import time
 import warnings
 from pathlib import Path
 
+import flow_scenes
 import numpy as np
 import pytest
 import torch
@@ -311,7 +312,9 @@ def test_triton_kernels_agree_with_the_plain_path() -> None:
     """Interpreted on the CPU: the same kernels, without a GPU."""
     pytest.importorskip("triton")
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    environment["PYTHONPATH"] = os.pathsep.join(
+        [str(Path(flow_scenes.__file__).parent), os.environ.get("PYTHONPATH", "")]
+    )
     done = subprocess.run([sys.executable, "-c", TRITON_AGREES], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from itertools import islice
 from pathlib import Path
 
+import av
 import numpy as np
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from lexivid.media.decode import open_video
@@ -86,3 +88,19 @@ def opencv_tvl1(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def distance(a: np.ndarray | torch.Tensor, b: np.ndarray | torch.Tensor) -> np.ndarray:
     """End-point difference (..., H, W) of two flows (..., 2, H, W), pixels."""
     return np.linalg.norm(np.asarray(a, np.float64) - np.asarray(b, np.float64), axis=-3)
+
+
+def write_moving_texture(path: Path, *, num_frames: int = 7, size: tuple[int, int] = (48, 64), rate: int = 10) -> Path:
+    """A texture that moves by two pixels to the right in each frame."""
+    rng = np.random.default_rng(0)
+    wide = Image.fromarray(rng.integers(0, 256, (12, 40), dtype=np.uint8)).resize((size[1] * 3, size[0]), Image.BICUBIC)
+    texture = np.asarray(wide)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "10"})
+        stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
+        for index in range(num_frames):
+            left = size[1] - 2 * index
+            picture = np.repeat(texture[:, left : left + size[1], None], 3, axis=2)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
+        container.mux(stream.encode(None))
+    return path

@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from flow_scenes import distance, moved
+from flow_scenes import distance, moved, write_moving_texture
 from PIL import Image
 
 from lexivid.errors import LexividError, MediaError, MissingExtraError
@@ -25,25 +25,9 @@ from lexivid.media.flow import (
 from lexivid.media.tvl1 import tvl1
 
 
-def write_video(path: Path, *, num_frames: int = 7, size: tuple[int, int] = (48, 64), rate: int = 10) -> Path:
-    """A texture that moves by two pixels to the right in each frame."""
-    rng = np.random.default_rng(0)
-    wide = Image.fromarray(rng.integers(0, 256, (12, 40), dtype=np.uint8)).resize((size[1] * 3, size[0]), Image.BICUBIC)
-    texture = np.asarray(wide)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=rate, options={"crf": "10"})
-        stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
-        for index in range(num_frames):
-            left = size[1] - 2 * index
-            picture = np.repeat(texture[:, left : left + size[1], None], 3, axis=2)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
-        container.mux(stream.encode(None))
-    return path
-
-
 @pytest.fixture
 def video(tmp_path: Path) -> Path:
-    return write_video(tmp_path / "clip.mp4")
+    return write_moving_texture(tmp_path / "clip.mp4")
 
 
 # ---- pictures ----
@@ -153,7 +137,7 @@ def test_folder_of_pictures(video: Path, tmp_path: Path) -> None:
 
 def test_video_to_look_at(tmp_path: Path) -> None:
     pytest.importorskip("flow_vis")
-    video = write_video(tmp_path / "clip.mp4", size=(30, 50))
+    video = write_moving_texture(tmp_path / "clip.mp4", size=(30, 50))
     out = tmp_path / "flow.mp4"
     flow_file(video, out, short_side=25, gap=2)  # 25 x 41 or so: odd sides
     with av.open(str(out)) as container:
@@ -209,7 +193,7 @@ def test_unusable_calls_say_why(
 
 def test_one_frame_has_no_flow(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="no two frames"):
-        flow_file(write_video(tmp_path / "one.mp4", num_frames=1), tmp_path / "flow.npz")
+        flow_file(write_moving_texture(tmp_path / "one.mp4", num_frames=1), tmp_path / "flow.npz")
     with pytest.raises(MediaError):
         flow_file(tmp_path / "nothing.mp4", tmp_path / "flow.npz")
 

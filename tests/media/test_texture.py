@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from flow_scenes import distance, moved
-from test_flow import write_video
+from flow_scenes import distance, moved, write_moving_texture
 from typer.testing import CliRunner
 
 from lexivid.backbones import ImageProcessing
@@ -67,7 +66,7 @@ def test_texture_of_nothing_and_of_one_pixel() -> None:
 
 
 def test_on_the_command_line(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "moves.mp4", num_frames=3)
+    path = write_moving_texture(tmp_path / "moves.mp4", num_frames=3)
     flow_file(path, tmp_path / "expected.npz", algorithm="tvl1-fast", texture=True)
     words = ["flow", str(path), "--out", str(tmp_path / "found.npz"), "--algorithm", "tvl1-fast", "--texture"]
     called = CliRunner().invoke(app, words)
@@ -78,7 +77,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
 
 
 def test_of_a_file(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "moves.mp4")
+    path = write_moving_texture(tmp_path / "moves.mp4")
     flow_file(path, tmp_path / "plain.npz", algorithm="tvl1-fast")
     flow_file(path, tmp_path / "texture.npz", algorithm="tvl1-fast", texture=True)
     plain, found = np.load(tmp_path / "plain.npz"), np.load(tmp_path / "texture.npz")
