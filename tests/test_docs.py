@@ -139,3 +139,12 @@ def test_the_examples_of_the_api_page_run(
     runner = doctest.DocTestRunner(verbose=False)
     runner.run(test)
     assert runner.summarize(verbose=False).failed == 0, capsys.readouterr().out
+
+
+def test_each_benchmark_is_a_folder_with_its_result() -> None:
+    folders = sorted(path.parent for path in (ROOT / "benchmarks").glob("*/measure.py"))
+    assert len(folders) > 10
+    index = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    for folder in folders:
+        assert list(folder.glob("result*.json")), folder
+        assert f"[`{folder.name}`]({folder.name})" in index, folder

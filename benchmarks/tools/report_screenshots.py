@@ -1,6 +1,6 @@
 """Look at a report: its page in headless Chromium at two widths, in both colour schemes, and printed.
 
-    python benchmarks/tools/report_screenshots.py world-report/report.html screenshots/
+    python -m benchmarks.tools.report_screenshots world-report/report.html screenshots/
 
 Writes phone-light.png, phone-dark.png, wide-light.png, wide-dark.png (the whole page each) and print.pdf, and fails if
 the page can be scrolled sideways. Chromium's window cannot be as narrow as a phone, so the page sits in a frame.

@@ -1,6 +1,6 @@
 """The pictures of the synthetic world in docs/results/world.md: a contact sheet, and three clips that move.
 
-    python benchmarks/tools/world_pictures.py
+    python -m benchmarks.tools.world_pictures
 
 Writes docs/images/world.jpg and docs/images/world-1.gif to world-3.gif. Needs the extra `flow`.
 """

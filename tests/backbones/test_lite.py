@@ -302,7 +302,7 @@ def test_fingerprint_follows_what_it_is_made_of(backbone: LiteBackbone, monkeypa
 
 @pytest.mark.slow
 def test_real_clips(media: Path, backbone: LiteBackbone) -> None:
-    """44 clips, 42 labels, 4 frames each; benchmarks/lite_zero_shot.py is the real measurement, at 16."""
+    """44 clips, 42 labels, 4 frames each; benchmarks/lite_zero_shot is the real measurement, at 16."""
     labels = [label for label in (media / "clips/labels.txt").read_text().split("\n") if label]
     with (media / "MANIFEST.tsv").open(encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file, delimiter="\t") if row["file"].startswith("clips/")]

@@ -16,15 +16,16 @@ from lexivid.media.audio import read_sound
 from lexivid.media.decode import probe, read_views
 from lexivid.media.views import Views
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "fuzz_damaged.py"
+ROOT = Path(__file__).parents[2]
 NUM_CASES = 3 * len(KINDS)
 
 
 @pytest.mark.slow
 def test_damaged_files_are_read_or_refused(tmp_path: Path) -> None:
     out = tmp_path / "result.json"
-    command = [sys.executable, SCRIPT, "--num-cases", str(NUM_CASES), "--out", out]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    command = [sys.executable, "-m", "benchmarks.fuzz_damaged.measure", "--num-cases", str(NUM_CASES), "--out", out]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL, env=environment)
     result = json.loads(out.read_text())
     assert result["failures"] == []
     assert sum(result["frames"].values()) == sum(result["sound"].values()) == NUM_CASES

@@ -1,6 +1,6 @@
 """Valid files of many kinds: frames, times and durations are ffmpeg's, and random access is reading in order.
 
-The same comparison as benchmarks/fuzz_valid.py, which looks at more files.
+The same comparison as benchmarks/fuzz_valid, which looks at more files.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def test_each_has_a_fit_of_its_own_in_any_precision(name: str, dtype: str) -> No
 
 
 def test_what_ships_is_what_was_measured() -> None:
-    measured = Path(__file__).parents[2] / "benchmarks" / "world_evidence.json"
+    measured = Path(__file__).parents[2] / "benchmarks" / "world_calibration" / "result.json"
     for name, numbers in json.loads(measured.read_text(encoding="utf-8"))["models"].items():
         assert calibration_for(weights_of(load_backbone(name, device="cpu"))).to_dict() == numbers["evidence"]
 

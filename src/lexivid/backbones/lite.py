@@ -238,7 +238,7 @@ class LiteBackbone:
 
     name = "lite"
     embedding_dim = EMBEDDING_DIM
-    temperature = 0.07  # where the negative log-likelihood is least (benchmarks/lite_zero_shot.json)
+    temperature = 0.07  # where the negative log-likelihood is least (benchmarks/lite_zero_shot/result.json)
     images = IMAGES
     default_templates = "lite"
     english_only = True
