@@ -197,7 +197,6 @@ def test_twins_are_found_again_by_what_they_left_out(trained, tmp_path, monkeypa
     """Three twins after two leave out other classes, and so do those of a run that was trained anew."""
     run = shutil.copytree(trained / "run", tmp_path / "run")
     shutil.rmtree(run / "twins", ignore_errors=True)
-    shutil.rmtree(run / "checkpoints")
 
     def twins(num):
         fitted = runs.evaluate(

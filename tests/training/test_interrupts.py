@@ -196,12 +196,13 @@ def test_training_on_the_command_line(data: Path, clip_folder: Path, tmp_path: P
         status, said = training.ended()
     assert status == 128 + signum
     (kept,) = list_checkpoints(out / "checkpoints", "step")
-    step = load_checkpoint(kept).state["step"]
+    state = load_checkpoint(kept).state
     *_, line = said.splitlines()  # before it a line a minute, on a slow machine
-    assert (
-        line
-        == f"interrupted: {step} steps are done and kept in {out}; the same command with --resume goes on from there"
+    assert line == (
+        f"interrupted: {state['step']} of {state['steps']} steps are done and kept in {out}; "
+        f"go on with: lexivid train --resume {out} --device cpu"
     )
+    assert state["steps"] == 400 * 3
     assert load_file(kept / "model.safetensors")
 
 
@@ -260,6 +261,7 @@ def test_calibration_that_is_interrupted_is_made_up_for(
     assert "Traceback" not in said
     weights = (out / "model.safetensors").read_bytes()
     assert json.loads((out / "config.json").read_text())["calibration"] is None
+    assert not list_checkpoints(tmp_path / "whole" / "checkpoints", "step")
     shutil.rmtree(out / "checkpoints")  # nothing is trained
     assert train(out, "--resume")[0] == 0
     assert (out / "model.safetensors").read_bytes() == weights

@@ -97,6 +97,8 @@ def _key(recipe: Recipe, clips: RunClips, backbone: Backbone, left_out: Sequence
     """A model's folder: by what is left out, and by everything that it is trained from."""
     settings = {key: value for key, value in recipe.to_dict().items() if key not in ("name", "about")}
     settings["data"] = {k: v for k, v in settings["data"].items() if k not in ("num_workers", "cache_clips")}
+    later = ("checkpoint_minutes", "delete_checkpoints")  # keys that earlier runs did not have, and that decide nothing
+    settings["training"] = {k: v for k, v in settings["training"].items() if k not in later}
     parts = [sorted(left_out), settings, clips.digest, weights_of(backbone)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -2,6 +2,7 @@
 
 from lexivid.training.log import Progress
 from lexivid.training.recipe import Recipe, load_recipe
-from lexivid.training.run import TrainingResult, train
+from lexivid.training.result import TrainingResult
+from lexivid.training.run import resume, train
 
-__all__ = ["Progress", "Recipe", "TrainingResult", "load_recipe", "train"]
+__all__ = ["Progress", "Recipe", "TrainingResult", "load_recipe", "resume", "train"]

@@ -97,16 +97,6 @@ def list_checkpoints(folder: Path, kind: str) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
 
 
-def where_it_stands(run: Path) -> str:
-    """How far an interrupted run has come, and how it goes on, in a sentence for people."""
-    go_on = "the same command with --resume goes on from there"
-    if (run / "config.json").is_file():
-        return f"training has ended and the model is in {run}; what it says may not be calibrated yet: {go_on}"
-    if found := list_checkpoints(run / "checkpoints", "step"):
-        return f"{int(found[-1].name.rpartition('-')[2])} steps are done and kept in {run}; {go_on}"
-    return f"no step was finished, so there is no checkpoint in {run}; the same command with --resume begins anew"
-
-
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint folder.
 
@@ -118,12 +108,17 @@ def load_checkpoint(path: Path) -> Checkpoint:
         return Checkpoint(
             load_file(path / "model.safetensors"),
             load_file(optimizer) if optimizer.exists() else {},
-            json.loads((path / "state.json").read_text(encoding="utf-8")),
+            load_state(path),
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise LexividError(
             f"checkpoint {str(path)!r} is damaged ({error}): delete that folder to go on from the one before"
         ) from None
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """state.json of a checkpoint folder."""
+    return json.loads((path / "state.json").read_text(encoding="utf-8"))
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:

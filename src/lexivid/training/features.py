@@ -168,7 +168,8 @@ def cache_features(
         if not indices:
             continue
         full.set_epoch(look)
-        for batch in load_batches(_EmptyIsFine(full), [[i] for i in indices], num_workers=num_workers):
+        batches = load_batches(_EmptyIsFine(full), [[i] for i in indices], num_workers=num_workers)
+        for number, batch in enumerate(batches, 1):
             failures |= dict(batch.failures)
             for place, index in enumerate(batch.indices.tolist()):
                 has_pictures = "video" in batch.streams
@@ -177,7 +178,10 @@ def cache_features(
             done += 1
             speed, left_s = rate.update(done, 1)
             if on_progress:
-                on_progress(Progress("caching features", done, total, look + 1, clips_per_s=speed, eta_s=left_s))
+                views = {"epoch": look + 1, "epochs": cached.num_looks}
+                on_progress(
+                    Progress("caching features", number, len(indices), **views, clips_per_s=speed, eta_s=left_s)
+                )
     return failures
 
 

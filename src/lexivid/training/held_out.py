@@ -38,7 +38,8 @@ def evaluate_held_out(
     batches = load_batches(samples, lists, num_workers=step.recipe.data.num_workers)
     for done, batch in enumerate(batches):
         if on_progress and accelerator.is_main_process:
-            on_progress(Progress("evaluating", done, len(lists), epoch + 1))
+            seen = min(done * batch_size * accelerator.num_processes, len(samples))
+            on_progress(Progress("evaluating", seen, len(samples), epoch + 1))
         whole = step.never_empty(batch)
         streams, mask = step.inputs(whole)
         with accelerator.autocast():

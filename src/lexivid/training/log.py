@@ -16,8 +16,9 @@ class Progress:
 
     Attributes:
         phase: "caching features", "training", "evaluating" or "calibrating".
-        step, total: of the phase; steps of the optimiser in training.
-        epoch: counted from 1. loss: of the last step. lr: of the fusion blocks.
+        step, total: of the phase: steps of the optimiser in training, else clips.
+        epoch, epochs: counted from 1; in "caching features" the augmented view of each clip, and how many there are.
+        loss: of the last step. lr: of the fusion blocks.
         clips_per_s: over the last steps, on all processes. eta_s: seconds left at that rate; None while unknown.
         metrics: of the last evaluation.
     """
@@ -26,6 +27,7 @@ class Progress:
     step: int
     total: int
     epoch: int = 0
+    epochs: int = 0
     loss: float | None = None
     lr: float | None = None
     clips_per_s: float | None = None
@@ -34,7 +36,13 @@ class Progress:
 
     def describe(self) -> str:
         """A few words for a progress bar."""
-        words = [f"{self.phase}, epoch {self.epoch}" if self.phase == "training" else self.phase]
+        words = [self.phase]
+        if self.phase == "caching features" and self.epochs > 1:
+            words.append(f"augmented view {self.epoch} of {self.epochs} of each clip")
+            if self.eta_s is not None and self.epoch < self.epochs:
+                words.append(f"about {self.eta_s / 60:.0f} min for all views")
+        elif self.phase == "training":
+            words.append(f"epoch {self.epoch} of {self.epochs}" if self.epochs else f"epoch {self.epoch}")
         if self.loss is not None:
             words.append(f"loss {self.loss:.3f}")
         if self.metrics:

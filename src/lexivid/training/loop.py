@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,11 +53,13 @@ if TYPE_CHECKING:
 class FitState:
     """What a checkpoint's state.json holds.
 
-    `epochs`: those that are over, with their look at held-out clips. `failures`: path -> reason of clips that could not
-    be read. `micro_batch`: clips of one forward pass of one process; None: of a run before this was kept.
+    `steps`: of the whole run. `epochs`: those that are over, with their look at held-out clips. `failures`: path ->
+    reason of clips that could not be read. `micro_batch`: clips of one forward pass of one process; None: of a run
+    before this was kept.
     """
 
     step: int = 0
+    steps: int = 0
     epochs: int = 0
     micro_batch: int | None = None
     best: dict[str, float] | None = None
@@ -140,14 +143,16 @@ def fit(
     if learns_statistics(model):
         _check_whole_batches(plan, state)
     state.micro_batch = plan.micro_batch
-    total = settings.epochs * plan.num_steps
+    state.steps = total = settings.epochs * plan.num_steps
     step_of_batch = Step(wrapped, recipe, images, accelerator)
     log = RunLog(out, start_step=state.step, active=accelerator.is_main_process)
     rate = Rate(total)
 
     in_step = False  # weights may be half those of one step and half those of the next
+    saved_at = time.monotonic()
 
     def save(kind: str = "step", *, wait: bool = True) -> None:
+        nonlocal saved_at
         weights, moments = gather_state(accelerator, wrapped, optimizer)
         if accelerator.is_main_process:
             keep = {"step": settings.keep_checkpoints, "average": settings.average_epochs}.get(kind, 1)
@@ -157,6 +162,13 @@ def fit(
             )  # fmt: skip
         if wait:
             accelerator.wait_for_everyone()
+        saved_at = time.monotonic() if kind == "step" else saved_at
+
+    def is_due() -> bool:
+        """Whether the first process saves by the clock, by itself: clocks differ, and sharded weights need them all."""
+        if not settings.checkpoint_minutes or not accelerator.is_main_process or is_sharded(accelerator):
+            return False
+        return time.monotonic() - saved_at >= 60 * settings.checkpoint_minutes
 
     def at_once() -> contextlib.AbstractContextManager[None]:
         """What Ctrl-C may not cut in two. (Of several processes it ends some while others wait for them.)"""
@@ -200,11 +212,16 @@ def fit(
                     log.write(state.step, loss=loss, lr=lr, grad_norm=norm, clips=num_clips, clips_per_s=speed)
                 if on_progress and accelerator.is_main_process:
                     on_progress(
-                        Progress("training", state.step, total, epoch + 1, loss, lr, speed, left_s, state.metrics)
-                    )
+                        Progress(
+                            "training", state.step, total, epoch + 1, settings.epochs, loss, lr, speed, left_s,
+                            state.metrics,
+                        )
+                    )  # fmt: skip
                 ends_epoch = state.step == (epoch + 1) * plan.num_steps
                 if settings.checkpoint_every and state.step % settings.checkpoint_every == 0 and not ends_epoch:
                     save()
+                elif not ends_epoch and is_due():
+                    save(wait=False)
             is_last = epoch + 1 == settings.epochs
             state.failures = _merged(state.failures, accelerator)
             if first == 0 and not num_seen and state.failures:
@@ -217,7 +234,8 @@ def fit(
                     log.write(state.step, **{f"held_out.{name}": value for name, value in metrics.items()})
                     if _is_better(metrics, state.best):
                         state.best = {**metrics, "step": state.step}
-                        save("best")
+                        if settings.export == "best":
+                            save("best")
             look(epoch + 1)
             with at_once():
                 if settings.export == "average" and epoch + settings.average_epochs >= settings.epochs:
@@ -225,6 +243,8 @@ def fit(
                 state.epochs = epoch + 1
                 if settings.checkpoint_every or is_last:
                     save()
+                elif is_due():
+                    save(wait=False)
         if settings.epochs == 0:
             save()
     except KeyboardInterrupt:

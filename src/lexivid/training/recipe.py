@@ -189,7 +189,10 @@ class TrainingRecipe:
         mixup: beta distribution's parameter for sound alone (models without pictures); 0: off.
         precision: "float32" or "bfloat16" (autocast; weights stay float32).
         checkpoint_every: steps between checkpoints; there is one after every epoch too. 0: only after the last, for
-            runs of a minute, which start over sooner than they write. keep_checkpoints: the last n.
+            runs of a minute, which start over sooner than they write.
+        checkpoint_minutes: the longest time between checkpoints, whatever `checkpoint_every` says; 0: no limit.
+        keep_checkpoints: the last n.
+        delete_checkpoints: when training and calibration have ended: only a run that has not needs them.
         evaluate_every: epochs between looks at the held-out clips (and always after the last).
         export: which weights the run folder offers: those after the "last" step, the "best" on held-out clips, or the
             "average" of those after each of the last `average_epochs` epochs.
@@ -210,7 +213,9 @@ class TrainingRecipe:
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
     checkpoint_every: int = 200
+    checkpoint_minutes: float = 5.0
     keep_checkpoints: int = 2
+    delete_checkpoints: bool = True
     evaluate_every: int = 1
     export: Literal["last", "best", "average"] = "last"
     average_epochs: int = 4
@@ -218,7 +223,8 @@ class TrainingRecipe:
     def __post_init__(self) -> None:
         at_least(
             self, "training.", epochs=0, batch_size=1, lr=0, weight_decay=0, warmup_steps=0, mixup=0,
-            checkpoint_every=0, keep_checkpoints=1, evaluate_every=1, seed=0, scale_lr=0, average_epochs=1,
+            checkpoint_every=0, checkpoint_minutes=0, keep_checkpoints=1, evaluate_every=1, seed=0, scale_lr=0,
+            average_epochs=1,
         )  # fmt: skip
         if self.micro_batch is not None:
             at_least(self, "training.", micro_batch=1)

@@ -7,27 +7,26 @@ recipe.yaml, split.json          what was asked, with every default; which class
 clips.jsonl                      every clip that was trained on or kept back (see lexivid.data.run_clips)
 train.json                       what came out: held-out accuracy, clips asked and failed, time, versions
 log.jsonl, tensorboard/          every step
-checkpoints/                     for `resume`; can be deleted when train.json is there
+checkpoints/                     for `resume`; deleted at the end, unless the recipe keeps them
 twins/                           models that leave classes out, see lexivid.evaluation.leave_classes_out
 
 In order: recipe.yaml, clips.jsonl and checkpoints while it trains; then model.safetensors, train.json and config.json;
-then both JSON files once more, with what held-out clips say. `resume` goes on from whichever of these was reached.
+then both JSON files once more, with what held-out clips say. `resume` goes on from whichever of these was reached. A
+run that fails before its first step leaves the folder as it was.
 """
 
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 
-from lexivid import __version__
 from lexivid.backbones import Backbone, load_backbone
 from lexivid.backbones.host import random_state_kept
 from lexivid.base.storage import write_atomically
@@ -49,52 +48,15 @@ from lexivid.models.trained import TrainedModel
 from lexivid.training.calibrate import calibrate, fitted
 from lexivid.training.clips import TrainingClips, draw_clips, identified, open_clips, open_held_out
 from lexivid.training.distributed import is_sharded, load_trained, make_accelerator, trained_state
-from lexivid.training.log import OnProgress, held_out
-from lexivid.training.loop import FitResult, OnEpoch, fit
+from lexivid.training.log import OnProgress
+from lexivid.training.loop import OnEpoch, fit
 from lexivid.training.pinning import as_begun, check_same, pinned
 from lexivid.training.recipe import Recipe, load_recipe
-from lexivid.training.run_folder import check_folder
+from lexivid.training.result import SUMMARY_FILE, TrainingResult, make_summary, write_summary
+from lexivid.training.run_folder import as_before_if_untrained, check_folder, delete_checkpoints
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-SUMMARY_FILE = "train.json"
-
-
-class TrainingResult(NamedTuple):
-    """The run folder, held-out metrics after the last step, and path -> reason of clips that could not be read.
-
-    `had_ended`: the run was complete before this call, which did nothing.
-    """
-
-    out: Path
-    metrics: dict[str, float]
-    failures: dict[str, str]
-    summary: dict[str, Any]
-    is_main_process: bool = True
-    had_ended: bool = False
-
-    def describe(self) -> str:
-        """A line for people."""
-        s = self.summary
-        words = [f"{self.out}: {s['clips']} clips of {s['base_classes']} base classes, {s['steps']} steps"]
-        if self.metrics:
-            words.append(f"held-out {held_out(self.metrics)} ({s['clips_held_out']} clips)")
-        if self.had_ended:
-            words.append("had ended before: nothing was done")
-        return ", ".join(words)
-
-    def warnings(self) -> list[str]:
-        """What is doubtful about the data, and what did not come out as the recipe asks, for people."""
-        s = self.summary
-        told = list(s.get("data_warnings", ()))
-        told += [f"{what} could not be fitted: {why}" for what, why in s.get("not_fitted", {}).items()]
-        if s["exported"] != s.get("export_asked", s["exported"]):
-            told.append(
-                f"training.export is {s['export_asked']!r}, but there are no such weights (no clips were held out, or "
-                f"no epoch was trained): the folder holds the {s['exported']} ones"
-            )
-        return told
 
 
 @random_state_kept()
@@ -143,6 +105,7 @@ def train(
     if resume and is_trained_model(out):
         return _complete(recipe, data, out, accelerator=accelerator, backbone=backbone)
     begun = RunClips.load(out) if resume else None
+    files = None if isinstance(data, TrainingClips) else _files(recipe, data, begun, accelerator)
     if backbone is None:
         backbone = load_backbone(recipe.model.backbone, device=accelerator.device, dtype="float32")
     config = MOVConfig.for_backbone(backbone, tau_v_ratio=recipe.model.tau_v_ratio, **recipe.model.mov_settings())
@@ -154,30 +117,32 @@ def train(
         check_same(recipe, before)
     mov.to(accelerator.device)
     if not isinstance(data, TrainingClips):
-        files = _files(recipe, data, begun, accelerator)
+        assert files is not None
         data = open_clips(recipe, files, mov, backbone.images, accelerator=accelerator, on_progress=on_progress)
-    if accelerator.is_main_process:
-        out.mkdir(parents=True, exist_ok=True)
-        if self_contained:
-            save_backbone(backbone, out / "backbone")
-        write_atomically(out / "recipe.yaml", recipe.to_yaml())
-        if begun is None and data.files is not None:
-            data.files.save(out)
-        elif data.split is not None:
-            data.split.save(out / SPLIT_FILE)
-    accelerator.wait_for_everyone()
     templates = recipe.model.templates or backbone.default_templates
     system = _system(recipe, data, backbone, mov, label_encoder, templates)
     if recipe.model.init_from:
         _start_from(system, Path(recipe.model.init_from))
     # Sharding replaces the parameters, those that the backbone shares too: the model that is written is a copy.
     whole = deepcopy(system).cpu() if is_sharded(accelerator) and accelerator.is_main_process else system
-    result = fit(
-        system, data.train, recipe, out, images=backbone.images, held_out=data.held_out, resume=resume,
-        accelerator=accelerator, on_progress=on_progress, on_epoch=on_epoch,
-    )  # fmt: skip
+    with as_before_if_untrained(out, active=accelerator.is_main_process):
+        if accelerator.is_main_process:
+            out.mkdir(parents=True, exist_ok=True)
+            if self_contained:
+                save_backbone(backbone, out / "backbone")
+            write_atomically(out / "recipe.yaml", recipe.to_yaml())
+            if begun is None and data.files is not None:
+                data.files.save(out)
+            elif data.split is not None:
+                data.split.save(out / SPLIT_FILE)
+        accelerator.wait_for_everyone()
+        result = fit(
+            system, data.train, recipe, out, images=backbone.images, held_out=data.held_out, resume=resume,
+            accelerator=accelerator, on_progress=on_progress, on_epoch=on_epoch,
+        )  # fmt: skip
+    accelerator.wait_for_everyone()  # all have read the checkpoints that are exported
     result.state.failures.update(data.failures)
-    summary = _summary(recipe, result, data, time.monotonic() - started, accelerator.num_processes)
+    summary = make_summary(recipe, result, data, time.monotonic() - started, accelerator.num_processes)
     # From here on nobody waits for anybody: calibration may take longer than the processes' time limit.
     if accelerator.is_main_process:
         if whole is not system:
@@ -186,14 +151,48 @@ def train(
         model = trained_model(recipe, backbone, whole, data.base_classes)
         # Whatever becomes of the rest, what was trained is there.
         save_weights(model, out)
-        _write_summary(out, summary)
+        write_summary(out, summary)
         save_config(model, out)
         own_clips = data.files.held_out if data.files else None
         calibrate(model, data.held_out, num_workers=recipe.data.num_workers, clips=own_clips, on_progress=on_progress)
         summary |= fitted(model)
         save_config(model, out)
-        _write_summary(out, summary)
-    return TrainingResult(out, result.state.metrics, result.state.failures, summary, accelerator.is_main_process)
+        write_summary(out, summary)
+    freed = delete_checkpoints(out) if accelerator.is_main_process and recipe.training.delete_checkpoints else 0
+    return TrainingResult(
+        out, result.state.metrics, result.state.failures, summary, accelerator.is_main_process, num_bytes_freed=freed
+    )
+
+
+def resume(
+    out: str | Path,
+    *,
+    set: Iterable[str] | Mapping[str, Any] = (),
+    data: str | Path | None = None,
+    self_contained: bool = False,
+    device: str = "auto",
+    on_progress: OnProgress | None = None,
+) -> TrainingResult:
+    """Go on with a run by what its folder says of it: recipe, clips and split.
+
+    Args:
+        data: where the clips lie now, if they have moved.
+
+    Raises:
+        LexividError: no run began in that folder, or as `train`.
+    """
+    out = Path(out)
+    path = out / "recipe.yaml"
+    if not path.is_file():
+        raise LexividError(f"--resume: no run began in {str(out)!r} (it has no recipe.yaml): check the path")
+    if data is None:
+        begun = RunClips.load(out)
+        if begun is None or not begun.data:
+            raise LexividError(f"--resume: {str(out / CLIPS_FILE)!r} does not say where the clips are: give --data")
+        data = begun.data
+    return train(
+        path, data, out, resume=True, set=set, self_contained=self_contained, device=device, on_progress=on_progress
+    )
 
 
 def _files(recipe: Recipe, data: str | Path | RunClips, begun: RunClips | None, accelerator: Accelerator) -> RunClips:
@@ -247,12 +246,9 @@ def _complete(
         calibrate(model, kept_back, num_workers=recipe.data.num_workers, clips=clips)
         summary |= fitted(model)
         save_config(model, out)
-        _write_summary(out, summary)
-    return TrainingResult(out, summary["held_out"], summary["failures"], summary, is_main, had_ended)
-
-
-def _write_summary(out: Path, summary: Mapping[str, Any]) -> None:
-    write_atomically(out / SUMMARY_FILE, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+        write_summary(out, summary)
+    freed = delete_checkpoints(out) if is_main and recipe.training.delete_checkpoints else 0
+    return TrainingResult(out, summary["held_out"], summary["failures"], summary, is_main, had_ended, freed)
 
 
 def make_label_encoder(recipe: Recipe, backbone: Backbone) -> TrainedLabelEncoder | None:
@@ -327,28 +323,3 @@ def _start_from(system: System, folder: Path) -> None:
     if not shared:
         raise LexividError(f"model.init_from: no weights of {str(folder)!r} fit this model")
     system.load_state_dict(shared, strict=False)
-
-
-def _summary(recipe: Recipe, result: FitResult, data: TrainingClips, seconds: float, world: int) -> dict[str, Any]:
-    state = result.state
-
-    return {
-        "recipe": recipe.name,
-        "steps": state.step,
-        "held_out": state.metrics,
-        "best_held_out": state.best,
-        "export_asked": recipe.training.export,
-        "exported": result.exported,
-        "base_classes": len(data.base_classes),
-        "synthetic_classes": len(data.synthetic_classes),
-        "clips": len(data.train),
-        "clips_held_out": len(data.held_out) if data.held_out is not None else 0,
-        "clips_failed": len(state.failures),
-        "failures": state.failures,
-        "data_warnings": list(data.files.warnings) if data.files is not None else [],
-        "seconds_of_last_call": round(seconds, 1),
-        "processes": world,
-        "lexivid": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
