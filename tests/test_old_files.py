@@ -40,8 +40,8 @@ BASE, NOVEL = LABELS[:2], LABELS[2:]
 TOLERANCE = 1e-5
 FILM_TOLERANCE = 5e-4  # flow is rounded to whole numbers, and one that falls otherwise on another processor shows
 
-NEW_KEYS = {"data.flow_texture": False}
-"""Recipe keys that ba6c178 did not have, with the value that does what it did."""
+NEW_KEYS = {"data.flow_texture": False, "training.checkpoint_minutes": 5.0, "training.delete_checkpoints": True}
+"""Recipe keys that ba6c178 did not have, with the value that computes what it did."""
 
 RENAMED: dict[str, str] = {
     "labels.soft_attributes.beside_clip": "labels.soft_attributes.clip_residual",

@@ -129,7 +129,7 @@ from lexivid.training import train
 data, out, how, settings = sys.argv[1], sys.argv[2], sys.argv[3], __import__("json").loads(sys.argv[4])
 class Stop(Exception): pass
 def stop(*args):
-    if how == "stop":
+    if how == "stop" and args[1]:  # after the first epoch
         raise Stop
 try:
     recipe = training_cases.Recipe.from_dict({"name": "tiny"}).with_settings(settings)
