@@ -46,7 +46,8 @@ from lexivid.metrics.single_label import t_interval
 from lexivid.models.trained import TrainedModel
 from lexivid.scoring.calibration import fit_calibration
 from lexivid.scoring.features import Collected, clip_log_odds, collect
-from lexivid.synthetic.reproduce.clips import PackedClips, WorldFeatures, WorldSamples, encode_world, pack_label_world
+from lexivid.synthetic.reproduce.packed_clips import PackedClips, pack_label_world
+from lexivid.synthetic.reproduce.world_samples import WorldFeatures, WorldSamples, encode_world
 from lexivid.synthetic.world.multilabel import LabelSets, draw_label_sets
 from lexivid.training import train
 from lexivid.training.clips import TrainingClips
@@ -156,7 +157,7 @@ def prepare(out: Path, seed: int, workers: int) -> None:
     packed = pack_label_world(
         out / "clips" / str(seed), sets=sets, seed=seed, **SIZE, images=backbone.images, num_workers=workers
     )
-    encode_world(packed, backbone, nothing=()).save(out / "tensors" / f"{seed}-features.safetensors")
+    encode_world(packed, backbone, distractor_labels=()).save(out / "tensors" / f"{seed}-features.safetensors")
     packed.save(path)
     print(f"seed {seed}: {len(packed.paths)} clips in {time.monotonic() - started:.0f} s", flush=True)
 
@@ -211,8 +212,8 @@ def train_run(out: Path, seed: int, name: str) -> Path:
     said = {label for own in b.packed.synthetic for label in own} if system.synthetic else set()
     synthetic = tuple(sorted(said - set(b.packed.split.classes)))
     samples = WorldSamples(
-        b.packed, b.packed.places("train"), modalities=recipe.model.modalities, inputs=recipe.inputs,
-        frozen=b.frozen if recipe.model.frozen_video else None, seed=seed, num_moments=recipe.data.num_frames,
+        b.packed, b.packed.indices("train"), modalities=recipe.model.modalities, inputs=recipe.inputs,
+        frozen=b.frozen if recipe.model.frozen_video else None, seed=seed, num_frames=recipe.data.num_frames,
         following=True, classes=(*b.sets.seen, *synthetic),
     )  # fmt: skip
     shutil.rmtree(run, ignore_errors=True)
@@ -243,7 +244,7 @@ def make_row(out: Path, seed: int, name: str) -> dict[str, Any]:
     trained_s = time.process_time() - started
     found: dict[str, Collected] = {}
     for part in ("held-out", "test"):
-        places = b.packed.places(part)
+        places = b.packed.indices(part)
         samples = WorldSamples(
             b.packed, places, modalities=modalities, inputs=modalities, frozen=frozen, seed=seed, views=VIEWS
         )

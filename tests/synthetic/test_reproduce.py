@@ -21,20 +21,15 @@ from lexivid.errors import LexividError
 from lexivid.models.mov import predict_novel, probabilities
 from lexivid.scoring.features import Collected
 from lexivid.synthetic.reproduce import NAMES, Scale, reproduce
-from lexivid.synthetic.reproduce.clips import (
-    PackedClips,
-    WorldFeatures,
-    WorldSamples,
-    WorldSize,
-    world_distractor_labels,
-)
 from lexivid.synthetic.reproduce.figures import BETAS, beta_and_temperature
+from lexivid.synthetic.reproduce.packed_clips import PackedClips, WorldSize
 from lexivid.synthetic.reproduce.parts import RATIOS, expect_sign
 from lexivid.synthetic.reproduce.plan import TableRow, kinds_of, parse_names, rows_of
 from lexivid.synthetic.reproduce.reproduction import Reproduction
 from lexivid.synthetic.reproduce.rows import Workplace
 from lexivid.synthetic.reproduce.run import RunProgress
 from lexivid.synthetic.reproduce.scores import Outcome, Scores, base, estimate, harmonic, minus, novel
+from lexivid.synthetic.reproduce.world_samples import WorldFeatures, WorldSamples, world_distractor_labels
 from lexivid.synthetic.world.files import make_world
 from lexivid.training.recipe import load_recipe
 
@@ -177,7 +172,7 @@ def test_packed_clips_come_back(tmp_path: Path) -> None:
     assert (again.parts, again.split, again.failures, again.seconds) == (
         packed.parts, packed.split, packed.failures, packed.seconds,
     )  # fmt: skip
-    assert again.places("train") == [0, 1, 2, 3]
+    assert again.indices("train") == [0, 1, 2, 3]
 
 
 def test_samples_show_the_same_moments_in_every_stream() -> None:
@@ -185,7 +180,7 @@ def test_samples_show_the_same_moments_in_every_stream() -> None:
     frozen = packed.video[..., 0, 0, 0].float()[..., None]  # (n, T, 1): the number of the moment
     everything = ("video", "flow", "audio")
     samples = WorldSamples(
-        packed, range(4), modalities=everything, inputs=everything, frozen=frozen, num_moments=4, seed=5
+        packed, range(4), modalities=everything, inputs=everything, frozen=frozen, num_frames=4, seed=5
     )
     looks = []
     for epoch in range(6):

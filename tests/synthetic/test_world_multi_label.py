@@ -20,7 +20,8 @@ from lexivid.data.formats import read_dataset
 from lexivid.data.splits import ClassSplit
 from lexivid.errors import LexividError
 from lexivid.synthetic.pretraining.language_model import LANGUAGE_MODEL_RECIPE, LanguageModelRecipe
-from lexivid.synthetic.reproduce.clips import PackedClips, WorldSamples, WorldSize, pack_label_world, pack_world
+from lexivid.synthetic.reproduce.packed_clips import PackedClips, WorldSize, pack_label_world, pack_world
+from lexivid.synthetic.reproduce.world_samples import WorldSamples
 from lexivid.synthetic.world.files import World, WorldClip, make_world, render_clip
 from lexivid.synthetic.world.multilabel import (
     LOOK,
@@ -332,7 +333,7 @@ def test_packed_clips_come_back(packed: PackedClips, tmp_path: Path) -> None:
 
 
 def test_training_can_be_told_seen_and_synthetic_labels_alone(sets: LabelSets, packed: PackedClips) -> None:
-    test = packed.places("test")
+    test = packed.indices("test")
     whole = WorldSamples(packed, test, modalities=("video",), inputs=("video",))
     assert torch.equal(whole[1]["target"], packed.targets[test[1]])
     told = WorldSamples(packed, test, modalities=("video",), inputs=("video",), classes=sets.seen)

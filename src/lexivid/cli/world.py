@@ -97,7 +97,7 @@ def world(
     rate = f", {new / made.wall_s:.0f} clips a second" if new else ""
     shown = f"of {num_base} base and {num_novel} novel classes"
     if sets:
-        shown = f"with {len(sets.seen)} seen and {len(sets.unseen)} unseen labels ({', '.join(sets.told)})"
+        shown = f"with {len(sets.seen)} seen and {len(sets.unseen)} unseen labels ({', '.join(sets.label_kinds)})"
     say(f"{len(made.clips)} clips {shown} in {out}{kept}: {made.wall_s:.0f} s{rate}")
     if contact_sheet:
         from lexivid.synthetic.world.sheet import contact_sheet as draw_sheet
@@ -110,7 +110,7 @@ def world(
     say("next:")
     if sets:
         # Words that CLIP knows, whatever the labels are: those that the clip shows, and three that it does not show.
-        plain = replace(sets, told=("words", "motion", "sound"))
+        plain = replace(sets, label_kinds=("words", "motion", "sound"))
         own = plain.labels_of(clip.classes)
         labels = ", ".join([*own, *[label for label in plain.unseen if label not in own][:3]])
         say(f"  lexivid classify {where} --model world --multi-label --labels {shlex.quote(labels)}")

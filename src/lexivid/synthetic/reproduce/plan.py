@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from lexivid.backbones.base import WORLD_BACKBONES
 from lexivid.errors import LexividError
-from lexivid.synthetic.reproduce.clips import WorldSize
+from lexivid.synthetic.reproduce.packed_clips import WorldSize
 from lexivid.synthetic.world.words import WorldKind
 
 CLIPS = WORLD_BACKBONES

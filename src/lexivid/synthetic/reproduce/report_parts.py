@@ -211,16 +211,16 @@ def finite(value: T) -> T:
 
 def verdicts(results: Results) -> dict[bool | None, dict[tuple[str, str], list[Expectation]]]:
     """False, None and True -> the expectations of that outcome, by the id and the title of their part."""
-    found: dict[bool | None, dict[tuple[str, str], list[Expectation]]] = {False: {}, None: {}, True: {}}
+    groups: dict[bool | None, dict[tuple[str, str], list[Expectation]]] = {False: {}, None: {}, True: {}}
     for part in (*results["tables"], *results["figures"]):
         for expectation in part["expectations"]:
-            found[expectation["holds"]].setdefault((part["id"], part["title"]), []).append(expectation)
-    return found
+            groups[expectation["holds"]].setdefault((part["id"], part["title"]), []).append(expectation)
+    return groups
 
 
-def counted(outcome: bool | None, found: Mapping[tuple[str, str], list[Expectation]]) -> str:
+def counted(outcome: bool | None, groups: Mapping[tuple[str, str], list[Expectation]]) -> str:
     """ "2 hold", "1 does not hold", "0 not measured"."""
-    count = sum(map(len, found.values()))
+    count = sum(map(len, groups.values()))
     return f"{count} {MARKS[outcome][1] if count == 1 else _SEVERAL[outcome]}"
 
 

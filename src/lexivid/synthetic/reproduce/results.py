@@ -19,10 +19,11 @@ import lexivid.backbones
 from lexivid.backbones import Backbone
 from lexivid.labels import load_templates
 from lexivid.synthetic.reproduce import figures, parts, tables
-from lexivid.synthetic.reproduce.clips import NUM_MOMENTS, PackedClips, WorldSize
+from lexivid.synthetic.reproduce.packed_clips import NUM_SAMPLED_FRAMES, PackedClips, WorldSize
 from lexivid.synthetic.reproduce.plan import kinds_of, systems
 from lexivid.synthetic.reproduce.reproduction import Reproduction
 from lexivid.synthetic.reproduce.scores import Scores
+from lexivid.synthetic.reproduce.temperature import temperature
 from lexivid.training.recipe import load_recipe
 
 _PACKAGES = ("lexivid", "torch", "transformers", "av", "numba", "numpy")
@@ -42,7 +43,7 @@ def assemble(
         elif name == "table6":
             made.append(tables.layers(scores))
         elif name == "table8":
-            made += tables.temperature(scores)
+            made += temperature(scores)
         elif name == "table9":
             made += [tables.generalised(scores, kind) for kind in parts.SIDES]
         elif name == "vfa":
@@ -89,9 +90,9 @@ def _protocol(job: Reproduction, scores: Scores, backbones: Mapping[str, Backbon
         "Clips": f"per base class {size.train_clips} to train on, {size.held_out_clips} to calibrate on, "
         f"{size.test_clips} to test on; per novel class {size.test_clips} to test on; 2 s, 64 x 64 pixels, 8 frames a "
         "second, H.264 and AAC",
-        "What models see": f"{NUM_MOMENTS} frames spread over the clip, at {side} pixels, with the TV-L1 flow (made at "
-        "64 pixels) of the same moments; 128 mel bins x 200 steps of sound; in training 4 of the frames, drawn anew "
-        "in every epoch; no other augmentation",
+        "What models see": f"{NUM_SAMPLED_FRAMES} frames spread over the clip, at {side} pixels, with the TV-L1 flow "
+        "(made at 64 pixels) of the same frames; 128 mel bins x 200 steps of sound; in training 4 of the frames, "
+        "drawn anew in every epoch; no other augmentation",
         "Views": "one per clip",
         "Prompts": list(templates.templates),
         "Temperature tau": ", ".join(f"{name} {tau:.4f}" for name, tau in temperatures.items())

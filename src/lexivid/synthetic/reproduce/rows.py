@@ -1,9 +1,9 @@
-"""One row: a system is trained on a world's base classes and run over its test clips, once, and what it made of them is
-kept (`Collected`), so that every table is scored without it.
+"""One row of the tables: a system is trained on a world's base classes and run over its test clips, once. Its features
+are stored (`Collected`), and every table is scored from them.
 
     recipe + WorldSamples --train()--> run folder --TrainedModel, collect()--> Collected, one npz file
 
-Training is `lexivid.training.train` and nothing else; the run folder is removed when the features are there.
+Training is `lexivid.training.train`. The run folder is removed once the features are stored.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from lexivid.metrics import single_label
 from lexivid.models.system import System
 from lexivid.models.trained import TrainedModel
 from lexivid.scoring.features import Collected, collect, score
-from lexivid.synthetic.reproduce.clips import PackedClips, WorldFeatures, WorldSamples
+from lexivid.synthetic.reproduce.packed_clips import PackedClips
 from lexivid.synthetic.reproduce.plan import OTHER, Scale, TableRow, TableSystem, systems
+from lexivid.synthetic.reproduce.world_samples import WorldFeatures, WorldSamples
 from lexivid.synthetic.world.words import WorldKind
 from lexivid.training import train
 from lexivid.training.clips import TrainingClips
@@ -47,19 +48,19 @@ class Workplace:
         return self.out / "clips" / f"{kind}-{seed}"
 
     def sheet(self, kind: WorldKind) -> Path:
-        """Some clips of a world as a picture."""
+        """An image that shows some clips of a world."""
         return self.out / "clips" / f"{kind}.png"
 
     def packed(self, kind: WorldKind, seed: int) -> Path:
-        """The same decoded."""
+        """Its decoded clips."""
         return self.out / "tensors" / f"{kind}-{seed}.safetensors"
 
     def features(self, kind: WorldKind, seed: int) -> Path:
-        """What the backbone makes of it."""
+        """The backbone's features of its clips."""
         return self.out / "tensors" / f"{kind}-{seed}-features.safetensors"
 
     def row(self, row: TableRow, *, control: bool = False) -> Path:
-        """What a system made of its test clips."""
+        """A system's features of its test clips."""
         return self.out / "rows" / f"{row.kind}-{row.seed}" / f"{row.system}{'-control' if control else ''}.npz"
 
 
@@ -76,7 +77,7 @@ def recipe_of(row: TableRow, scale: Scale, *, clip: str, num_layers: int) -> Rec
 
 
 def is_done(row: TableRow, place: Workplace, scale: Scale, *, clip: str, num_layers: int) -> bool:
-    """Whether the row is there and was made by the recipe as it is now."""
+    """Whether the row exists and was made by the present recipe."""
     path = place.row(row)
     if not path.is_file():
         return False
@@ -97,8 +98,8 @@ def run_row(row: TableRow, place: Workplace, scale: Scale, *, clip: str) -> dict
         seconds = {"training": 0.0, "scoring": time.process_time() - began}
         facts: dict[str, Any] = {"recipe": None}
     else:
-        with tempfile.TemporaryDirectory(dir=_made(place.out), prefix=".training-") as folder:
-            run, curve, looking_s = _train(bench, recipe, system, Path(folder) / "run", scale)
+        with tempfile.TemporaryDirectory(dir=_make_folder(place.out), prefix=".training-") as folder:
+            run, curve, curve_s = _train(bench, recipe, system, Path(folder) / "run", scale)
             trained = time.process_time()
             model = TrainedModel.from_pretrained(run, device="cpu", backbone=backbone)
         collected = bench.collect(model)
@@ -107,8 +108,8 @@ def run_row(row: TableRow, place: Workplace, scale: Scale, *, clip: str) -> dict
         if system.curve:
             curve.append({"epoch": recipe.training.epochs, **bench.accuracies(collected)})
         seconds = {
-            "training": trained - began - looking_s,
-            "scoring": time.process_time() - trained + looking_s,
+            "training": trained - began - curve_s,
+            "scoring": time.process_time() - trained + curve_s,
         }
         facts = {"recipe": recipe.to_dict(), "curve": curve}
     collected.facts = {**facts, "row": asdict(row), "backbone": backbone.name, "seconds": seconds}
@@ -121,31 +122,31 @@ def _train(
 ) -> tuple[Path, list[dict[str, float]], float]:
     """(run folder, points of the curve but the last, seconds that they took)."""
     curve: list[dict[str, float]] = []
-    looking_s = 0.0
+    curve_s = 0.0
 
-    def look(now: System, epochs_done: int) -> None:
-        nonlocal looking_s
+    def record_curve(system_now: System, epochs_done: int) -> None:
+        nonlocal curve_s
         if not system.curve or epochs_done == recipe.training.epochs or epochs_done % scale.curve_every:
             return
         began = time.process_time()
-        model = trained_model(recipe, bench.backbone, now, bench.packed.split.base)
+        model = trained_model(recipe, bench.backbone, system_now, bench.packed.split.base)
         curve.append({"epoch": epochs_done, **bench.accuracies(bench.collect(model, parts=(TEST,)))})
-        looking_s += time.process_time() - began
+        curve_s += time.process_time() - began
 
     data, model_ = recipe.data, recipe.model
     samples = WorldSamples(
-        bench.packed, bench.packed.places("train"), modalities=model_.modalities, inputs=recipe.inputs,
-        frozen=bench.features.frames if model_.frozen_video else None, num_moments=data.num_frames,
+        bench.packed, bench.packed.indices("train"), modalities=model_.modalities, inputs=recipe.inputs,
+        frozen=bench.features.frames if model_.frozen_video else None, num_frames=data.num_frames,
         seed=recipe.training.seed, spec_time=data.spec_time, spec_mel=data.spec_mel,
     )  # fmt: skip
     clips = TrainingClips(samples, None, bench.packed.split.base, bench.packed.split)
-    result = train(recipe, clips, run, device="cpu", backbone=bench.backbone, on_epoch=look)
-    return result.out, curve, looking_s
+    result = train(recipe, clips, run, device="cpu", backbone=bench.backbone, on_epoch=record_curve)
+    return result.out, curve, curve_s
 
 
 @dataclass
 class _Bench:
-    """A world and a backbone, and what is measured of any model on them."""
+    """A world and a backbone, on which any model is measured."""
 
     row: TableRow
     backbone: Backbone
@@ -155,32 +156,32 @@ class _Bench:
     def collect(
         self, model: TrainedModel | Backbone, *, parts: Sequence[str] = (TEST, HELD_OUT), shuffled: str | None = None
     ) -> Collected:
-        """What a model makes of all moments of the clips of these parts, which are the groups of the result."""
-        places = self.packed.places(*parts)
+        """A model's features of all frames of the clips of these parts; the parts are the groups of the result."""
+        indices = self.packed.indices(*parts)
         trained = model if isinstance(model, TrainedModel) else None
         frozen: Tensor | None = None
         if trained is not None and trained.mov.config.frozen_video:
             frozen = self.features.frames
         samples = WorldSamples(
-            self.packed, places, modalities=trained.mov.config.modalities if trained else ("video",),
+            self.packed, indices, modalities=trained.mov.config.modalities if trained else ("video",),
             inputs=trained.inputs if trained else ("video",), frozen=frozen, seed=self.row.seed, shuffled=shuffled,
         )  # fmt: skip
         return collect(
             model, samples, classes=self.packed.split.classes, batch_size=_BATCH, num_workers=0,
-            paths=[self.packed.paths[i] for i in places], groups=[self.packed.parts[i] for i in places],
+            paths=[self.packed.paths[i] for i in indices], groups=[self.packed.parts[i] for i in indices],
         )  # fmt: skip
 
     def accuracies(self, collected: Collected) -> dict[str, float]:
         """Base and novel accuracy of the test clips, 0 to 1."""
         num_base = len(self.packed.split.base)
         test = np.array(collected.groups) == TEST
-        found = {}
-        for side, own in (("base", collected.targets < num_base), ("novel", collected.targets >= num_base)):
-            part = collected.select(test & own)
+        accuracies = {}
+        for side, of_side in (("base", collected.targets < num_base), ("novel", collected.targets >= num_base)):
+            part = collected.select(test & of_side)
             labels = self.features.labels[:num_base] if side == "base" else self.features.labels[num_base:]
             targets = part.targets if side == "base" else part.targets - num_base
-            found[side] = single_label.top_k_accuracy(score(part, labels, head=side), targets)  # type: ignore[arg-type]
-        return found
+            accuracies[side] = single_label.top_k_accuracy(score(part, labels, head=side), targets)  # type: ignore[arg-type]
+        return accuracies
 
 
 @lru_cache(maxsize=3)
@@ -193,6 +194,6 @@ def _world(packed: Path, features: Path) -> tuple[PackedClips, WorldFeatures]:
     return PackedClips.load(packed), WorldFeatures.load(features)
 
 
-def _made(folder: Path) -> Path:
+def _make_folder(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder

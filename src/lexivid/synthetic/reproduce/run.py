@@ -30,12 +30,13 @@ from lexivid.base.storage import write_atomically
 from lexivid.base.workers import end_workers, start_worker
 from lexivid.errors import LexividError
 from lexivid.models.towers import make_frozen_tower, make_tower, tower_fingerprint
-from lexivid.synthetic.reproduce.clips import PackedClips, encode_world, pack_world, world_distractor_labels
+from lexivid.synthetic.reproduce.packed_clips import PackedClips, pack_world
 from lexivid.synthetic.reproduce.plan import CLIPS, QUICK, Scale, TableRow, kinds_of, parse_names
 from lexivid.synthetic.reproduce.report import write_report
 from lexivid.synthetic.reproduce.reproduction import Reproduction
 from lexivid.synthetic.reproduce.results import assemble
 from lexivid.synthetic.reproduce.rows import Workplace, run_row
+from lexivid.synthetic.reproduce.world_samples import encode_world, world_distractor_labels
 from lexivid.synthetic.world.words import WorldKind
 
 _CLIP_COST = 0.06  # seconds of one process, to make, decode and follow a clip; only the time left depends on it
@@ -145,15 +146,15 @@ def _claim(out: Path, scale: Scale, backbones: dict[str, Backbone]) -> None:
     settings: dict[str, Any] = {"scale": asdict(scale), "backbones": prints}
     if path.is_file():
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            stored = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise LexividError(f"{str(path)!r} cannot be read ({error}): choose another folder") from None
-        known = found.get("backbones", {})
-        same = found.get("scale") == settings["scale"]
-        if not same or any(known.get(name, value) != value for name, value in prints.items()):
-            what = "backbones" if same else "classes, clips or epochs (--quick?)"
-            raise LexividError(f"{str(out)!r} holds a run with other {what}: choose another folder")
-        settings["backbones"] = known | prints
+        stored_prints = stored.get("backbones", {})
+        same = stored.get("scale") == settings["scale"]
+        if not same or any(stored_prints.get(name, value) != value for name, value in prints.items()):
+            difference = "backbones" if same else "classes, clips or epochs (--quick?)"
+            raise LexividError(f"{str(out)!r} holds a run with other {difference}: choose another folder")
+        settings["backbones"] = stored_prints | prints
         for left in out.glob(".training-*"):  # of a call that was killed
             shutil.rmtree(left, ignore_errors=True)
     write_atomically(path, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
@@ -174,8 +175,8 @@ def _prepare(
         packed.save(place.packed(kind, seed))
     if not place.features(kind, seed).is_file():
         packed = PackedClips.load(place.packed(kind, seed))
-        nothing = world_distractor_labels(packed.split, kind, seed=seed, pool=job.scale.pool)
-        encode_world(packed, backbone, nothing=nothing).save(place.features(kind, seed))
+        distractor_labels = world_distractor_labels(packed.split, kind, seed=seed, pool=job.scale.pool)
+        encode_world(packed, backbone, distractor_labels=distractor_labels).save(place.features(kind, seed))
     progress.count(name, 1, 1)
 
 

@@ -1,7 +1,7 @@
-"""The paper's tables from the rows, each with what the paper led us to expect of it and whether it came out.
+"""The paper's tables, made from the rows. Each has the expectations that the paper raises, and whether they hold.
 
-An expectation holds where the whole 95 % interval lies on the expected side; where it does not, its reason says
-whether the sign is the other one or just not settled by so many seeds.
+An expectation holds if the whole 95 % interval lies on the expected side. If it does not hold, its reason says
+whether the sign is the opposite one, or whether so many seeds do not settle it.
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ import itertools
 from collections.abc import Callable, Sequence
 
 from lexivid.synthetic.reproduce.parts import (
-    ABSOLUTE,
     LETTERS,
     PAPER_DATA,
-    RATIOS,
     SCORE_NAMES,
     SIDES,
     WORLD_NAMES,
@@ -58,8 +56,8 @@ def open_vocabulary(scores: Scores, kind: WorldKind, name: str) -> Part:
         f"MOV, {word} of another clip": (control, LETTERS[other], None),
     }
     rows = [
-        row(system, letters, _columns(found), dict(PUBLISHED[name][published]) if published else None)
-        for system, (found, letters, published) in named.items()
+        row(system, letters, _columns(outcomes), dict(PUBLISHED[name][published]) if published else None)
+        for system, (outcomes, letters, published) in named.items()
     ]
     mark_best(rows, "harmonic_mean")
     differences = []
@@ -70,8 +68,8 @@ def open_vocabulary(scores: Scores, kind: WorldKind, name: str) -> Part:
         ("MOV", f"MOV, {word} of another clip"), (f"MOV, {word} of another clip", "CLIP, zero-shot"),
     ):  # fmt: skip
         for column, statistic in COLUMNS.items():
-            found = estimate(minus(statistic), named[of][0], named[subtracted][0])
-            differences.append(difference(of, subtracted, column, found))
+            change = estimate(minus(statistic), named[of][0], named[subtracted][0])
+            differences.append(difference(of, subtracted, column, change))
     gains = {side: estimate(minus(COLUMNS[side]), mov, clip) for side in ("base", "novel")}
     left = {side: estimate(minus(COLUMNS[side]), control, clip) for side in ("base", "novel")}
     lost = estimate(minus(novel), tuned, clip)
@@ -81,7 +79,7 @@ def open_vocabulary(scores: Scores, kind: WorldKind, name: str) -> Part:
         expect_sign("MOV's harmonic mean is above CLIP's.", estimate(minus(harmonic), mov, clip)),
         expect_sign(
             "Fine-tuning the video tower lifts base classes.", estimate(minus(base), tuned, clip),
-            reason=f"Every {SHARED} classes of the world share their looks, so that pictures tell few more apart.",
+            reason=f"Every {SHARED} classes of the world share their appearance, so frames tell few more apart.",
         ),
         expect_sign("Fine-tuning the video tower lowers novel classes.", lost, sign=-1),
         expect_sign(
@@ -124,12 +122,12 @@ def fusion(scores: Scores) -> Part:
         "Cross-attention": lambda kind: scores.outcomes(kind, "mov"),
     }  # fmt: skip
     clip = {kind: scores.outcomes(kind, ZERO_SHOT) for kind in SIDES}
-    made = {system: {kind: get(kind) for kind in SIDES} for system, get in systems.items()}
+    outcomes = {system: {kind: get(kind) for kind in SIDES} for system, get in systems.items()}
     rows = [
         row("CLIP, zero-shot", "V, T", {kind: estimate(base, clip[kind]) for kind in SIDES}),
         *(
-            row(system, "", {kind: estimate(base, found[kind]) for kind in SIDES}, _published("table5", system))
-            for system, found in made.items()
+            row(system, "", {kind: estimate(base, made[kind]) for kind in SIDES}, _published("table5", system))
+            for system, made in outcomes.items()
         ),
     ]
     mark_best(rows, "motion")
@@ -138,9 +136,9 @@ def fusion(scores: Scores) -> Part:
         for of, subtracted in (
             ("Cross-attention", "Score fusion"), ("Score fusion", "Video only"), ("Score fusion", "Flow or audio only"),
         ):  # fmt: skip
-            found = estimate(minus(base), made[of][kind], made[subtracted][kind])
-            differences.append(difference(of, subtracted, kind, found))
-        gain = estimate(minus(base), made["Cross-attention"][kind], made["Score fusion"][kind])
+            change = estimate(minus(base), outcomes[of][kind], outcomes[subtracted][kind])
+            differences.append(difference(of, subtracted, kind, change))
+        gain = estimate(minus(base), outcomes["Cross-attention"][kind], outcomes["Score fusion"][kind])
         expectations.append(
             expect(
                 f"Cross-attention is at least as good as score fusion ({WORLD_NAMES[kind]}).", gain.value >= 0,
@@ -148,19 +146,19 @@ def fusion(scores: Scores) -> Part:
             )
         )  # fmt: skip
         for single in ("Video only", "Flow or audio only"):
-            found = estimate(minus(base), made["Cross-attention"][kind], made[single][kind])
+            change = estimate(minus(base), outcomes["Cross-attention"][kind], outcomes[single][kind])
             expectations.append(
-                expect_sign(f"Cross-attention is above {single[0].lower()}{single[1:]} ({WORLD_NAMES[kind]}).", found)
+                expect_sign(f"Cross-attention is above {single[0].lower()}{single[1:]} ({WORLD_NAMES[kind]}).", change)
             )
-        found = estimate(minus(base), made["Video only"][kind], clip[kind])
+        change = estimate(minus(base), outcomes["Video only"][kind], clip[kind])
         expectations.append(
             expect_sign(
-                f"Training temporal layers on the frozen video tower lifts base classes ({WORLD_NAMES[kind]}).", found,
+                f"Training temporal layers on the frozen video tower lifts base classes ({WORLD_NAMES[kind]}).", change,
                 reason="A clip of the world shows one object from its first frame to its last, so that there is little "
                 "to learn beyond the mean of its frames.",
             )
         )  # fmt: skip
-        lost = estimate(minus(novel), made["Video only"][kind], clip[kind])
+        lost = estimate(minus(novel), outcomes["Video only"][kind], clip[kind])
         expectations.append(
             expect_sign(
                 f"Training temporal layers on base classes lowers novel ones ({WORLD_NAMES[kind]}).",
@@ -172,7 +170,7 @@ def fusion(scores: Scores) -> Part:
     return {
         "id": "table5", "title": "Table 5: ways of fusing, base classes",
         "about": "Top-1 accuracy in percent on base classes. Each stream has its temporal layers; score fusion is the "
-        "mean of both streams' probabilities, which never saw each other in training.",
+        "mean of both streams' probabilities; they are trained separately.",
         "columns": [{"key": kind, "label": WORLD_NAMES[kind]} for kind in SIDES], "rows": rows,
         "published_on": DATA["table5"], "differences": differences, "expectations": expectations,
         "notes": ["The single streams are those of the score fusion: without cross-attention eq. 9 trains them apart."],
@@ -183,7 +181,7 @@ def layers(scores: Scores) -> Part:
     """Table 6: how many layers of the flow or audio tower are trained."""
     num = scores.job.num_layers
     counts = range(1, num + 1)
-    made = {
+    outcomes = {
         n: {kind: scores.outcomes(kind, "tower" if n == num else f"tower-last-{n}") for kind in SIDES} for n in counts
     }
     names = {n: f"All {num} layers" if n == num else f"Last {n} layer{'s' if n > 1 else ''}" for n in counts}
@@ -191,7 +189,7 @@ def layers(scores: Scores) -> Part:
     same = {1: "Last 1 layer", num: "All 12 layers"}
     rows = [
         row(
-            names[n], "", {kind: estimate(base, made[n][kind]) for kind in SIDES},
+            names[n], "", {kind: estimate(base, outcomes[n][kind]) for kind in SIDES},
             _published("table6", same[n]) if n in same else None,
         )
         for n in counts
@@ -199,16 +197,16 @@ def layers(scores: Scores) -> Part:
     mark_best(rows, "motion")
     differences, expectations = [], []
     for kind in SIDES:
-        found = estimate(minus(base), made[num][kind], made[1][kind])
-        differences.append(difference(names[num], names[1], kind, found))
+        change = estimate(minus(base), outcomes[num][kind], outcomes[1][kind])
+        differences.append(difference(names[num], names[1], kind, change))
         expectations.append(
             expect_sign(
                 f"Training all layers of the {OTHER[kind]} tower is better than the last alone.",
-                found,
+                change,
                 reason=f"This tower has {num} layers, the paper's 12: the last is a larger part of it.",
             )
         )
-        values = [estimate(base, made[n][kind]).value for n in counts]
+        values = [estimate(base, outcomes[n][kind]).value for n in counts]
         rises = all(after >= before for before, after in itertools.pairwise(values))
         expectations.append(
             expect(
@@ -218,105 +216,13 @@ def layers(scores: Scores) -> Part:
         )  # fmt: skip
     return {
         "id": "table6", "title": "Table 6: trainable layers of the flow or audio tower, base classes",
-        "about": "Top-1 accuracy in percent of the tower alone (mean over time, no pictures shown).",
+        "about": "Top-1 accuracy in percent of the tower alone (mean over time, without frames).",
         "columns": [
             {"key": kind, "label": f"{OTHER[kind]}, {WORLD_NAMES[kind]}"} for kind in SIDES
         ],
         "rows": rows, "published_on": DATA["table6"], "differences": differences, "expectations": expectations,
         "notes": ["With all layers, the patch and position embeddings are trained too."],
     }  # fmt: skip
-
-
-def temperature(scores: Scores) -> list[Part]:
-    """Table 8: tau_v at the model's beta, in units of the backbone's temperature and at the paper's numbers."""
-    columns = [
-        {"key": key, "label": f"{label}, {WORLD_NAMES[kind]}"}
-        for kind in SIDES
-        for key, label in (
-            (f"{kind} v", "frozen video"), (f"{kind} x", OTHER[kind]), (kind, "both")
-        )
-    ]  # fmt: skip
-    clip = {kind: scores.outcomes(kind, ZERO_SHOT) for kind in SIDES}
-    alone = {}
-    for kind in SIDES:
-        for key, name in ((f"{kind} v", "v"), (f"{kind} x", OTHER[kind])):
-            alone[key] = estimate(novel, scores.stream(kind, "mov", name))
-    parts = []
-    for values, absolute in ((RATIOS, False), (ABSOLUTE, True)):
-        rows, expectations, differences = [], [], []
-        for value in values:
-            both = {kind: scores.outcomes(kind, "mov", tau_v=value, absolute=absolute) for kind in SIDES}
-            paper = f"{value:g}" if absolute else f"{value / 100:g}"
-            label = f"{value:g}" if absolute else f"{value:g} tau"
-            published = _published_temperature(paper) if absolute or value <= 1 else None
-            rows.append(row(label, "", alone | {kind: estimate(novel, both[kind]) for kind in SIDES}, published))
-            for kind in SIDES:
-                differences.append(
-                    difference(
-                        f"tau_v = {label}", "CLIP, zero-shot", kind, estimate(minus(novel), both[kind], clip[kind])
-                    )
-                )
-        for kind in SIDES:
-            at = dict(zip(values, (r["values"][kind]["value"] for r in rows), strict=True))
-            best, worst = max(at, key=at.__getitem__), min(at, key=at.__getitem__)
-            found = estimate(
-                minus(novel), scores.outcomes(kind, "mov", tau_v=best, absolute=absolute),
-                scores.outcomes(kind, "mov", tau_v=worst, absolute=absolute),
-            )  # fmt: skip
-            unit = "" if absolute else " tau"
-            expectations.append(
-                expect_sign(
-                    f"tau_v matters on novel classes ({WORLD_NAMES[kind]}).", found,
-                    reason=f"Best at {best:g}{unit}, worst at {worst:g}{unit}."
-                    + (" At these temperatures the frozen tower's probabilities are one-hot already: its cosines lie "
-                       "further apart than CLIP's." if absolute else ""),
-                )
-            )  # fmt: skip
-            expectations[-1]["measured"] += f", {best:g}{unit} against {worst:g}{unit} (chosen by this table itself)"
-            if not absolute:
-                lower, own = (scores.outcomes(kind, "mov", tau_v=ratio) for ratio in (0.3, 1.0))
-                flat, sharp = (scores.entropy(kind, "mov", name) for name in ("v", OTHER[kind]))
-                expectations.append(
-                    expect_sign(
-                        f"Lowering tau_v from tau to 0.3 tau helps on novel classes ({WORLD_NAMES[kind]}).",
-                        estimate(minus(novel), lower, own),
-                        reason=_why_not_lower(kind, flat, sharp, alone),
-                    )
-                )
-                inner = values.index(best) not in (0, len(values) - 1)
-                expectations.append(
-                    expect(
-                        "The curve has the paper's shape: too soft is bad, too sharp falls back to CLIP "
-                        f"({WORLD_NAMES[kind]}).",
-                        inner, f"best at {best:g} tau; the paper's best is 0.3 tau",
-                        f"The best is at an end: {best:g} tau.",
-                    )
-                )  # fmt: skip
-        mark_best(rows, "motion")
-        parts.append(
-            {
-                "id": "table8-absolute" if absolute else "table8",
-                "title": "Table 8: temperature of the frozen video path, "
-                + ("the paper's numbers" if absolute else "in units of the backbone's own"),
-                "about": "Top-1 accuracy in percent on novel classes at beta 0.25; the other temperatures are the "
-                "backbone's own, tau, which is 0.01 in the paper.",
-                "columns": columns, "rows": rows, "published_on": DATA["table8"], "differences": differences,
-                "expectations": expectations, "notes": [],
-            }
-        )  # fmt: skip
-    return parts
-
-
-def _why_not_lower(kind: WorldKind, flat: float, sharp: float, alone: dict[str, Estimate]) -> str:
-    """What was measured about the two paths that the paper's lower tau_v brings into line."""
-    other = OTHER[kind]
-    text = f"The paper lowers it because P_v is flatter than P_{other[0]}; "
-    text += f"at tau they have {flat:.2f} and {sharp:.2f} nats."
-    v, x = alone[f"{kind} v"].value, alone[f"{kind} x"].value
-    if x > v:
-        text += f" But here the {other} path alone is the better one ({x:.1f} % against {v:.1f} %), "
-        text += "and a sharper P_v outvotes it."
-    return text
 
 
 def generalised(scores: Scores, kind: WorldKind) -> Part:
@@ -340,13 +246,13 @@ def generalised(scores: Scores, kind: WorldKind) -> Part:
     differences = []
     for of, subtracted in (("MOV", "CLIP"), ("MOV, calibrated (ours)", "MOV"), ("MOV, calibrated (ours)", "CLIP")):
         for column, statistic in (("generalised", novel), ("base", base), ("harmonic_mean", harmonic)):
-            found = estimate(minus(statistic), named[of][0], named[subtracted][0])
-            differences.append(difference(of, subtracted, column, found))
+            change = estimate(minus(statistic), named[of][0], named[subtracted][0])
+            differences.append(difference(of, subtracted, column, change))
     ours = estimate(minus(harmonic), named["MOV, calibrated (ours)"][0], named["MOV"][0])
     size = scores.job.scale.size
     return {
         "id": "table9" if kind == "motion" else "table9-sound",
-        "title": f"Table 9: when nobody says whether a clip is of a base or a novel class ({WORLD_NAMES[kind]})",
+        "title": f"Table 9: without knowing whether a clip is of a base or a novel class ({WORLD_NAMES[kind]})",
         "about": f"Top-1 accuracy in percent. Original: novel clips among the {size.num_novel} novel classes. The "
         f"rest: every clip among all {size.num_base + size.num_novel}.",
         "columns": [
@@ -377,19 +283,21 @@ def three_modalities(scores: Scores) -> Part:
         "CLIP, zero-shot": (ZERO_SHOT, "V, T"), "MOV, video and flow": ("mov-flow", "V, F, T"),
         "MOV, video and sound": ("mov-audio", "V, A, T"), "MOV, all three": ("mov-all", "V, F, A, T"),
     }  # fmt: skip
-    made = {name: scores.outcomes("both", system) for name, (system, _) in named.items()}
-    rows = [row(name, letters, _columns(made[name])) for name, (_, letters) in named.items()]
+    outcomes = {name: scores.outcomes("both", system) for name, (system, _) in named.items()}
+    rows = [row(name, letters, _columns(outcomes[name])) for name, (_, letters) in named.items()]
     mark_best(rows, "harmonic_mean")
     differences, expectations = [], []
     for subtracted in list(named)[:3]:
         for column, statistic in COLUMNS.items():
-            found = estimate(minus(statistic), made["MOV, all three"], made[subtracted])
-            differences.append(difference("MOV, all three", subtracted, column, found))
+            change = estimate(minus(statistic), outcomes["MOV, all three"], outcomes[subtracted])
+            differences.append(difference("MOV, all three", subtracted, column, change))
             if column != "harmonic_mean":
                 text = f"All three modalities are above {subtracted} on {column} classes."
-                rest = 100 - estimate(statistic, made[subtracted]).value
-                reason = f"{subtracted} leaves only {rest:.1f} points to gain." if rest < 5 else "Why is not known."
-                expectations.append(expect_sign(text, found, reason=reason))
+                headroom = 100 - estimate(statistic, outcomes[subtracted]).value
+                reason = (
+                    f"{subtracted} leaves only {headroom:.1f} points to gain." if headroom < 5 else "Why is not known."
+                )
+                expectations.append(expect_sign(text, change, reason=reason))
     return {
         "id": "vfa", "title": "Video, flow and sound together",
         "about": "Top-1 accuracy in percent where a class names motion and sound. Video attends to the tokens of both; "
@@ -399,8 +307,8 @@ def three_modalities(scores: Scores) -> Part:
     }  # fmt: skip
 
 
-def _columns(found: Sequence[Outcome]) -> dict[str, Estimate]:
-    return {key: estimate(statistic, found) for key, statistic in COLUMNS.items()}
+def _columns(outcomes: Sequence[Outcome]) -> dict[str, Estimate]:
+    return {key: estimate(statistic, outcomes) for key, statistic in COLUMNS.items()}
 
 
 def _labels(columns: dict[str, Statistic]) -> list[Part]:
@@ -409,12 +317,3 @@ def _labels(columns: dict[str, Statistic]) -> list[Part]:
 
 def _published(table: str, system: str) -> dict[str, float]:
     return {kind: PUBLISHED[table][system][PAPER_DATA[kind]] for kind in SIDES}
-
-
-def _published_temperature(tau_v: str) -> dict[str, float]:
-    found = PUBLISHED["table8"][tau_v]
-    return {
-        key: found[f"{PAPER_DATA[kind]}{ending}"]
-        for kind in SIDES
-        for key, ending in ((f"{kind} v", " video"), (f"{kind} x", " flow or audio"), (kind, ""))
-    }

@@ -247,23 +247,23 @@ def draw(scenes: Scenes, times_s: Tensor, *, size: int, generator: torch.Generat
         _object(canvas, scenes, o, centre[:, :, o], angle[:, :, o], half[:, :, o], torch.ones(n), pixels)
         _ghosts(canvas, scenes, times, o, with_trail[grows], pixels)
     bar = scenes.occluder[:, None, None]
-    far = (pixels - bar[..., :2]).abs()
-    inside = (far < bar[..., 2:4]).all(dim=-1) & (bar[..., 2] > 0)  # (N, S, S)
+    distance = (pixels - bar[..., :2]).abs()
+    inside = (distance < bar[..., 2:4]).all(dim=-1) & (bar[..., 2] > 0)  # (N, S, S)
     canvas = torch.where(inside[:, None, None], scenes.occluder[:, 4].view(n, 1, 1, 1, 1), canvas)
     _badges(canvas, scenes, pixels)
     noise = torch.randn(canvas.shape, generator=generator) * scenes.noise.view(n, 1, 1, 1, 1)
     return ((canvas + noise).clamp_(0, 1) * 255).round_().to(torch.uint8)
 
 
-def _ghosts(canvas: Tensor, scenes: Scenes, times: Tensor, o: int, who: Tensor, pixels: Tensor) -> None:
+def _ghosts(canvas: Tensor, scenes: Scenes, times: Tensor, o: int, chosen: Tensor, pixels: Tensor) -> None:
     """Where object `o` of the scenes `who` was, the faintest first."""
-    if not len(who):
+    if not len(chosen):
         return
-    part, painted = scenes.select(who), canvas[who]
+    part, painted = scenes.select(chosen), canvas[chosen]
     for age_s, strength in zip(reversed(_GHOST_S), (0.5, 0.75, 1.0), strict=True):
-        centre, angle, half = pose(part, times[who], age_s=age_s)
+        centre, angle, half = pose(part, times[chosen], age_s=age_s)
         _object(painted, part, o, centre[:, :, o], angle[:, :, o], half[:, :, o], part.trail[:, o] * strength, pixels)
-    canvas[who] = painted
+    canvas[chosen] = painted
 
 
 def _object(
@@ -271,19 +271,19 @@ def _object(
 ) -> None:
     """Paint object `o` of every scene onto canvas (N, T, 3, S, S): centre (N, T, 2), angle and half (N, T)."""
     t, size = canvas.shape[1], canvas.shape[-1]
-    there = (scenes.size[:, o] > 0).nonzero()[:, 0]
-    if not len(there):
+    present = (scenes.size[:, o] > 0).nonzero()[:, 0]
+    if not len(present):
         return
-    shape, colour, texture = (scenes.words[there, o, i] for i in range(3))
-    k = len(there)
-    cos, sin = angle[there].cos(), angle[there].sin()
+    shape, colour, texture = (scenes.words[present, o, i] for i in range(3))
+    k = len(present)
+    cos, sin = angle[present].cos(), angle[present].sin()
     rotate = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -1)  # rows: own axes
-    away = pixels - centre[there][:, :, None, None]  # (K, T, S, S, 2)
-    own = (away.view(k, t, -1, 2) @ rotate) / half[there].clamp(1e-3)[..., None, None]
+    offset = pixels - centre[present][:, :, None, None]  # (K, T, S, S, 2)
+    local = (offset.view(k, t, -1, 2) @ rotate) / half[present].clamp(1e-3)[..., None, None]
     masks = _masks()[shape]  # (K, 1, 64, 64)
-    alphas = F.grid_sample(masks, own.view(k, t * size, size, 2), align_corners=False, padding_mode="zeros")
-    alphas = alphas.view(k, t, 1, size, size) * alpha[there].view(k, 1, 1, 1, 1)
-    x, y = own.view(k, t, 1, size, size, 2).unbind(-1)
+    alphas = F.grid_sample(masks, local.view(k, t * size, size, 2), align_corners=False, padding_mode="zeros")
+    alphas = alphas.view(k, t, 1, size, size) * alpha[present].view(k, 1, 1, 1, 1)
+    x, y = local.view(k, t, 1, size, size, 2).unbind(-1)
     light = 1 - 0.22 * x.clamp(-1, 1)  # lit from its own left, so that a spinning disc is seen to spin
     marks = torch.where(
         (texture == 1).view(k, 1, 1, 1, 1),
@@ -291,19 +291,21 @@ def _object(
         ((2 * math.pi * 1.25 * x).sin() * (2 * math.pi * 1.25 * y).sin()) > 0.25,
     ) & (texture > 0).view(k, 1, 1, 1, 1)
     light = torch.where(marks, light * 0.3, light)
-    paint = (_rgb()[colour] + scenes.tint[there, o]).view(k, 1, 3, 1, 1) * light
-    canvas[there] = torch.lerp(canvas[there], paint, alphas)
+    paint = (_rgb()[colour] + scenes.tint[present, o]).view(k, 1, 3, 1, 1) * light
+    canvas[present] = torch.lerp(canvas[present], paint, alphas)
 
 
 def _badges(canvas: Tensor, scenes: Scenes, pixels: Tensor) -> None:
-    who = (scenes.badge != NONE).nonzero()[:, 0]
-    if not len(who):
+    chosen = (scenes.badge != NONE).nonzero()[:, 0]
+    if not len(chosen):
         return
-    bank = torch.tensor([[float(c) for c in badge] for badge in _BADGES]).view(-1, 1, 3, 3)
-    own = (pixels - scenes.badge_at[who, None, None]) / 0.24  # (K, S, S, 2)
-    value = F.grid_sample(bank[scenes.badge[who]], own, mode="nearest", padding_mode="border", align_corners=False)
-    inside = (own.abs() < 1).all(dim=-1)[:, None, None]  # (K, 1, 1, S, S)
-    canvas[who] = torch.where(inside, value[:, None] * 0.94 + 0.03, canvas[who])
+    badges = torch.tensor([[float(c) for c in badge] for badge in _BADGES]).view(-1, 1, 3, 3)
+    local = (pixels - scenes.badge_at[chosen, None, None]) / 0.24  # (K, S, S, 2)
+    value = F.grid_sample(
+        badges[scenes.badge[chosen]], local, mode="nearest", padding_mode="border", align_corners=False
+    )
+    inside = (local.abs() < 1).all(dim=-1)[:, None, None]  # (K, 1, 1, S, S)
+    canvas[chosen] = torch.where(inside, value[:, None] * 0.94 + 0.03, canvas[chosen])
 
 
 @cache

@@ -5,14 +5,14 @@
     motion    what an object does: "spinning"
     sound     how it sounds: "humming"
 
-So labels name things and doings, in words that CLIP knows and in words that only descriptions explain (OVML: entities
-and actions together, whose scores share no scale). Training clips show only objects whose noun, motion and sound are
-all seen ones; test clips show any. Texture is free, and no label tells it.
+So labels name entities and actions, in words that CLIP knows and in words that only descriptions explain. As in OVML,
+their scores share no scale. Training clips show only objects whose noun, motion and sound are
+all seen ones; test clips show any. Texture is random, and no label names it.
 
     draw_label_sets --seed--> LabelSets --plan_label_clips--> WorldClips --make_label_world--> a folder
 
 Training clips also have synthetic labels, what an imperfect captioner would write (`captioned`): "star", "something
-red". Test clips have none, so that no mistake of a captioner can get into what is measured.
+red". Test clips have none, so no mistake of a captioner enters a measurement.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ LOOK: Look = replace(VIDEO, distractor=0.0)
 CAPTION_ERRORS = 0.1
 
 
-class Places(NamedTuple):
-    """Places in `MOTIONS` or `SOUNDS` that training may show, and those that it never shows; both sorted."""
+class SeenUnseen(NamedTuple):
+    """Indices into `MOTIONS` or `SOUNDS` that training may show, and those that it never shows; both sorted."""
 
     seen: tuple[int, ...]
     unseen: tuple[int, ...]
@@ -50,11 +50,11 @@ class Places(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelSets:
-    """What clips are labelled with.
+    """The labels of the clips.
 
     Args:
         nouns, motions, sounds: seen and unseen ones. Nouns fix shape and colour alone, each another pair.
-        told: which kinds of labels there are; what clips show is the same whatever is told.
+        label_kinds: which kinds of labels clips have. What clips show does not depend on it.
 
     Raises:
         LexividError: nouns that fix more, or the same twice; fewer seen nouns than objects in a clip; no kind, or an
@@ -62,9 +62,9 @@ class LabelSets:
     """
 
     nouns: NounSplit
-    motions: Places
-    sounds: Places
-    told: tuple[LabelKind, ...] = LABEL_KINDS
+    motions: SeenUnseen
+    sounds: SeenUnseen
+    label_kinds: tuple[LabelKind, ...] = LABEL_KINDS
 
     def __post_init__(self) -> None:
         both = (*self.nouns.base, *self.nouns.novel)
@@ -76,25 +76,30 @@ class LabelSets:
             raise LexividError(
                 f"{len(self.nouns.base)} seen nouns, but a clip shows at least {FEWEST_OBJECTS}: have fewer novel ones"
             )
-        if not self.told or [kind for kind in LABEL_KINDS if kind in self.told] != list(self.told):
+        if not self.label_kinds or [kind for kind in LABEL_KINDS if kind in self.label_kinds] != list(self.label_kinds):
             raise LexividError(
-                f"kinds of labels {self.told!r}: choose from {', '.join(LABEL_KINDS)}, each once, in this order"
+                f"kinds of labels {self.label_kinds!r}: choose from {', '.join(LABEL_KINDS)}, each once, in this order"
             )
 
     @property
     def seen(self) -> tuple[str, ...]:
         """Labels that training clips have, kind by kind."""
-        return tuple(label for kind in self.told for label in self._of_kind(kind, seen=True))
+        return tuple(label for kind in self.label_kinds for label in self._of_kind(kind, seen=True))
 
     @property
     def unseen(self) -> tuple[str, ...]:
         """Labels that only test clips have, kind by kind."""
-        return tuple(label for kind in self.told for label in self._of_kind(kind, seen=False))
+        return tuple(label for kind in self.label_kinds for label in self._of_kind(kind, seen=False))
 
     @property
     def kinds(self) -> dict[str, LabelKind]:
         """The kind of every label; seen ones first, as in `ClassSplit.classes` of the world."""
-        return {label: kind for seen in (True, False) for kind in self.told for label in self._of_kind(kind, seen=seen)}
+        return {
+            label: kind
+            for seen in (True, False)
+            for kind in self.label_kinds
+            for label in self._of_kind(kind, seen=seen)
+        }
 
     def labels_of(self, objects: Sequence[WorldClass]) -> tuple[str, ...]:
         """All labels of a clip that shows these, object by object, each label once.
@@ -102,27 +107,29 @@ class LabelSets:
         Raises:
             KeyError: no noun means the shape and colour of an object.
         """
-        found: dict[str, None] = {}
+        labels: dict[str, None] = {}
         for made in objects:
             noun = self._noun_of[made.shape, made.colour]
-            said = {"noun": noun.name, "words": noun.words}
-            said |= {"motion": MOTIONS[made.motion]} if made.motion is not None else {}
-            said |= {"sound": SOUNDS[made.sound]} if made.sound is not None else {}
-            found.update((said[kind], None) for kind in self.told if kind in said)
-        return tuple(found)
+            words = {"noun": noun.name, "words": noun.words}
+            words |= {"motion": MOTIONS[made.motion]} if made.motion is not None else {}
+            words |= {"sound": SOUNDS[made.sound]} if made.sound is not None else {}
+            labels.update((words[kind], None) for kind in self.label_kinds if kind in words)
+        return tuple(labels)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        nouns = {side: [asdict(n) for n in own] for side, own in zip(("base", "novel"), self.nouns, strict=True)}
-        places = {
-            name: {"seen": list(own.seen), "unseen": list(own.unseen)}
-            for name, own in (("motions", self.motions), ("sounds", self.sounds))
+        """As a JSON object. The key "told" of world.json means `label_kinds`."""
+        nouns = {
+            side: [asdict(n) for n in members] for side, members in zip(("base", "novel"), self.nouns, strict=True)
         }
-        return {"nouns": nouns, **places, "told": list(self.told)}
+        places = {
+            name: {"seen": list(indices.seen), "unseen": list(indices.unseen)}
+            for name, indices in (("motions", self.motions), ("sounds", self.sounds))
+        }
+        return {"nouns": nouns, **places, "told": list(self.label_kinds)}
 
     def _of_kind(self, kind: LabelKind, *, seen: bool) -> list[str]:
         nouns = self.nouns.base if seen else self.nouns.novel
-        motions, sounds = ((own.seen if seen else own.unseen) for own in (self.motions, self.sounds))
+        motions, sounds = ((indices.seen if seen else indices.unseen) for indices in (self.motions, self.sounds))
         return {
             "noun": [n.name for n in nouns],
             "words": [n.words for n in nouns],
@@ -156,14 +163,14 @@ def draw_label_sets(
     """
     if seed < 0:
         raise LexividError(f"seed: {seed}; choose 0 or more")
-    divided: list[Places] = []
+    divided: list[SeenUnseen] = []
     for stream, (name, words, num) in enumerate(
         (("motions", MOTIONS, num_unseen_motions), ("sounds", SOUNDS, num_unseen_sounds))
     ):
         if not 0 <= num < len(words):
             raise LexividError(f"{num} unseen {name} of {len(words)}: choose 0 to {len(words) - 1}")
         order = np.random.default_rng([seed, stream]).permutation(len(words)).tolist()
-        divided.append(Places(tuple(sorted(order[num:])), tuple(sorted(order[:num]))))
+        divided.append(SeenUnseen(tuple(sorted(order[num:])), tuple(sorted(order[:num]))))
     motions, sounds = divided
     return LabelSets(split_nouns(nouns, num_novel=num_novel_nouns, seed=seed), motions, sounds, tuple(kinds))
 
@@ -184,7 +191,9 @@ def _plan(sets: LabelSets, split: str, index: int, seed: int) -> WorldClip:
     rng = np.random.default_rng(np.frombuffer(key, "<u4").tolist())
     is_train = split == "train"
     nouns = sets.nouns.base if is_train else (*sets.nouns.base, *sets.nouns.novel)
-    motions, sounds = (own.seen if is_train else (*own.seen, *own.unseen) for own in (sets.motions, sets.sounds))
+    motions, sounds = (
+        words.seen if is_train else (*words.seen, *words.unseen) for words in (sets.motions, sets.sounds)
+    )
     num = min(int(rng.integers(FEWEST_OBJECTS, MOST_OBJECTS + 1)), len(nouns))
     objects = tuple(
         replace(
@@ -217,16 +226,16 @@ def captioned(
         ("motion", "something {}", MOTIONS, sets.motions.seen),
         ("sound", "something {}", SOUNDS, sets.sounds.seen),
     )
-    said: dict[str, None] = {}
+    phrases: dict[str, None] = {}
     for made in objects:
-        options = [(getattr(made, part), *rest) for part, *rest in sayable]
+        options = [(getattr(made, part), *form_and_words) for part, *form_and_words in sayable]
         options = [option for option in options if option[0] in option[3]]
-        own, form, words, places = options[int(rng.integers(len(options)))]
-        others = [place for place in places if place != own]
+        word, form, words, allowed = options[int(rng.integers(len(options)))]
+        others = [other for other in allowed if other != word]
         if rng.random() < errors and others:
-            own = int(rng.choice(others))
-        said[form.format(words[own])] = None
-    return tuple(said)
+            word = int(rng.choice(others))
+        phrases[form.format(words[word])] = None
+    return tuple(phrases)
 
 
 def make_label_world(
@@ -249,7 +258,7 @@ def make_label_world(
         out: as `lexivid.synthetic.world.files.make_world`.
         num_train, num_test, num_val: clips in all. Those for validation show, as test clips do, unseen labels too.
         seed: of the clips.
-        look: how hard the pictures are.
+        look: how hard the frames are.
         num_workers: processes; None: all cores, or this process alone for a few clips.
         on_progress: called with (clips done, clips in all).
 
@@ -261,7 +270,9 @@ def make_label_world(
         if value < (least := int(name == "train clips")):
             raise LexividError(f"{name}: {value}; choose {least} or more")
     clips = plan_label_clips(sets, counts, seed=seed)
-    split = ClassSplit(sets.seen, sets.unseen, seed, f"synthetic world {VERSION}, labels: {', '.join(sets.told)}")
+    split = ClassSplit(
+        sets.seen, sets.unseen, seed, f"synthetic world {VERSION}, labels: {', '.join(sets.label_kinds)}"
+    )
     about = {"seed": seed, "clips": counts, "label_sets": sets.to_dict()}
     return write_world(
         out, clips, split, about, multi_label=True, look=look, num_workers=num_workers, on_progress=on_progress
