@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,12 +23,31 @@ from lexivid.errors import LexividError, MediaError
 USE, TRAIN, SYNTHETIC = "Use", "Train", "Synthetic world"
 
 
+_PACKAGE = str(Path(__file__).resolve().parent.parent)
+
+
+@contextmanager
+def _warnings_as_sentences() -> Iterator[None]:
+    """Lexivid's own Python warnings are printed as its other warnings are: one line, without file and code."""
+    with warnings.catch_warnings():
+        as_python = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
+            if str(Path(filename).resolve()).startswith(_PACKAGE):
+                say(f"warning: {message}", "yellow")
+            else:
+                as_python(message, category, filename, *rest)
+
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
+
+
 class Program(TyperGroup):
     """The verbs. Ctrl-C and SIGTERM end each one with a sentence and status 130 or 143."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            with sigterm_interrupts():
+            with sigterm_interrupts(), _warnings_as_sentences():
                 return super().invoke(ctx)
         except KeyboardInterrupt as error:
             say(str(error) or "interrupted", "yellow")
