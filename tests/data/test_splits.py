@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lexivid.data.clips import Clip
+from lexivid.data.clips import Clip, Dataset
+from lexivid.data.formats import read_dataset
 from lexivid.data.recordings import recordings
 from lexivid.data.splits import ClassSplit, complementary_splits, hold_out, split_classes, split_in_order
 from lexivid.errors import LexividError
@@ -183,6 +184,38 @@ def test_class_splits_in_another_spelling() -> None:
     assert split.spelled_as(["horse race", "Café", "golf"]) == ClassSplit(("horse race", "surfing"), ("Café",))
     with pytest.raises(LexividError, match="'Surfing' and 'surfing' stands twice"):
         ClassSplit(("Surfing",), ("surfing",))
+
+
+@pytest.mark.parametrize("name", ["Playing_Guitar", "playing guitar", "PlayingGuitar", "PLAYING-GUITAR"])
+@pytest.mark.parametrize("folder", ["Playing_Guitar", "playing guitar", "PlayingGuitar", "01_playingGuitar"])
+def test_a_split_names_folders_as_they_are_on_disk(tmp_path: Path, folder: str, name: str) -> None:
+    data = _folders(tmp_path, folder, "02_Surfing" if folder.startswith("0") else "Surfing")
+    (tmp_path / "split.json").write_text(json.dumps({"base": [name], "novel": []}))
+    split = ClassSplit.load(tmp_path / "split.json").spelled_as(data.classes, data.written)
+    assert split.base == ("playing guitar",)
+    assert ClassSplit((folder,), ()).spelled_as(data.classes, data.written) == ClassSplit(("playing guitar",), ())
+
+
+def _folders(root: Path, *names: str, called: dict[str, str] | None = None) -> Dataset:
+    for name in names:
+        (root / "data" / name).mkdir(parents=True)
+        (root / "data" / name / "a.mp4").write_bytes(b"\0\0\0\x18ftypmp42")
+    return read_dataset(root / "data", names=called)
+
+
+def test_a_name_in_a_split_that_may_mean_two_classes_is_refused(tmp_path: Path) -> None:
+    data = _folders(tmp_path, "surfing", "waves", "golf", called={"surfing": "kite surfing", "waves": "surfing"})
+    assert data.classes == ("golf", "kite surfing", "surfing")
+    split = ClassSplit(("WAVES", "kite surfing"), ("Golf",)).spelled_as(data.classes, data.written)
+    assert split == ClassSplit(("surfing", "kite surfing"), ("golf",))
+    with pytest.raises(
+        LexividError, match=r"'surfing' may be 'waves' \(read as 'surfing'\) or 'surfing' \(read as 'kite"
+    ):
+        ClassSplit(("surfing",), ()).spelled_as(data.classes, data.written)
+    with pytest.raises(LexividError, match="'waves' and 'Surfing' are one class of this data"):
+        ClassSplit(("waves",), ("Surfing",)).spelled_as(["golf", "surfing"], {"waves": "surfing"})
+    with pytest.raises(LexividError, match="'Surfing' and 'surf_ing' stands twice"):
+        ClassSplit(("Surfing",), ("surf_ing",))
 
 
 def test_split_in_order() -> None:

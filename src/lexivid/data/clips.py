@@ -8,7 +8,7 @@ parts of such data sets are commonly used.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from lexivid.data.naming import name_clips, spelled_as, unknown_parts
 from lexivid.data.recordings import on_both_sides
@@ -49,6 +49,7 @@ class Dataset:
         missing: entries of an official list that are not on disk (they are no clips here).
         left_out: one line on files in its folders that are no clips; empty where there are none.
         warnings: what to know of it: names that were changed, parts of no known name, recordings on two sides.
+        written: each class as a folder or a list writes it -> as it is called here.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Dataset:
     missing: tuple[str, ...] = ()
     left_out: str = ""
     warnings: tuple[str, ...] = ()
+    written: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -98,7 +100,8 @@ class Dataset:
             return tuple(dict.fromkeys(one[name] for name in own))
 
         clips = tuple(replace(c, labels=several(c.labels), synthetic=several(c.synthetic)) for c in self.clips)
-        return replace(self, clips=clips, classes=tuple(sorted(several(self.classes))))
+        written = {name: one.get(text, text) for name, text in self.written.items()}
+        return replace(self, clips=clips, classes=tuple(sorted(several(self.classes))), written=written)
 
     def _known(self, classes: Iterable[str] | None) -> tuple[str, ...]:
         chosen = self.classes if classes is None else tuple(spelled_as(classes, self.classes).values())
@@ -131,12 +134,12 @@ def make_dataset(
         LexividError: no clips; `looked_for` says what was.
     """
     passed_by = str(left_out or "")
-    own, said = name_clips(clips, called, are_folders=are_folders)
+    own, said, written = name_clips(clips, called, are_folders=are_folders)
     if not own:
         raise LexividError(f"{name}: no clips there ({looked_for}{'; ' if passed_by else ''}{passed_by})")
     classes = tuple(sorted({label for c in own for label in c.labels}))
     told = (*warnings, *said, *unknown_parts(own), *on_both_sides(own))
-    return Dataset(name, tuple(own), classes, tuple(missing), passed_by, told)
+    return Dataset(name, tuple(own), classes, tuple(missing), passed_by, told, written)
 
 
 def _some(names: Iterable[str]) -> str:

@@ -52,8 +52,11 @@ def class_name(folder: str) -> str:
     return words_of([clean(folder)], are_identifiers=True)[0]
 
 
-def name_clips(clips: Iterable[Clip], called: Mapping[str, str], *, are_folders: bool) -> tuple[list[Clip], list[str]]:
-    """Clips whose labels are what a model reads, each class in one spelling, and warnings of what was changed.
+def name_clips(
+    clips: Iterable[Clip], called: Mapping[str, str], *, are_folders: bool
+) -> tuple[list[Clip], list[str], dict[str, str]]:
+    """Clips whose labels are what a model reads, each class in one spelling; warnings of what was changed; and each
+    name as it is written -> what the model reads.
 
     Args:
         clips: labelled as the data set writes it.
@@ -85,7 +88,7 @@ def name_clips(clips: Iterable[Clip], called: Mapping[str, str], *, are_folders:
     def several(own: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(one[clean(text)] for text in own))
 
-    return [replace(c, labels=several(c.labels), synthetic=several(c.synthetic)) for c in clips], warnings
+    return [replace(c, labels=several(c.labels), synthetic=several(c.synthetic)) for c in clips], warnings, one
 
 
 def spelled_as(own: Iterable[str], others: Iterable[str]) -> dict[str, str]:

@@ -12,14 +12,13 @@ import math
 import os
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from lexivid.base.storage import write_atomically
 from lexivid.data.clips import Clip
-from lexivid.data.naming import spelled_as
 from lexivid.data.recordings import recordings
 from lexivid.errors import LexividError
 from lexivid.labels.identifiers import class_key
@@ -58,9 +57,21 @@ class ClassSplit:
         """Base, then novel."""
         return self.base + self.novel
 
-    def spelled_as(self, classes: Iterable[str]) -> ClassSplit:
-        """The same with classes spelled as a data set spells them, where case, spacing or Unicode form differ."""
-        one = spelled_as(self.classes, classes)
+    def spelled_as(self, classes: Iterable[str], written: Mapping[str, str] | None = None) -> ClassSplit:
+        """The same with classes called as a data set calls them, where case, spacing or Unicode form differ.
+
+        written: how folders or lists write classes -> how they are called (`Dataset.written`); names may be these, too.
+
+        Raises:
+            LexividError: a name means two classes, or two names mean one.
+        """
+        classes, written = list(classes), written or {}
+        one = {name: _class_called(name, classes, written) for name in self.classes}
+        names_of: dict[str, list[str]] = {}
+        for name, own in one.items():
+            names_of.setdefault(own, []).append(name)
+        if twice := [names for names in names_of.values() if len(names) > 1]:
+            raise LexividError(f"class split: {' and '.join(map(repr, twice[0]))} are one class of this data")
         return replace(self, base=tuple(one[n] for n in self.base), novel=tuple(one[n] for n in self.novel))
 
     def swapped(self) -> ClassSplit:
@@ -95,6 +106,27 @@ class ClassSplit:
         if any(not isinstance(found[side], list) for side in ("base", "novel")):
             raise LexividError(f'{where}: "base" and "novel" must be lists of names')
         return cls(**found)
+
+
+def _class_called(name: str, classes: Sequence[str], written: Mapping[str, str]) -> str:
+    """The class of a data set that a split file means by a name; a name that is none of its classes stays.
+
+    Raises:
+        LexividError: it may mean two.
+    """
+    key = class_key(name)
+    for same in (lambda text: text == name, lambda text: class_key(text) == key):
+        places = {text: text for text in classes if same(text)}
+        places |= {text: spelled for spelled, text in written.items() if same(spelled)}
+        if len(places) > 1:
+            of_class = {text: spelled for spelled, text in written.items()} | {
+                t: p for t, p in places.items() if t != p
+            }
+            ways = " or ".join(f"{of_class.get(text, text)!r} (read as {text!r})" for text in places)
+            raise LexividError(f"class split: {name!r} may be {ways}: give the other name of the one that you mean")
+        if places:
+            return next(iter(places))
+    return name
 
 
 def split_classes(

@@ -98,7 +98,8 @@ def evaluate(
     record = trained.clips if trained else None
     if trained:
         dataset = dataset.spelled_as(trained.base_classes)
-    chosen = _class_split(split, dataset.classes, trained).spelled_as(dataset.classes)
+    written = {} if split is None or isinstance(split, ClassSplit) else dataset.written  # of a file that a user wrote
+    chosen = _class_split(split, dataset.classes, trained).spelled_as(dataset.classes, written)
     distractors = _others(distractors, chosen.classes)
     several = protocol == "multi-label" or (trained is not None and trained.scales is not None)
     if several and protocol not in ("multi-label", "calibrate"):

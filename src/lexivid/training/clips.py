@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from lexivid.backbones.preprocess import ImageProcessing
 from lexivid.data.cache import ClipCache, content_id
 from lexivid.data.clip_sampling import ClipSampling
-from lexivid.data.clips import Clip
+from lexivid.data.clips import Clip, Dataset
 from lexivid.data.formats import read_dataset
 from lexivid.data.loader import Samples
 from lexivid.data.run_clips import RunClips, contents_of, data_folder
@@ -26,7 +27,7 @@ from lexivid.models.mov import MOV
 from lexivid.models.towers import tower_fingerprint
 from lexivid.training.features import CachedVideo, FeatureStore, cache_features
 from lexivid.training.log import OnProgress
-from lexivid.training.recipe import Recipe
+from lexivid.training.recipe import DataRecipe, Recipe
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -63,14 +64,7 @@ def draw_clips(recipe: Recipe, data: str | Path) -> RunClips:
     """
     settings = recipe.data
     dataset = read_dataset(data, **settings.layout())
-    if settings.class_split is not None:
-        split = ClassSplit.load(settings.class_split).spelled_as(dataset.classes)
-    elif settings.base_fraction is not None:
-        split = split_classes(
-            dataset.classes, fraction=settings.base_fraction, seed=settings.split_seed, source=dataset.name
-        )
-    else:
-        split = ClassSplit(dataset.classes, (), None, dataset.name)
+    split = _split_of(settings, dataset, data)
     if recipe.objective.kind == "sigmoid":  # a clip may show novel things as well, of which it is not told
         base = dataset.restricted(split.base).select(split="train")
     else:
@@ -79,7 +73,32 @@ def draw_clips(recipe: Recipe, data: str | Path) -> RunClips:
         raise LexividError(f"base class {min(empty)!r} has no training clips in {str(data)!r}")
     one = recipe.objective.kind == "softmax"
     kept, out = hold_out(base.clips, fraction=settings.held_out, seed=settings.split_seed, each_class=one)
-    return RunClips(tuple(kept), tuple(out), split, str(data_folder(data)), {}, dataset.remarks)
+    remarks = dataset.remarks
+    if neither := [name for name in dataset.classes if name not in split.classes]:
+        named = ", ".join(map(repr, neither[:3])) + (", ..." if len(neither) > 3 else "")
+        remarks += (
+            f"the class split names {len(neither)} of the classes neither base nor novel, and their clips are "
+            f"left out: {named}",
+        )
+    return RunClips(tuple(kept), tuple(out), split, str(data_folder(data)), {}, remarks)
+
+
+def _split_of(settings: DataRecipe, dataset: Dataset, data: str | Path) -> ClassSplit:
+    if settings.class_split is None:
+        share = settings.base_fraction
+        if share is None:
+            return ClassSplit(dataset.classes, (), None, dataset.name)
+        return split_classes(dataset.classes, fraction=share, seed=settings.split_seed, source=dataset.name)
+    split = ClassSplit.load(settings.class_split).spelled_as(dataset.classes, dataset.written)
+    if unknown := [name for name in split.base if name not in dataset.classes]:
+        names = list(dataset.written or dataset.classes)
+        near = get_close_matches(unknown[0], [*names, *dataset.classes], 1, 0.6)
+        hint = f"did you mean {near[0]!r}? It" if near else "it"
+        raise LexividError(
+            f"class split {settings.class_split!r}: {str(data)!r} has no class {unknown[0]!r}: {hint} has "
+            f"{', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
+        )
+    return split
 
 
 def identified(clips: RunClips, accelerator: Accelerator | None = None) -> RunClips:
