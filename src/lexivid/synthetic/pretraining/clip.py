@@ -1,9 +1,9 @@
-"""An untrained CLIP for the synthetic world: a plain CLIPModel of transformers, its tokenizer, its picture processing.
+"""An untrained CLIP for the synthetic world: a plain CLIPModel of transformers, its tokenizer and its image processing.
 
-No network of our own: transformers loads what `save_clip` writes. Two weights start other than transformers would have
-them, because a tower this small, trained for minutes, otherwise sees colours and little else for most of them:
+No network of our own: transformers loads what `save_clip` writes. Two weights start from other values than in
+transformers, because a tower this small, trained for minutes, otherwise sees little but colours for most of the time:
 
-    position embeddings   2-D sines and cosines, so that patches know where they are from the first step
+    position embeddings   2-D sines and cosines, so that patches have positions from the first step
     patch embedding       the principal components of the world's patches, scaled to unit variance. In patches as drawn,
                           overall brightness varies 10,000 times more than the edges that make a shape, and random
                           filters pass that on.
@@ -74,15 +74,15 @@ class ClipModelRecipe:
 
 
 def image_processing(recipe: ClipModelRecipe) -> ImageProcessing:
-    """How the towers of this recipe want their pictures."""
+    """The image processing of this recipe's towers."""
     return ImageProcessing(recipe.image_size, recipe.image_size, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
-def make_clip(recipe: ClipModelRecipe, pictures: Tensor, *, seed: int) -> Any:
+def make_clip(recipe: ClipModelRecipe, images: Tensor, *, seed: int) -> Any:
     """An untrained CLIPModel, in training mode.
 
     Args:
-        pictures: (N, 3, S, S) float, normalised; the patch embedding starts from their principal components.
+        images: (N, 3, S, S) float, normalised; the patch embedding starts from their principal components.
         seed: of the other weights. The global random state stays as it was.
     """
     from transformers import CLIPConfig, CLIPModel
@@ -111,7 +111,7 @@ def make_clip(recipe: ClipModelRecipe, pictures: Tensor, *, seed: int) -> Any:
         torch.manual_seed(seed)
         model = CLIPModel(config)
         embeddings: Any = model.vision_model.embeddings
-        filters = whitening_filters(pictures, recipe.patch_size, floor=recipe.whitening_floor)[: recipe.width]
+        filters = whitening_filters(images, recipe.patch_size, floor=recipe.whitening_floor)[: recipe.width]
         embeddings.patch_embedding.weight[: len(filters)] = filters
         positions = sine_positions(recipe.image_size // recipe.patch_size, recipe.width)
         embeddings.position_embedding.weight[1:] = positions * (recipe.position_std / positions.std())
@@ -121,19 +121,19 @@ def make_clip(recipe: ClipModelRecipe, pictures: Tensor, *, seed: int) -> Any:
     return model.train()
 
 
-def whitening_filters(pictures: Tensor, patch_size: int, *, floor: float) -> Tensor:
-    """Filters whose answers to the patches of these pictures have (nearly) unit variance and are uncorrelated.
+def whitening_filters(images: Tensor, patch_size: int, *, floor: float) -> Tensor:
+    """Filters whose outputs on the patches of these images have (nearly) unit variance and are uncorrelated.
 
     Args:
-        pictures: (N, 3, S, S) float.
+        images: (N, 3, S, S) float.
         floor: added to each variance before its root is divided by.
 
     Returns:
         (3 * patch_size**2, 3, patch_size, patch_size), the component of most variance first.
     """
-    patches = F.unfold(pictures, patch_size, stride=patch_size).transpose(1, 2).flatten(0, 1).double()
+    patches = F.unfold(images, patch_size, stride=patch_size).transpose(1, 2).flatten(0, 1).double()
     variances, components = torch.linalg.eigh(patches.T @ patches / len(patches))  # ascending
-    # An eigenvector's sign is the solver's whim: let the largest entry be positive, for any solver.
+    # The sign of an eigenvector depends on the solver: make the largest entry positive.
     largest = components.gather(0, components.abs().argmax(0, keepdim=True))
     filters = (components * largest.sign() / (variances.clamp(min=0) + floor).sqrt()).flip(1).T
     return filters.view(-1, 3, patch_size, patch_size).float()
@@ -148,15 +148,15 @@ def sine_positions(side: int, width: int) -> Tensor:
 
 
 def clip_vocabulary() -> dict[str, int]:
-    """Each word that captions use, and three special tokens, to its number."""
+    """Words of captions and three special tokens -> their ids."""
     texts = [*(word for words in ATTRIBUTES.values() for word in words), *PREFIXES, "a an and something"]
-    said = {word for text in texts for word in text.replace("{}", " ").split()}
-    # The end has not number 2: transformers takes that for an old model and looks for the largest number instead.
-    return {token: i for i, token in enumerate([START, END, UNKNOWN, *sorted(said)])}
+    words = {word for text in texts for word in text.replace("{}", " ").split()}
+    # The id of the end token is not 2: transformers takes that for an old model and looks for the largest id instead.
+    return {token: i for i, token in enumerate([START, END, UNKNOWN, *sorted(words)])}
 
 
 def make_clip_tokenizer(recipe: ClipModelRecipe) -> Any:
-    """Whole words, in lower case; what it does not know is one token, `UNKNOWN`."""
+    """Whole words, in lower case; any other word is the token `UNKNOWN`."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -177,9 +177,9 @@ def save_clip(model: Any, recipe: ClipModelRecipe, folder: Path) -> None:
     """Write a folder that transformers and `lexivid.load` read. Weights are kept in float16, half the size."""
     folder.mkdir(parents=True, exist_ok=True)
     deepcopy(model).half().save_pretrained(folder)
-    (folder / "model.safetensors").chmod(0o644)  # transformers writes it for the owner's eyes alone
+    (folder / "model.safetensors").chmod(0o644)  # transformers makes it readable for the owner alone
     make_clip_tokenizer(recipe).save_pretrained(folder)
-    about = folder / "tokenizer_config.json"  # in words that both transformers 4 and 5 know
+    about = folder / "tokenizer_config.json"  # in keys that both transformers 4 and 5 read
     facts = json.loads(about.read_text(encoding="utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"}
     facts.pop("backend", None)
     about.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

@@ -1,11 +1,11 @@
 """A small causal language model that has read the world's descriptions: a plain GPT-2 of transformers, in its format.
 
-It stands where a real language model would: it knows what the invented nouns of `lexivid.synthetic.world.nouns` look
-like, and CLIP does not. At most 0.5 million weights, a few minutes on one core.
+It stands for a real language model: it knows the appearance of the invented nouns of `lexivid.synthetic.world.nouns`,
+and CLIP does not. At most 0.5 million weights, a few minutes on one core.
 
     LanguageModelRecipe --train_language_model--> (GPT2LMHeadModel, tokenizer) --save--> a folder
 
-Sentences follow each other in one stream, as in any text, so that a noun may stand anywhere in what the model reads.
+Sentences follow each other in one stream, as in any text, so that a noun may stand at any position.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LANGUAGE_MODEL_RECIPE = "world-language-model"
 
 @dataclass(frozen=True)
 class LanguageModelRecipe(Settings):
-    """What decides the language model.
+    """Settings of the language model.
 
     Args:
         kind, num_nouns, noun_seed: which nouns are described, all of them: see `draw_nouns`.
@@ -153,16 +153,16 @@ class _Stream:
 @torch.no_grad()
 def knowledge(model: Any, tokenizer: Any, nouns: Sequence[Noun]) -> dict[str, float]:
     """How much the model knows at "NOUN is a": share of nouns whose own colour is the likeliest of all colours to come
-    next, and whose own shape is the likeliest of all shapes ("colour", "shape"). Chance is 0.1 for each. Of a noun that
-    means two things, either will do."""
+    next, and whose own shape is the likeliest of all shapes ("colour", "shape"). Chance is 0.1 for each. Of a noun with
+    two meanings, either counts."""
     ids = torch.tensor([tokenizer(f"{noun.name} is a")["input_ids"] for noun in nouns])
     logits = model(input_ids=ids, use_cache=False).logits[:, -1]
     right = {}
     for name, words in (("colour", COLOURS), ("shape", SHAPES)):
         columns = torch.tensor([tokenizer.convert_tokens_to_ids(word) for word in words])
         likeliest = logits[:, columns].argmax(dim=-1).tolist()
-        own = [{getattr(meaning, name) for meaning in noun.meanings} for noun in nouns]
-        right[name] = sum(best in any_of for best, any_of in zip(likeliest, own, strict=True)) / len(nouns)
+        true_words = [{getattr(meaning, name) for meaning in noun.meanings} for noun in nouns]
+        right[name] = sum(best in any_of for best, any_of in zip(likeliest, true_words, strict=True)) / len(nouns)
     return right
 
 

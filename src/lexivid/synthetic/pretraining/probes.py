@@ -1,12 +1,12 @@
-"""What a CLIP knows of the synthetic world: the probes that a checkpoint must pass before experiments are built on it.
+"""Probes of what a CLIP knows of the synthetic world. A checkpoint must pass them before experiments use it.
 
-    words           of all words of an attribute, is the picture's own the nearest? On stills as in pre-training
+    words           of all words of an attribute, is the image's word the nearest? On stills as in pre-training
                     (`PICTURE`) and on frames as in clips (`VIDEO`), both at full difficulty and never seen before.
     text variance   how much of the variance of class names' vectors each attribute explains. A word that the text
                     encoder ignores leaves its classes with one vector, and no tower can be trained to tell them apart.
     zero-shot       classes of motion or of sound, named in full, on clips (mean over 8 frames).
 
-backbone -> a dictionary of JSON types. Shapes: N pictures or clips, K classes, D embedding width.
+backbone -> a dictionary of JSON types. Shapes: N images or clips, K classes, D embedding width.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ def measure(
     Args:
         num_pictures: stills for each look. clips_per_class: of 40 base and 30 novel validation classes of each kind.
         num_names: class names that the text variance is taken over.
-        seed: of the pictures; other than any that pre-training is likely to use.
+        seed: of the images; one that pre-training is unlikely to use.
 
     Returns:
         `words[look][attribute]` and `chance[attribute]` in percent, `text_variance[attribute]` in percent of the whole
-        (what is missing to 100 is in no one attribute), `zero_shot[kind]` with base, novel, chance_base and
+        (the rest to 100 belongs to no single attribute), `zero_shot[kind]` with base, novel, chance_base and
         chance_novel in percent, `num_pictures`, `num_clips`.
     """
     templates = load_templates(backbone.default_templates)
@@ -78,7 +78,7 @@ def measure(
 def word_accuracy(
     backbone: Backbone, vectors: dict[str, Tensor], look: Look, num: int, generator: torch.Generator
 ) -> dict[str, float]:
-    """Percent of `num` new stills whose own word is the nearest of its attribute's; vectors[attribute]: (words, D)."""
+    """Percent of `num` new stills whose word is the nearest of its attribute's; vectors[attribute]: (words, D)."""
     scenes = random_scenes(num, look, generator)
     times_s = _CLIP_S * torch.rand(num, 1, generator=generator)
     pixels = draw(scenes, times_s, size=backbone.images.crop_size, generator=generator)[:, 0]

@@ -1,17 +1,17 @@
-"""Pre-training of the `world` checkpoint: a tiny CLIP, from nothing, on still pictures of the world and their captions.
+"""Pre-training of the `world` checkpoint: a tiny CLIP, from nothing, on still images of the world and their captions.
 
-scenes -> pictures (B, 3, S, S) and their words (B, 5) --caption--> U different captions --> two losses:
+scenes -> images (B, 3, S, S) and their words (B, 5) --caption--> U different captions --> two losses:
 
-    contrastive   CLIP's (Radford et al. 2021): of all captions in the batch, which goes with the picture, and the
-                  reverse. Pictures that share a caption are all right answers to it.
-    words         of all words of an attribute, each alone in a short caption, which is true of the picture. This is
-                  supervision beyond plain CLIP: in a few thousand steps, words that pictures show weakly are not
-                  learnt without it (a pre-training of CLIP's own size has no need of it).
+    contrastive   CLIP's (Radford et al. 2021): of all captions in the batch, which belongs to the image, and the
+                  reverse. Images that share a caption are all right answers to it.
+    words         of all words of an attribute, each alone in a short caption, which is true of the image. This is more
+                  supervision than CLIP has. Without it, words that images show weakly are not learnt in a few
+                  thousand steps (a pre-training of CLIP's size does not need it).
 
-The order in which things are learnt decides what is learnt at all, so pictures begin easy: one object in the middle,
-clean, with every trail and badge. They reach their full difficulty at `curriculum`.
+Images begin easy: one object in the middle, clean, with every trail and badge. They reach their full difficulty at
+`curriculum`. What is learnt first decides what is learnt at all.
 
-Shapes: B pictures, U captions, D embedding width, S side in pixels; five attributes, in the order of `ATTRIBUTES`.
+Shapes: B images, U captions, D embedding width, S side in pixels; five attributes, in the order of `ATTRIBUTES`.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ WORD_TEMPLATES = (*PREFIXES, "something {}")
 
 @dataclass(frozen=True)
 class PicturesRecipe:
-    """Where pictures come from.
+    """The supply of images.
 
     Args:
         pool: how many are kept at a time; the batch of a step is drawn from these.
         fresh: new ones a step, as a share of the batch; they replace the oldest.
-        curriculum: the share of the training after which pictures are as hard as they get (`Look.eased`).
+        curriculum: the share of the training after which images have their full difficulty (`Look.eased`).
         named: see `lexivid.synthetic.world.words.caption`.
-        shuffle_captions: a control: every picture gets another picture's words.
+        shuffle_captions: a control: every image gets another image's words.
     """
 
     pool: int = 8192
@@ -159,7 +159,7 @@ class PretrainRecipe(Settings):
 
 
 class PretrainResult(NamedTuple):
-    """The checkpoint's folder, and what it knows (see `lexivid.synthetic.pretraining.probes.measure`)."""
+    """The checkpoint's folder and its probes (see `lexivid.synthetic.pretraining.probes.measure`)."""
 
     out: Path
     probes: dict[str, Any]
@@ -197,7 +197,7 @@ def pretrain_clip(
     model, losses = fit_clip(recipe, on_progress=on_progress)
     save_clip(model, recipe.model, out)
     trained_s = time.monotonic() - started
-    # Measured on what was written: float16 weights, read back as anyone would.
+    # Measured on the written files: float16 weights, read back.
     probes = measure(load_backbone(str(out), device="cpu", dtype="float32"), **asdict(recipe.probes))
     write_atomically(out / "recipe.yaml", recipe.to_yaml())
     report = {
@@ -214,11 +214,11 @@ def claim_new_folder(out: str | Path) -> Path:
     """The folder that a checkpoint goes to.
 
     Raises:
-        LexividError: something is there already.
+        LexividError: the folder is not empty.
     """
     out = Path(out)
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise LexividError(f"{str(out)!r} is there already: name a new or empty folder for the checkpoint")
+        raise LexividError(f"{str(out)!r} exists already: name a new or empty folder for the checkpoint")
     return out
 
 
@@ -269,18 +269,18 @@ def fit_clip(recipe: PretrainRecipe, *, on_progress: OnProgress | None = None) -
 
 
 def contrastive_loss(logits: Tensor, truth: Tensor) -> Tensor:
-    """CLIP's symmetric loss where several pictures may share a caption.
+    """CLIP's symmetric loss for batches in which several images share a caption.
 
     Args:
-        logits: (B, U), pictures against the different captions. truth: (B,) int64, each picture's caption.
+        logits: (B, U), images against the different captions. truth: (B,) int64, each image's caption.
 
     Returns:
-        The mean of: of all captions, the picture's own (mean over B); of all pictures, any of the caption's own (mean
-        over U). Where every caption occurs once this is CLIP's.
+        The mean of two losses: the image's caption among all captions (mean over B), and any image of the caption among
+        all images (mean over U). If every caption occurs once, this is CLIP's loss.
     """
     is_true = F.one_hot(truth, logits.shape[1]).bool()
-    own = logits.masked_fill(~is_true, -math.inf).logsumexp(0)
-    return (F.cross_entropy(logits, truth) + (logits.logsumexp(0) - own).mean()) / 2
+    true_logits = logits.masked_fill(~is_true, -math.inf).logsumexp(0)
+    return (F.cross_entropy(logits, truth) + (logits.logsumexp(0) - true_logits).mean()) / 2
 
 
 def words_loss(logits: Tensor, words: Tensor, *, weights: Sequence[float]) -> Tensor:
@@ -296,9 +296,9 @@ def words_loss(logits: Tensor, words: Tensor, *, weights: Sequence[float]) -> Te
 
 
 class PicturePool:
-    """An endless supply of pictures with their words, harder as training goes on.
+    """An endless supply of images with their words, harder as training goes on.
 
-    Drawing a picture costs as much as training on it, so each is used a few times; captions are made anew at each use.
+    Drawing an image costs as much as training on it, so each is used a few times; captions are made anew at each use.
     """
 
     def __init__(self, recipe: PretrainRecipe, generator: torch.Generator) -> None:
@@ -314,7 +314,7 @@ class PicturePool:
         return pixels[:, 0], scenes.words[:, 0]
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Of a step, to be asked for in order: pixels (B, 3, S, S) uint8, words (B, 5) int64."""
+        """The batch of a step; steps must come in order: pixels (B, 3, S, S) uint8, words (B, 5) int64."""
         size = self.recipe.training.batch_size
         fresh = round(size * self.recipe.pictures.fresh * _STEPS_PER_DRAWING)
         if step % _STEPS_PER_DRAWING == 0 and fresh:
@@ -334,17 +334,17 @@ class PicturePool:
 
 
 class Tokens:
-    """Sentences -> ids (K, L), each sentence tokenised once in its life: captions repeat by the thousand."""
+    """Sentences -> ids (K, L), each sentence tokenised once: captions repeat by the thousand."""
 
     def __init__(self, recipe: ClipModelRecipe) -> None:
         self.tokenizer = make_clip_tokenizer(recipe)
-        self.known: dict[str, list[int]] = {}
+        self.ids: dict[str, list[int]] = {}
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        new = [text for text in dict.fromkeys(texts) if text not in self.known]
+        new = [text for text in dict.fromkeys(texts) if text not in self.ids]
         if new:
-            self.known |= dict(zip(new, self.tokenizer(new)["input_ids"], strict=True))
-        rows = [self.known[text] for text in texts]
+            self.ids |= dict(zip(new, self.tokenizer(new)["input_ids"], strict=True))
+        rows = [self.ids[text] for text in texts]
         longest = max(map(len, rows))
         return torch.tensor([row + [self.tokenizer.pad_token_id] * (longest - len(row)) for row in rows])
 

@@ -1,4 +1,4 @@
-"""Pre-training of the world's language model as a whole run: recipe -> a folder, and what it knows.
+"""Pre-training of the world's language model as a whole run: recipe -> a folder and its probes.
 
 The network, its texts and its loop are `lexivid.synthetic.pretraining.language_model`'s.
 """
@@ -30,7 +30,7 @@ CHANCE = {"colour": 0.1, "shape": 0.1}
 
 
 class LanguageModelResult(NamedTuple):
-    """The checkpoint's folder, how many nouns it was told of, and what it knows of them (see `knowledge`)."""
+    """The checkpoint's folder, the number of nouns, and how many of them it knows (see `knowledge`)."""
 
     out: Path
     num_nouns: int
@@ -66,7 +66,7 @@ def pretrain_language_model(
     recipe = load_settings(LanguageModelRecipe, recipe, set)
     if seed is not None:
         recipe = recipe.with_settings({"seed": seed})
-    nouns = recipe.nouns()  # more than there are is an error, before anything is written
+    nouns = recipe.nouns()  # too many is an error, before anything is written
     out = claim_new_folder(out)
     started, losses = time.monotonic(), list[tuple[int, float]]()
 
@@ -78,7 +78,7 @@ def pretrain_language_model(
     model, tokenizer = train_language_model(recipe, on_progress=show)
     save_language_model(model, tokenizer, recipe, out)
     trained_s = time.monotonic() - started
-    # Measured on what was written: float16 weights, read back as anyone would.
+    # Measured on the written files: float16 weights, read back.
     loaded = FrozenLanguageModel.load(str(out))
     result = LanguageModelResult(out, len(nouns), knowledge(loaded.model, loaded.tokenizer, nouns))
     num_weights = sum(weights.numel() for weights in loaded.model.parameters())

@@ -1,4 +1,4 @@
-"""What tables and figures of a reproduction are put together from: rows, differences, expectations, and their words."""
+"""The parts of tables and figures: rows, differences, expectations, and their wording."""
 
 from __future__ import annotations
 
@@ -25,33 +25,32 @@ def expect(text: str, holds: bool | None, measured: str, reason: str = "") -> Pa
     return {"text": text, "holds": holds, "measured": measured, "reason": "" if holds else reason}
 
 
-def expect_sign(text: str, found: Estimate, *, sign: int = 1, least: float = 0.0, reason: str = "") -> Part:
-    """That an estimate lies above `least` (sign -1: below -least) by its mean, and above 0 by its whole interval, where
-    it has one."""
-    low, value = (found.low, found.value) if sign > 0 else (-found.high, -found.value)
+def expect_sign(text: str, estimate: Estimate, *, sign: int = 1, least: float = 0.0, reason: str = "") -> Part:
+    """The mean of an estimate is above `least` (sign -1: below -least), and its whole interval, if any, is above 0."""
+    low, value = (estimate.low, estimate.value) if sign > 0 else (-estimate.high, -estimate.value)
     low = value if math.isnan(low) else low
     holds = bool(low > 0 and value >= least)
     if abs(value) < 0.05:
         why = "There is no difference here."
     elif value < 0:
-        why = "The sign is the other one here."
+        why = "The sign is the opposite one here."
     elif not low > 0:
         why = "The sign is as expected, but the interval includes 0: so many seeds and clips do not settle it."
     else:
         why = f"The difference is smaller than {least:g} points."
-    return expect(text, holds, f"{found} points", f"{why} {reason}".strip())
+    return expect(text, holds, f"{estimate} points", f"{why} {reason}".strip())
 
 
-def difference(of: str, subtracted: str, column: str, found: Estimate) -> Part:
-    """A paired difference as the report wants it."""
-    return {"of": of, "minus": subtracted, "column": column, **found.cell()}
+def difference(of: str, subtracted: str, column: str, estimate: Estimate) -> Part:
+    """A paired difference as the report stores it."""
+    return {"of": of, "minus": subtracted, "column": column, **estimate.cell()}
 
 
 def row(
     system: str, modalities: str, values: dict[str, Estimate], published: dict[str, float] | None = None
 ) -> Part:  # fmt: skip
     """A row of a table."""
-    cells = {key: found.cell() for key, found in values.items()}
+    cells = {key: estimate.cell() for key, estimate in values.items()}
     return {"system": system, "modalities": modalities, "values": cells, "published": published or {}, "best": False}
 
 

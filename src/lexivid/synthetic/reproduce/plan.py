@@ -1,4 +1,4 @@
-"""Which systems stand behind which table: a table is some rows, a row is one system on one world with one seed.
+"""The systems of each table. A table is some rows; a row is one system on one world with one seed.
 
 A system is a recipe (src/lexivid/recipes/world-*.yaml) and perhaps a setting on top; "clip" is the backbone as it is.
 Tables share rows: what was trained for table 1 is scored again for tables 8 and 9 and figure 3.
@@ -21,7 +21,7 @@ OTHER: dict[WorldKind, str] = {"motion": "flow", "sound": "audio"}
 """The modality beside video in the worlds that stand for Kinetics-700 and for VGGSound."""
 ZERO_SHOT = "clip"
 GENTLE = "video-tower-gentle"
-"""The video tower fine-tuned at half the rate: what that costs novel classes depends on it."""
+"""The video tower fine-tuned at half the rate: the loss on novel classes depends on the rate."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class TableSystem:
 
 
 def systems(kind: WorldKind, num_layers: int) -> dict[str, TableSystem]:
-    """Every system of a world, by name. num_layers: of the backbone's picture tower."""
+    """Every system of a world, by name. num_layers: of the backbone's image tower."""
     if kind == "both":
         return {
             ZERO_SHOT: TableSystem(None, cost=3),

@@ -1,4 +1,4 @@
-"""What a call of `reproduce` is to make: its rows, and those that are missing."""
+"""The work of a call of `reproduce`: its rows, and those that are missing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lexivid.synthetic.reproduce.rows import Workplace, is_done
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What there is to do.
+    """The rows to make and their settings.
 
     Attributes:
         names: tables and figures. clips: backbones; seed s uses clips[s % len(clips)].
@@ -33,7 +33,7 @@ class Reproduction:
         return self.clips[seed % len(self.clips)]
 
     def missing(self) -> list[TableRow]:
-        """The rows still to be made, the dearest of each world first, so that no process waits long for the last."""
+        """The missing rows, the slowest of each world first, so that processes end at about the same time."""
         left = [
             row
             for row in self.rows

@@ -1,14 +1,14 @@
 """`reproduce`: names of tables -> worlds, rows, results, report.
 
-    OUT/settings.json, calls.json     what every row here was made with, and another call must agree with; how long
-                                      each call took
+    OUT/settings.json, calls.json     the settings of every row, which another call must share; the duration
+                                      of each call
     OUT/clips/KIND-SEED/              video files (see lexivid.synthetic.world.files)
-    OUT/tensors/KIND-SEED*            the same decoded, and the frozen tower's features; can be deleted afterwards
+    OUT/tensors/KIND-SEED*            the decoded clips and the frozen tower's features; may be deleted afterwards
     OUT/rows/KIND-SEED/SYSTEM.npz     one system's features of the test clips
     OUT/report.html, report.md, results.json
 
-What is there is not made again: a call that was interrupted goes on with the first row that is missing, and a
-recipe that has changed since makes its rows anew.
+Existing files are not made again: an interrupted call goes on with the first missing row. The rows of a changed recipe
+are made again.
 """
 
 from __future__ import annotations
@@ -74,13 +74,13 @@ def reproduce(
 
     Args:
         names: of `lexivid.synthetic.reproduce.plan.NAMES`, or "all".
-        out: a folder, new or that of an earlier call with the same settings, which is gone on with.
+        out: a folder, new or of an earlier call with the same settings, which is continued.
         seeds: how many, from 0 on, or which ones. A seed decides class split, clips, training and which backbone.
         quick: a small world and few epochs, see `QUICK`.
         clips: backbones, by name or folder.
         scale: how much is run; None: as `quick` says.
         num_workers: processes; None: all cores.
-        command: what the report shows for repeating it.
+        command: the command line that the report shows.
 
     Raises:
         LexividError: an unknown name, no seeds, a folder of other settings, or as `train`.
@@ -140,7 +140,7 @@ def _num_layers(backbone: Backbone) -> int:
 
 
 def _claim(out: Path, scale: Scale, backbones: dict[str, Backbone]) -> None:
-    """Make the folder this run's: what decides its rows is its first file, and must agree with one that is there."""
+    """Write the settings as the folder's first file; refuse a folder that has other settings."""
     path = out / "settings.json"
     prints = {name: tower_fingerprint(make_frozen_tower(backbone)) for name, backbone in backbones.items()}
     settings: dict[str, Any] = {"scale": asdict(scale), "backbones": prints}
@@ -206,7 +206,7 @@ def _run_all(job: Reproduction, rows: Sequence[TableRow], num_workers: int, prog
                     row = running.pop(future)
                     future.result()
                     yield row
-        except BaseException:  # a row of a minute is not worth waiting for: it is made again
+        except BaseException:  # no waiting for rows of a minute: they are made again
             end_workers(pool)
             raise
 
@@ -229,19 +229,19 @@ class _Progress:
         self.began = time.monotonic()
 
     def count(self, name: str, done: int, total: int) -> None:
-        """A world is so far."""
+        """Progress of a world."""
         share = self.of_world * done / max(1, total)
         self.done += share - self.shares.get(name, 0.0)
         self.shares[name] = share
         self._tell(name)
 
     def start(self, row: TableRow) -> None:
-        """A row is in work."""
+        """A row has begun."""
         self.running.append(row)
         self._tell(", ".join(map(str, self.running)))
 
     def finish(self, row: TableRow) -> None:
-        """A row is there."""
+        """A row is done."""
         self.running.remove(row)
         self.done += self.job.cost(row)
         self._tell(", ".join(map(str, self.running)) or "scoring")

@@ -1,1 +1,1 @@
-"""The synthetic world: labelled clips as real video files, and pictures with captions, with known ground truth."""
+"""The synthetic world: labelled clips as real video files, and images with captions; all ground truth is known."""

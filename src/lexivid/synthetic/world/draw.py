@@ -1,12 +1,12 @@
-"""Pictures of the world, drawn in torch: scenes of objects -> frames at given times.
+"""Frames of the world, drawn in torch: scenes of objects -> frames at given times.
 
     Look + generator --random_scenes, sample_scenes--> Scenes --draw--> (N, T, 3, S, S) uint8
 
-A picture spans -1..1 in x (right) and y (down). Stills that pre-train the picture tower (`PICTURE`) are easy to see and
-show motion by ghosts of where an object was, and sound by a badge of black and white squares: what a photograph has in
-motion blur and open mouths. Clips (`VIDEO`) are noisy, occluded and crowded, and seldom have either.
+A frame spans -1..1 in x (right) and y (down). Stills that pre-train the image tower (`PICTURE`) are easy to see. They
+show motion by ghosts of earlier positions and sound by a badge of black and white squares, as photographs do by motion
+blur and open mouths. Clips (`VIDEO`) are noisy, occluded and crowded, and seldom have ghosts or badges.
 
-Shapes: N scenes, O objects in each, T times, S side of the picture in pixels.
+Shapes: N scenes, O objects in each, T times, S side of a frame in pixels.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ _BADGES = ("000001011", "001101101", "011001110", "011110001", "100110110", "101
 
 @dataclass(frozen=True)
 class Look:
-    """How hard pictures are: shares are of the scenes.
+    """How hard frames are. Shares are of the scenes.
 
     Args:
         noise: standard deviation of each pixel, of 0..1.
         occluder: share with a grey bar before everything. distractor: share with a second, smaller object.
         trail: share whose main object leaves ghosts, of opacity trail_alpha.
         badge: share that shows the badge of its sound.
-        scatter: at 0 every main object is upright, of one size and in the middle; at 1 as it comes.
+        scatter: at 0 every main object is upright, of one size and in the middle; at 1 all of this is random.
     """
 
     noise: float
@@ -62,7 +62,7 @@ class Look:
     scatter: float = 1.0
 
     def eased(self, progress: float, *, until: float = 0.4) -> Look:
-        """For a curriculum: at 0 one object in the middle, with trail and badge; from `until` on as here."""
+        """For a curriculum: at 0 one object in the middle, with trail and badge; from `until` on these settings."""
         share = min(1.0, max(0.0, progress / until))
         return replace(
             self,
@@ -80,10 +80,10 @@ VIDEO = Look(noise=0.10, occluder=0.6, distractor=0.7, trail=0.2, trail_alpha=0.
 
 
 class Scenes(NamedTuple):
-    """N scenes as tensors. Objects that are not there have size 0.
+    """N scenes as tensors. Absent objects have size 0.
 
     Attributes:
-        words: (N, O, 5) int64, places in shape, colour, texture, motion, sound; NONE for still and silent.
+        words: (N, O, 5) int64, indices of shape, colour, texture, motion, sound; NONE for still and silent.
         is_main: (N, O) bool; the others are distractors.
         centre: (N, O, 2). size: (N, O), half of the object's side. angle: (N, O), radians. turn: (N, O), +1 or -1.
         phase: (N, O), where in its second of motion the object starts.
@@ -91,7 +91,7 @@ class Scenes(NamedTuple):
         badge: (N,) int64, the sound that a badge shows, or NONE. badge_at: (N, 2), its centre.
         occluder: (N, 5): centre x, y, half width, half height (0: none), grey.
         ground: (N, 5): three colours, then how they change along x and y.
-        noise: (N,). scatter: (N,), how far from its middle a motion takes an object, of all the way.
+        noise: (N,). scatter: (N,), share of its full amplitude that a motion has.
     """
 
     words: Tensor
@@ -111,7 +111,7 @@ class Scenes(NamedTuple):
     scatter: Tensor
 
     def select(self, which: Tensor) -> Scenes:
-        """Some of the scenes, by their places or by a mask."""
+        """Some of the scenes, by indices or by a mask."""
         return Scenes(*(value[which] for value in self))
 
     @property
@@ -131,7 +131,7 @@ def random_scenes(num: int, look: Look, generator: torch.Generator) -> Scenes:
 
 
 def sample_scenes(classes: Sequence[WorldClass], *, look: Look, generator: torch.Generator) -> Scenes:
-    """One scene of each class given; what the class leaves open is drawn at random."""
+    """One scene of each class; attributes that the class does not fix are random."""
     return sample_multi_scenes([[made] for made in classes], look=look, generator=generator)
 
 
@@ -200,9 +200,9 @@ def _place(main: Tensor, look: Look, generator: torch.Generator) -> Scenes:
 
 
 def pose(scenes: Scenes, times_s: Tensor, *, age_s: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
-    """Where objects are at times (T,) or (N, T), seconds -> centre (N, T, O, 2), angle (N, T, O), size (N, T, O).
+    """Objects at times (T,) or (N, T), seconds -> centre (N, T, O, 2), angle (N, T, O), size (N, T, O).
 
-    age_s: where they were so long before; an object that had just started over comes from beyond its start.
+    age_s: positions so much earlier. An object that has just started over comes from beyond its start.
     """
     t = times_s.expand(scenes.num_scenes, -1)[..., None]  # (N, T, 1)
     motion, phase = scenes.words[:, None, :, 3], scenes.phase[:, None]
@@ -225,7 +225,7 @@ def draw(scenes: Scenes, times_s: Tensor, *, size: int, generator: torch.Generat
 
     Args:
         scenes: N of them.
-        times_s: (T,), or (N, T) for times of each scene's own, seconds.
+        times_s: (T,), or (N, T) for times per scene, seconds.
         size: S, pixels.
         generator: of the pixel noise.
 
@@ -256,7 +256,7 @@ def draw(scenes: Scenes, times_s: Tensor, *, size: int, generator: torch.Generat
 
 
 def _ghosts(canvas: Tensor, scenes: Scenes, times: Tensor, o: int, chosen: Tensor, pixels: Tensor) -> None:
-    """Where object `o` of the scenes `who` was, the faintest first."""
+    """Paint earlier positions of object `o` of the chosen scenes, the faintest first."""
     if not len(chosen):
         return
     part, painted = scenes.select(chosen), canvas[chosen]
@@ -277,14 +277,14 @@ def _object(
     shape, colour, texture = (scenes.words[present, o, i] for i in range(3))
     k = len(present)
     cos, sin = angle[present].cos(), angle[present].sin()
-    rotate = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -1)  # rows: own axes
+    rotate = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -1)  # rows: the object's axes
     offset = pixels - centre[present][:, :, None, None]  # (K, T, S, S, 2)
     local = (offset.view(k, t, -1, 2) @ rotate) / half[present].clamp(1e-3)[..., None, None]
     masks = _masks()[shape]  # (K, 1, 64, 64)
     alphas = F.grid_sample(masks, local.view(k, t * size, size, 2), align_corners=False, padding_mode="zeros")
     alphas = alphas.view(k, t, 1, size, size) * alpha[present].view(k, 1, 1, 1, 1)
     x, y = local.view(k, t, 1, size, size, 2).unbind(-1)
-    light = 1 - 0.22 * x.clamp(-1, 1)  # lit from its own left, so that a spinning disc is seen to spin
+    light = 1 - 0.22 * x.clamp(-1, 1)  # lit from the object's left, so that a spinning disc visibly spins
     marks = torch.where(
         (texture == 1).view(k, 1, 1, 1, 1),
         (2 * math.pi * 1.4 * y).sin() > 0.1,

@@ -1,4 +1,4 @@
-"""A world as a folder: video files, the manifest that names them, and what made them.
+"""A world as a folder: video files, their manifest and the settings that made them.
 
     OUT/world.json      everything that decided the files; a second call with the same goes on where the first stopped
     OUT/split.json      base and novel classes (`ClassSplit`)
@@ -7,8 +7,8 @@
                                                 OUT/train/00000.mp4)
 
 A clip is 2 s of H.264 (64 x 64 pixels, 8 frames a second) and AAC (16 kHz mono), so that whoever reads it decodes real
-files. What it shows depends on the seed, its classes, its split and its number alone: not on the number of processes,
-their order, or what was there before.
+files. Its content depends only on the seed, its classes, its split and its index: not on the number of processes,
+their order, or earlier calls.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from lexivid.synthetic.world.words import WorldClass, WorldClasses, WorldKind, d
 SIZE, FRAME_RATE, DURATION_S = 64, 8, 2.0
 NUM_FRAMES = round(FRAME_RATE * DURATION_S)
 SOUND_S = 32 * 1024 / SAMPLE_RATE_HZ
-"""Whole AAC frames of 1024 samples, 48 ms more than the pictures: otherwise every sound would end in silence."""
+"""Whole AAC frames of 1024 samples, 48 ms more than the frames: otherwise every sound would end in silence."""
 MOST_OBJECTS = 4
 """Of a multi-label clip; it has at least two."""
 VERSION = 1
@@ -73,7 +73,7 @@ class WorldClip:
         classes: of its main objects: one, or with multi-label clips two to four.
         split: "train", "val" or "test". index: its number among those of its first class and split.
         seed: the world's.
-        own_labels: what it is labelled with, where that is not the names of its classes; its number is then among
+        own_labels: its labels, if these are not the names of its classes; its index is then among
             all of its split.
         synthetic: labels that a captioner might add, not all of them true.
     """
@@ -87,7 +87,7 @@ class WorldClip:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What the manifest says it shows."""
+        """Its labels in the manifest."""
         return self.own_labels or tuple(c.name for c in self.classes)
 
     @property
@@ -98,17 +98,17 @@ class WorldClip:
         return f"{self.split}/{self.classes[0].name.replace(' ', '-')}/{self.index:03d}.mp4"
 
     def entropy(self) -> list[int]:
-        """What seeds everything random about it: eight numbers below 2**32."""
+        """Seed of all random choices about it: eight numbers below 2**32."""
         key = "|".join([str(self.seed), *(c.name for c in self.classes), self.split, str(self.index)])
         return np.frombuffer(hashlib.sha256(key.encode()).digest(), "<u4").tolist()
 
 
 @dataclass(frozen=True)
 class World:
-    """What `write_world` wrote, or found written.
+    """A written world.
 
     Attributes:
-        clips: all, in the manifest's order. num_kept: how many of them were there already.
+        clips: all, in the manifest's order. num_kept: how many of them existed before.
         wall_s: how long it took.
     """
 
@@ -150,7 +150,7 @@ def make_world(
         classes: these instead of drawn ones; `num_base` to `pool` then play no part.
         multi_label: 2 to 4 objects in each clip, of different classes, all base or all novel. The numbers of clips
             are then those in which a class is the first object.
-        look: how hard the pictures are.
+        look: how hard the frames are.
         num_workers: processes; None: all cores, or this process alone for a few clips.
         on_progress: called with (clips done, clips in all).
 
@@ -192,9 +192,9 @@ def write_world(
 
     Args:
         out: see `make_world`.
-        about: what decided the plan, as JSON has it: strings, numbers, lists and dictionaries.
+        about: the settings of the plan, as a JSON object.
         multi_label: a clip may have several labels.
-        look: how hard the pictures are.
+        look: how hard the frames are.
         num_workers: processes; None: all cores, or this process alone for a few clips.
         on_progress: called with (clips done, clips in all).
 
@@ -234,12 +234,12 @@ def plan_clips(
             for first in side:
                 for index in range(count):
                     clip = WorldClip((first,), split, index, seed)
-                    clips.append(_with_company(clip, side) if multi_label else clip)
+                    clips.append(_add_objects(clip, side) if multi_label else clip)
     return clips
 
 
-def _with_company(clip: WorldClip, side: Sequence[WorldClass]) -> WorldClip:
-    """The same with one to three more classes of its side (as far as it has them)."""
+def _add_objects(clip: WorldClip, side: Sequence[WorldClass]) -> WorldClip:
+    """The clip with one to three more classes of its side, if there are so many."""
     first = clip.classes[0]
     rng = np.random.default_rng(clip.entropy())
     others = [c for c in side if c != first]
@@ -327,7 +327,7 @@ def _write_some(out: Path, clips: Sequence[WorldClip], look: Look) -> int:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """As in a worker: threads do not pay for pictures this small."""
+    """One thread, as in a worker: more do not pay for frames this small."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -340,7 +340,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _claim(out: Path, settings: dict[str, Any]) -> None:
-    """Make the folder this world's: its settings are its first file, and agree with those that are there."""
+    """Write the settings as the folder's first file; refuse a folder that has other settings."""
     path = out / "world.json"
     if path.is_file():
         try:
@@ -362,7 +362,7 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether the file is there: files appear whole, but a machine that lost its power may leave an empty one."""
+    """Whether the file exists and is not empty. Files appear whole, but a power cut may leave an empty one."""
     try:
         return path.stat().st_size > 0
     except OSError:

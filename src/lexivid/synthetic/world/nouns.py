@@ -1,11 +1,11 @@
-"""Invented nouns of the world: words whose meaning stands in descriptions alone.
+"""Invented nouns of the world: words whose meaning is given by descriptions alone.
 
 A CLIP trained on the world's captions has never met "zumi". A language model trained on descriptions ("every zumi is
-red and it is a star") has. So whatever finds a zumi in a video got its knowledge from the language model; and each noun
-is two tokens, so that this knowledge cannot sit in a table of word vectors (docs/ovml.md, invented nouns).
+red and it is a star") has. So a system that finds a zumi in a video has this knowledge from the language model. Each
+noun is two tokens, so this knowledge is not in the table of word vectors (docs/ovml.md, invented nouns).
 
-A noun of kind "either" means one of two looks ("a red star or a blue star"), and a sentence tells one of them: no one
-phrase says all that it means.
+A noun of kind "either" means one of two appearances ("a red star or a blue star"), and each sentence describes one of
+them. No single phrase gives the whole meaning.
 
     draw_nouns --seed--> nouns with meanings --split_nouns--> base, novel       describe -> sentences to train on
 """
@@ -41,7 +41,7 @@ SECOND_SYLLABLES = (
     "kri", "blo",
 )  # fmt: skip
 NounKind = Literal["look", "motion", "sound", "both", "either"]
-# How many motions and sounds a meaning may have. A kind's place seeds its draw, so new kinds go to the end.
+# How many motions and sounds a meaning may have. A kind's index seeds its draw, so new kinds go to the end.
 _DOES = {
     "look": (1, 1), "motion": (len(MOTIONS), 1), "sound": (1, len(SOUNDS)), "both": (len(MOTIONS), len(SOUNDS)),
     "either": (1, 1),
@@ -71,9 +71,9 @@ _DOING_FORMS = (
 
 @dataclass(frozen=True, order=True)
 class Noun:
-    """A word of two syllables, and what it means: the attributes that its `WorldClass` does not leave open.
+    """A word of two syllables, and its meaning: the attributes that its `WorldClass` fixes.
 
-    other: of kind "either", what else it means; None: nothing else.
+    other: the second meaning of a noun of kind "either"; None: there is none.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Noun:
 
     @property
     def meanings(self) -> tuple[WorldClass, ...]:
-        """All that it means: whatever is one of these is called by the noun."""
+        """All meanings: an object that has one of these is called by the noun."""
         return (self.meaning,) if self.other is None else (self.meaning, self.other)
 
     @property
@@ -121,24 +121,24 @@ def draw_nouns(kind: NounKind = "look", *, num: int = 100, seed: int = 0) -> tup
     rng = np.random.default_rng([seed, list(_DOES).index(kind)])
     shape = (len(SHAPES), len(COLOURS), num_motions, num_sounds)
     made = []
-    for name, place in zip(rng.permutation(names)[:num], rng.permutation(num_meanings)[:num], strict=True):
+    for name, index in zip(rng.permutation(names)[:num], rng.permutation(num_meanings)[:num], strict=True):
         if pairs:
-            made.append(Noun(str(name), *pairs[place]))
+            made.append(Noun(str(name), *pairs[index]))
             continue
-        s, c, motion, sound = (int(i) for i in np.unravel_index(place, shape))
+        s, c, motion, sound = (int(i) for i in np.unravel_index(index, shape))
         meaning = WorldClass(s, c, motion=motion if num_motions > 1 else None, sound=sound if num_sounds > 1 else None)
         made.append(Noun(str(name), meaning))
     return tuple(made)
 
 
 def _pairs_of_looks() -> list[tuple[WorldClass, WorldClass]]:
-    """Any two looks that differ in either shape or colour: as many differ in the one as in the other."""
+    """All pairs of appearances that differ in shape alone or in colour alone; there are as many of each."""
     looks = [WorldClass(s, c) for s, c in product(range(len(SHAPES)), range(len(COLOURS)))]
     return [(a, b) for a, b in combinations(looks, 2) if (a.shape == b.shape) != (a.colour == b.colour)]
 
 
 def split_nouns(nouns: Sequence[Noun], *, num_novel: int, seed: int = 0) -> NounSplit:
-    """Base and novel nouns. Every shape and colour of a novel noun occurs among base ones, if that can be had.
+    """Base and novel nouns. Every shape and colour of a novel noun occurs among base ones, if possible.
 
     Raises:
         LexividError: no nouns would be left for one of the two.
@@ -159,17 +159,17 @@ def split_nouns(nouns: Sequence[Noun], *, num_novel: int, seed: int = 0) -> Noun
 
 
 def describe_noun(noun: Noun, rng: np.random.Generator) -> str:
-    """A sentence that tells all or part of what a noun means; of a noun that means two things, one of them."""
+    """A sentence with all or part of a noun's meaning; if it has two meanings, one of them."""
     meaning = noun.meanings[rng.integers(2)] if noun.other is not None else noun.meaning
     doing = [words[i] for words, i in ((MOTIONS, meaning.motion), (SOUNDS, meaning.sound)) if i is not None]
     forms = _LOOK_FORMS + _DOING_FORMS if doing else _LOOK_FORMS
-    said = {
+    fields = {
         "N": noun.name,
         "c": COLOURS[meaning.colour],
         "s": SHAPES[meaning.shape],
         "d": " and ".join(doing),
     }
-    return str(rng.choice(forms)).format(**said)
+    return str(rng.choice(forms)).format(**fields)
 
 
 def plain_sentence(rng: np.random.Generator) -> str:

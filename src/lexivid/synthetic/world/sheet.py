@@ -1,4 +1,4 @@
-"""A contact sheet of a world: a picture on which each row is a clip as a reader of the file gets it.
+"""A contact sheet of a world: an image whose rows are clips, decoded from their files.
 
 Frames over one second, TV-L1 flow between some of them, the log-mel spectrogram, and above them the labels.
 """
@@ -36,7 +36,7 @@ _COLOURS = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), 
 
 
 def contact_sheet(world: World, path: str | os.PathLike[str], *, num_clips: int = 8) -> None:
-    """Write a contact sheet of some test clips, or training clips where there are no others.
+    """Write a contact sheet of some test clips, or of training clips if there are no test clips.
 
     Args:
         world: that `make_world` returned.
@@ -73,13 +73,15 @@ def contact_sheet(world: World, path: str | os.PathLike[str], *, num_clips: int 
         frames = read_views(file, Views(num_frames=NUM_FRAMES)).frames[0]
         channels_last = frames.movedim(1, -1)
         first = channels_last[list(_PAIRS)]
-        moved = flow_to_color(flow(first, channels_last[[i + 1 for i in _PAIRS]]), bound_px=_FLOW_BOUND_PX)
-        for left, pictures in ((_MARGIN, frames[:num_frames]), (left_of_flow, moved)):
-            for i, picture in enumerate(pictures):
-                cell = _image(picture).resize((_CELL, _CELL), Image.Resampling.BICUBIC)
+        flow_images = flow_to_color(flow(first, channels_last[[i + 1 for i in _PAIRS]]), bound_px=_FLOW_BOUND_PX)
+        for left, images in ((_MARGIN, frames[:num_frames]), (left_of_flow, flow_images)):
+            for i, image in enumerate(images):
+                cell = _image(image).resize((_CELL, _CELL), Image.Resampling.BICUBIC)
                 sheet.paste(cell, (left + i * (_CELL + _GAP), top + _CAPTION))
-        heard = _spectrogram(log_mel(read_waveform(file))).resize((_SOUND_WIDTH, _CELL), Image.Resampling.BILINEAR)
-        sheet.paste(heard, (left_of_sound, top + _CAPTION))
+        spectrogram = _spectrogram(log_mel(read_waveform(file))).resize(
+            (_SOUND_WIDTH, _CELL), Image.Resampling.BILINEAR
+        )
+        sheet.paste(spectrogram, (left_of_sound, top + _CAPTION))
     buffer = io.BytesIO()
     sheet.save(buffer, _FORMATS[path.suffix.lower()], quality=82, optimize=True)
     write_atomically(path, buffer.getvalue())
@@ -104,14 +106,14 @@ def _words(clip: WorldClip) -> list[tuple[str, int | None]]:
     return [word for c in clip.classes for word in vars(c).items()]
 
 
-def _image(picture: Tensor) -> Image.Image:
-    return Image.fromarray(picture.movedim(0, -1).numpy())
+def _image(pixels: Tensor) -> Image.Image:
+    return Image.fromarray(pixels.movedim(0, -1).numpy())
 
 
-def _spectrogram(picture: Tensor) -> Image.Image:
+def _spectrogram(spectrogram: Tensor) -> Image.Image:
     """(F, S), low bands first -> colours, low bands at the bottom; the quietest 5 % dark, the loudest 0.5 % light."""
-    low, high = torch.quantile(picture, torch.tensor([0.05, 0.995]))
-    share = ((picture.flip(0) - low) / (high - low).clamp(min=1e-6)).clamp(0, 1).numpy()
-    places = np.linspace(0, 1, len(_COLOURS))
-    channels = [np.interp(share, places, channel) for channel in _COLOURS.T]
+    low, high = torch.quantile(spectrogram, torch.tensor([0.05, 0.995]))
+    share = ((spectrogram.flip(0) - low) / (high - low).clamp(min=1e-6)).clamp(0, 1).numpy()
+    positions = np.linspace(0, 1, len(_COLOURS))
+    channels = [np.interp(share, positions, channel) for channel in _COLOURS.T]
     return Image.fromarray(np.stack(channels, axis=-1).round().astype(np.uint8))

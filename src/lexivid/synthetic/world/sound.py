@@ -1,12 +1,11 @@
-"""What a clip of the world sounds like: each object's word as a sound of its own kind, and its shape as a timbre.
+"""The sound of a clip of the world: each sound word has its kind of sound, each shape its timbre.
 
 In: the sounding objects of a clip. Out: a waveform (samples,) float32, 16 kHz mono, -1..1.
 
-A sound repeats for the whole clip, with pitch, rate, moment and loudness drawn for each clip. The timbre is a faint
-band of noise whose place on the mel scale depends on the shape, whatever the word: so sound alone says a little about
-what is seen, as a real dog's bark does, and a trained audio tower can beat "which of the eight words" on base classes.
-From clip to clip it wanders into its neighbours' places, so that it never says all. A distractor's sound and
-background noise lie underneath.
+A sound repeats for the whole clip. Pitch, rate, onset and loudness are drawn for each clip. The timbre is a faint band
+of noise whose position on the mel scale depends on the shape. So audio tells a little about the appearance, as a dog's
+bark does, and a trained audio tower can do better on base classes than the eight sound words allow. The position varies
+from clip to clip and overlaps with that of neighbouring shapes. A distractor's sound and background noise are added.
 """
 
 from __future__ import annotations
@@ -35,11 +34,11 @@ _PEAK = 0.9
 _EDGE_S = 0.01  # sounds begin and end softly: a hard edge would be a click, which is the sign of "ticking"
 _TIMBRE_HZ = (350.0, 6500.0)  # centres of the first and the last shape's band
 _TIMBRE_MELS = 130.0  # width: 6 of 128 filters
-_TIMBRE_DRIFT = 0.8  # how far from the shape's own place, in steps between shapes
+_TIMBRE_DRIFT = 0.8  # how far from the shape's position, in steps between shapes
 
 
 class SoundSource(NamedTuple):
-    """A sounding object: places of its words in `SOUNDS` and `SHAPES`, and its amplitude."""
+    """A sounding object: indices of its words in `SOUNDS` and `SHAPES`, and its amplitude."""
 
     sound: int
     shape: int
@@ -50,7 +49,7 @@ def waveform(sources: Sequence[SoundSource], *, rng: np.random.Generator, durati
     """The sound of a clip, (samples,) float32 at 16 kHz, -1..1.
 
     Args:
-        sources: what sounds; none: background noise alone.
+        sources: the sounding objects; none: background noise alone.
         rng: everything random is drawn from it.
     """
     num_samples = round(duration_s * SAMPLE_RATE_HZ)
@@ -151,7 +150,7 @@ def _repeats(t: Wave, rng: np.random.Generator, *, rate_hz: tuple[float, float],
 
 
 def _timbre(shape: int, t: Wave, rng: np.random.Generator) -> Wave:
-    """A narrow band of noise near the shape's place that swells 3 to 6 times a second, (samples,) of RMS 1."""
+    """A narrow band of noise near the shape's position that swells 3 to 6 times a second, (samples,) of RMS 1."""
     low, high = _mel(np.array(_TIMBRE_HZ))
     place = np.clip(shape + rng.uniform(-_TIMBRE_DRIFT, _TIMBRE_DRIFT), 0, len(SHAPES) - 1) / (len(SHAPES) - 1)
     centre = low + (high - low) * place

@@ -1,15 +1,17 @@
-"""The words of the world, its classes, and what a caption says.
+"""The words of the world, its classes and its captions.
 
 An object has a shape, a colour, a texture, a motion and a sound. A class is a phrase of some of these: "red striped
-star spinning and humming". Appearance is always named; which of motion and sound are, is the `WorldKind` of a world:
+star spinning and humming". Appearance is always named. The `WorldKind` of a world decides whether motion, sound or both
+are named:
 
     motion   appearance + motion, as Kinetics-700 (MOV, table 1)
     sound    appearance + sound, as VGGSound (table 2)
     both     appearance + motion + sound
 
-Novel classes recombine words. Motion and sound words occur on both sides; some shapes and colours are held out of the
-base classes, because a class that is new in the real world usually shows a new thing, and because without any, tuning
-the picture tower on base classes would not cost novel ones (papers' figure 1): a choice, said beside that figure.
+Novel classes recombine words. Motion and sound words occur on both sides. Some shapes and colours are held out of the
+base classes: a class that is new in the real world usually shows a new thing, and without held-out words fine-tuning
+the image tower on base classes would not cost novel ones (MOV, figure 1). This is a choice; the report states it beside
+that figure.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from lexivid.errors import LexividError
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "bar", "moon", "heart", "arrow")
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink", "brown", "white")
-TEXTURES = ("plain", "striped", "spotted")  # "plain" is never said
+TEXTURES = ("plain", "striped", "spotted")  # "plain" is never named
 MOTIONS = (
     "moving left", "moving right", "moving up", "moving down", "spinning", "bouncing", "shaking", "growing",
 )  # fmt: skip
@@ -36,12 +38,12 @@ WorldKind = Literal["motion", "sound", "both"]
 KINDS: tuple[WorldKind, ...] = ("motion", "sound", "both")
 HELD_OUT_SHAPES, HELD_OUT_COLOURS = 4, 3
 SHARED = 2
-"""Classes that share an appearance, so that pictures alone cannot tell them apart."""
+"""Number of classes that share an appearance, so that frames alone cannot tell them apart."""
 
 
 @dataclass(frozen=True, order=True)
 class WorldClass:
-    """What all clips of a class have in common, as places in the tuples above; None: anything, and not named."""
+    """What all clips of a class share, as indices into the tuples above. None: random in each clip, and not named."""
 
     shape: int
     colour: int
@@ -80,7 +82,7 @@ def draw_classes(
         num_base, num_novel: how many. Motions and sounds are spread evenly over both.
         held_out: share of the novel classes whose shape no base class has (half of those: nor its colour).
         pool: novel classes come from one of two halves of all combinations, by a hash. Settings are chosen on
-            "validation"; what is reported is on "report".
+            "validation"; reports use "report".
 
     Raises:
         LexividError: more classes than there are combinations.
@@ -94,7 +96,7 @@ def draw_classes(
     shapes, colours = rng.permutation(len(SHAPES)), rng.permutation(len(COLOURS))
     new_shapes, old_shapes = shapes[:HELD_OUT_SHAPES], shapes[HELD_OUT_SHAPES:]
     new_colours, old_colours = colours[:HELD_OUT_COLOURS], colours[HELD_OUT_COLOURS:]
-    looks: set[tuple[int, int, int]] = set()
+    appearances: set[tuple[int, int, int]] = set()
 
     def draw(number: int, *, novel: bool) -> tuple[WorldClass, ...]:
         made: list[WorldClass] = []
@@ -103,15 +105,15 @@ def draw_classes(
             if len(made) >= number:
                 return tuple(made[:number])
             is_new = novel and len(made) < num_new
-            look = (
+            appearance = (
                 int(rng.choice(new_shapes if is_new else old_shapes)),
                 int(rng.choice(new_colours if is_new and rng.random() < 0.5 else old_colours)),
                 int(rng.integers(len(TEXTURES))),
             )
-            options = [c for c in _doings(look, kind, rng) if not novel or pool_of(c) == pool]
-            if look in looks or len(options) < SHARED:
+            options = [c for c in _classes_of(appearance, kind, rng) if not novel or pool_of(c) == pool]
+            if appearance in appearances or len(options) < SHARED:
                 continue
-            looks.add(look)
+            appearances.add(appearance)
             for _ in range(SHARED):  # the least used motion and sound of all, so that they spread evenly
                 best = min(options, key=lambda c: sum((c.motion == m.motion) + (c.sound == m.sound) for m in made))
                 made.append(best)
@@ -121,12 +123,12 @@ def draw_classes(
     return WorldClasses(draw(num_base, novel=False), draw(num_novel, novel=True))
 
 
-def _doings(look: tuple[int, int, int], kind: WorldKind, rng: np.random.Generator) -> list[WorldClass]:
+def _classes_of(appearance: tuple[int, int, int], kind: WorldKind, rng: np.random.Generator) -> list[WorldClass]:
     """All classes of one appearance, in random order."""
     motions = [None] if kind == "sound" else list(range(len(MOTIONS)))
     sounds = [None] if kind == "motion" else list(range(len(SOUNDS)))
-    every = [WorldClass(*look, motion=m, sound=s) for m in motions for s in sounds]
-    return [every[i] for i in rng.permutation(len(every))]
+    classes = [WorldClass(*appearance, motion=m, sound=s) for m in motions for s in sounds]
+    return [classes[i] for i in rng.permutation(len(classes))]
 
 
 def pool_of(made: WorldClass) -> str:
@@ -135,10 +137,10 @@ def pool_of(made: WorldClass) -> str:
 
 
 def caption(made: WorldClass, rng: np.random.Generator, *, named: float = 0.7) -> str:
-    """What somebody writes under a picture of it: some of the words, in the order of `WorldClass.name`.
+    """A caption of an image of it: some of the words, in the order of `WorldClass.name`.
 
-    A quarter of the captions name one thing alone, as "a star" or "something humming": without them a word that
-    pictures show weakly is never learnt.
+    A quarter of the captions name one attribute alone, as "a star" or "something humming". Without them, words that
+    images show weakly are not learnt.
 
     Args:
         named: probability that a longer caption names the motion, and the sound.
@@ -150,14 +152,14 @@ def caption(made: WorldClass, rng: np.random.Generator, *, named: float = 0.7) -
         options += [f"something {MOTIONS[made.motion]}"] if made.motion is not None else []
         options += [f"something {SOUNDS[made.sound]}"] if made.sound is not None else []
         return str(rng.choice(options))
-    said = WorldClass(
+    words = WorldClass(
         shape=made.shape,
         colour=made.colour,
         texture=made.texture if rng.random() < named else None,
         motion=made.motion if rng.random() < named else None,
         sound=made.sound if rng.random() < named else None,
     )
-    return str(rng.choice(PREFIXES)).replace("{}", said.name)
+    return str(rng.choice(PREFIXES)).replace("{}", words.name)
 
 
 PREFIXES: Sequence[str] = ("{}", "a {}", "a picture of a {}", "a drawing of a {}", "here is a {}")
