@@ -20,7 +20,7 @@ import training_cases as cases
 from command_line import call_cli
 from safetensors.torch import load_file
 
-from lexivid.base.interrupts import finish_first, sigterm_interrupts, status_of
+from lexivid.base.interrupts import finish_first, signals_later, sigterm_interrupts, status_of
 from lexivid.training.checkpoint import list_checkpoints, load_checkpoint
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals")
@@ -49,6 +49,30 @@ def test_a_part_ends_before_the_signal_is_acted_upon() -> None:
 
 def test_a_second_signal_is_acted_upon_at_once() -> None:
     assert _signalled(signal.SIGINT, signal.SIGINT) == ["part", "130"]
+
+
+def test_a_second_signal_may_be_asked_to_wait_and_a_failure_gives_way_to_the_first() -> None:
+    reached = []
+    with pytest.raises(KeyboardInterrupt), finish_first(patience_s=60):  # noqa: PT012
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        reached.append("part")
+        raise EOFError("a worker that the signal has ended, too")
+    assert reached == ["part"]
+    with pytest.raises(EOFError), finish_first():
+        raise EOFError
+
+
+def test_a_signal_within_a_destructor_is_sent_again_after_it() -> None:
+    reached = []
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        with signals_later():
+            signal.raise_signal(signal.SIGINT)
+            reached.append("destructor")
+        reached.append("after it")
+        time.sleep(5)
+        reached.append("too late")
+    assert reached == ["destructor", "after it"]
 
 
 def test_the_callers_own_handlers_are_there_afterwards() -> None:
@@ -220,6 +244,23 @@ def test_start_up_is_interrupted_in_a_sentence(data: Path, clip_folder: Path, tm
         status, said = training.ended()
     assert status == 130
     assert [line for line in said.splitlines() if not line.startswith("starting")][-1].startswith("interrupted")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("after_s", "gap_s"), [(0.0, 0.05), (0.1, 0.3), (0.4, 0.0), (1.5, 0.05)])
+def test_several_ctrl_c_while_workers_begin_or_end_print_no_traceback(
+    data: Path, clip_folder: Path, tmp_path: Path, after_s: float, gap_s: float
+) -> None:
+    with Training(data, clip_folder, tmp_path / "run", "--set", "data.num_workers=2") as training:
+        training.wait_for(lambda: (tmp_path / "run" / "recipe.yaml").is_file())
+        time.sleep(after_s)
+        for _ in range(3):
+            if training.process.poll() is None:  # type: ignore[union-attr]
+                os.killpg(training.process.pid, signal.SIGINT)  # type: ignore[union-attr]
+            time.sleep(gap_s)
+        status, said = training.ended()
+    assert status in (130, -signal.SIGINT)  # or ended while Python itself does
+    assert "interrupted" in said
 
 
 def test_a_second_ctrl_c_ends_at_once(data: Path, clip_folder: Path, tmp_path: Path) -> None:

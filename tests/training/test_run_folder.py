@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -56,7 +57,7 @@ def test_a_finished_run_keeps_no_checkpoint_unless_asked(call: Call, words: list
     status, out, err = call(*words, "--out", tmp_path / "run", "--set", "training.export=average")
     assert status == 0, err
     assert "held-out" in out
-    assert re.search(r"^deleted: \d+ MB of checkpoints, which only an unfinished run needs", err, re.M)
+    assert re.search(r"^deleted: \d+ kB of checkpoints, which only an unfinished run needs", err, re.M)
     kept = _files(tmp_path / "run")
     assert not [name for name in kept if "checkpoints" in name]
     assert {"model.safetensors", "config.json", "train.json", "recipe.yaml", "clips.jsonl", "split.json"} <= kept
@@ -207,6 +208,42 @@ def test_only_an_export_of_the_best_weights_keeps_them(tmp_path: Path) -> None:
     assert not list_checkpoints(tmp_path / "last" / "checkpoints", "best")
     cases.run(tmp_path / "best", export="best")
     assert len(list_checkpoints(tmp_path / "best" / "checkpoints", "best")) == 1
+
+
+def test_the_log_as_a_table_and_where_it_is(
+    call: Call, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, table = tmp_path / "run", tmp_path / "steps.csv"
+    status, _, err = call(*words, "--out", run, "--log", table)
+    assert status == 0, err
+    assert f"every step is logged in {run / 'log.jsonl'}; curves while it trains: tensorboard --logdir {run}" in err
+    assert f"log: {table} (4 steps)" in err
+    assert f"report: {run / 'report.html'}" in err
+    rows = list(csv.DictReader(table.open()))
+    assert [(row["step"], row["epoch"]) for row in rows] == [("1", "1"), ("2", "1"), ("3", "2"), ("4", "2")]
+    assert [bool(row["held_out.accuracy"]) for row in rows] == [False, True, False, True]
+    assert all(float(row["loss"]) > 0 for row in rows)
+    # Of a finished run as well, and of one that is interrupted.
+    table.unlink()
+    assert call("train", "--resume", run, "--log", table)[0] == 0
+    assert list(csv.DictReader(table.open())) == rows
+    _interrupt_after(monkeypatch, 1)
+    assert call(*words, "--out", tmp_path / "stopped", "--log", table)[0] == 130
+    assert len(list(csv.DictReader(table.open()))) == 1
+    status, _, err = call(*words, "--out", tmp_path / "other", "--log", "steps.xlsx")
+    assert (status, "name a file that ends in .csv" in err) == (2, True)
+
+
+def test_without_tensorboard_it_is_not_named(
+    call: Call, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lexivid.training.log.has_tensorboard", lambda: False)
+    monkeypatch.setattr("lexivid.training.report.has_tensorboard", lambda: False)
+    status, _, err = call(*words, "--out", tmp_path / "run")
+    assert status == 0
+    assert "every step is logged in" in err
+    assert "tensorboard --logdir" not in err
+    assert "TensorBoard" not in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_progress_counts_clips(call: Call, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

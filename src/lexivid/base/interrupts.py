@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+_LATER_S = 0.05
 
 
 class Interrupted(KeyboardInterrupt):
@@ -41,34 +45,61 @@ def sigterm_interrupts() -> Iterator[None]:
 
 
 @contextmanager
-def finish_first() -> Iterator[None]:
-    """What is in here ends before Ctrl-C or SIGTERM is acted upon; a second one is acted upon at once.
+def finish_first(*, patience_s: float = 0.0) -> Iterator[None]:
+    """What is in here ends before Ctrl-C or SIGTERM is acted upon, also where it then fails; a second one is acted upon
+    at once, if it comes `patience_s` after the first.
 
     Signals that the program does not handle in Python keep their effect, and so does everything outside the main
     thread, which no signal reaches.
     """
-    if threading.current_thread() is not threading.main_thread():
+    arrived: list[tuple[int, FrameType | None, float]] = []
+
+    def note(signum: int, frame: FrameType | None, handler: Any) -> None:
+        arrived.append((signum, frame, time.monotonic()))
+        if len(arrived) > 1 and arrived[-1][2] - arrived[0][2] >= patience_s:
+            handler(signum, frame)
+
+    with _handled_by(note) as handlers:
+        failure: Exception | None = None
+        try:
+            yield
+        except Exception as error:  # perhaps as the signal has ended worker processes, too
+            failure = error
+    if arrived and handlers:
+        signum, frame, _ = arrived[0]
+        handlers[signum](signum, frame)
+    if failure is not None:
+        raise failure
+
+
+@contextmanager
+def signals_later() -> Iterator[None]:
+    """Ctrl-C or SIGTERM that arrive in here are sent once more when it has ended: for `__del__`, which no exception
+    leaves."""
+    arrived: list[int] = []
+    with _handled_by(lambda signum, frame, handler: arrived.append(signum)):
         yield
+    if arrived:
+        timer = threading.Timer(_LATER_S, os.kill, (os.getpid(), arrived[0]))
+        timer.daemon = True
+        timer.start()
+
+
+@contextmanager
+def _handled_by(handle: Callable[[int, FrameType | None, Any], None]) -> Iterator[dict[int, Any]]:
+    """SIGINT and SIGTERM go to `handle` in here, with the handler that they had; {}: not in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield {}
         return
     handlers: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    arrived: list[tuple[int, FrameType | None]] = []
-
-    def note(signum: int, frame: FrameType | None) -> None:
-        arrived.append((signum, frame))
-        if len(arrived) > 1:
-            handlers[signum](signum, frame)
-
     own = [number for number, handler in handlers.items() if callable(handler)]
     try:
         for number in own:
-            signal.signal(number, note)
-        yield
+            signal.signal(number, lambda signum, frame: handle(signum, frame, handlers[signum]))
+        yield handlers
     finally:
         for number in own:
             signal.signal(number, handlers[number])
-    if arrived:
-        signum, frame = arrived[0]
-        handlers[signum](signum, frame)
 
 
 @contextmanager

@@ -8,7 +8,18 @@ from typing import Annotated, Literal
 import typer
 
 from lexivid.cli.console import emit, progress_bar, say
-from lexivid.cli.options import Device, Frames, Layout, Names, Stride, StrideRate, Templates, views_asked
+from lexivid.cli.options import (
+    DATA_HELP,
+    SPLIT_HELP,
+    Device,
+    Frames,
+    Layout,
+    Names,
+    Stride,
+    StrideRate,
+    Templates,
+    views_asked,
+)
 from lexivid.cli.root import TRAIN, app
 
 # As the library states them where it needs PyTorch; tests/cli/test_help.py compares the two.
@@ -21,7 +32,7 @@ def evaluate(
     model: Annotated[
         str, typer.Argument(help='A run of `lexivid train`, "lite", or a CLIP model.', show_default=False)
     ],
-    data: Annotated[Path, typer.Option(help="Folder or manifest of labelled clips.", show_default=False)],
+    data: Annotated[Path, typer.Option(help=DATA_HELP, show_default=False)],
     protocol: Annotated[
         ProtocolName, typer.Option(help="What is measured. docs/terms.md explains each.")
     ] = "base-novel",
@@ -30,7 +41,7 @@ def evaluate(
     frames: Frames = None,
     stride: Stride = None,
     stride_rate: StrideRate = None,
-    split: Annotated[Path | None, typer.Option(help="JSON with base and novel classes. Default: the run's.")] = None,
+    split: Annotated[Path | None, typer.Option(help=SPLIT_HELP)] = None,
     part: Annotated[str, typer.Option(help="Which clips of the data.")] = "test",
     list_number: Annotated[
         int | None, typer.Option(min=1, max=3, help="Which of UCF101's lists. Default: the recipe's.")

@@ -138,6 +138,8 @@ Output = Annotated[
     ),
 ]
 Report = Annotated[Path | None, typer.Option(help="Also write a self-contained HTML page with frames and bars.")]
+DATA_HELP = "Folder with CLASS/FILE, or train/CLASS/FILE and test/CLASS/FILE; or a manifest.csv (columns path, label)."
+SPLIT_HELP = 'JSON: {"base": [...], "novel": [...]}, with classes as their folders are called. Default: the run\'s.'
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, mps, cuda, or one card by its number: cuda:1.")]
 Dtype = Annotated[DtypeName, typer.Option(help="auto: half precision where it is faster.")]
 

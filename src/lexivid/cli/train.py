@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from lexivid.base.interrupts import Interrupted, status_of
 from lexivid.cli.console import emit, progress_bar, say
-from lexivid.cli.options import Device
+from lexivid.cli.options import DATA_HELP, Device
 from lexivid.cli.root import TRAIN, app
 from lexivid.errors import LexividError
 
@@ -20,9 +26,11 @@ def train(
         str | None,
         typer.Argument(help="A recipe by name (lite-mov, ...) or a YAML file. With --resume: RUN.", show_default=False),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder or manifest of labelled clips.", show_default=False)] = None,
+    data: Annotated[Path | None, typer.Option(help=DATA_HELP, show_default=False)] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the run.", show_default=False)] = None,
-    set: Annotated[list[str] | None, typer.Option(help="KEY=VALUE on top of the recipe. Repeatable.")] = None,
+    set: Annotated[
+        list[str] | None, typer.Option(help="KEY=VALUE on top of the recipe (keys: --show). Repeatable.")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a run that was stopped, with its recipe, clips and split.")
     ] = False,
@@ -34,14 +42,43 @@ def train(
         bool, typer.Option("--self-contained", help="Store the backbone in the folder too.")
     ] = False,
     device: Device = "auto",
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.csv",
+            help="Also write every step as CSV: loss, learning rate, held-out clips. (RUN/log.jsonl and "
+            "RUN/tensorboard have them in any case.)",
+            show_default=False,
+        ),
+    ] = None,
+    list_recipes: Annotated[
+        bool, typer.Option("--list", help="Print the recipes: what each is, needs and costs.")
+    ] = False,
+    show_recipe: Annotated[
+        bool, typer.Option("--show", help="Print the recipe with every key for --set, its value and what it means.")
+    ] = False,
 ) -> None:
-    """Train a model on your own labelled clips.
+    """Train a model on your own labelled clips: one folder per class, or a manifest.csv.
 
-    lexivid train lite-mov --data clips/ --out run/
+    lexivid train lite-mov --data clips --out run
 
-    lexivid train --resume run/
+    lexivid train --resume run
+
+    docs/train.md is the page "Train on your own videos".
     """
+    if list_recipes:
+        _print_recipes()
+        return
+    if show_recipe:
+        from lexivid.training.catalogue import show as show_settings
+        from lexivid.training.recipe import load_recipe
+
+        if recipe is None:
+            raise LexividError("--show prints a recipe: name one (lexivid train lite-mov --show)")
+        emit(show_settings(load_recipe(recipe, set or ())))
+        return
     from lexivid import training
+    from lexivid.training.report import REPORT_FILE, size_text
     from lexivid.training.run_folder import where_it_stands
 
     if resume and recipe is not None and data is None and out is None:
@@ -51,14 +88,21 @@ def train(
             "train takes a recipe and the folders --data and --out (lexivid train lite-mov --data clips --out run), or "
             "a run that was stopped (lexivid train --resume run)"
         )
+    if log is not None and (log.suffix.lower() != ".csv" or log.is_dir()):
+        raise LexividError(f"--log {str(log)!r}: the log is written as CSV: name a file that ends in .csv")
     settings = [*(set or [])]
     if cache_video_features is not None:
         settings.append(f"data.cache_video_features={cache_video_features}")
     options = "" if device == "auto" else f" --device {device}"
     try:
         with progress_bar("starting") as bar:
+            said = False
 
             def show(now: training.Progress) -> None:
+                nonlocal said
+                if now.phase == "training" and not said:
+                    said = True
+                    _say_where_the_log_is(out)
                 bar.show(now.step, now.total, now.describe())
 
             if recipe is None:
@@ -72,18 +116,59 @@ def train(
                     on_progress=show,
                 )  # fmt: skip
     except KeyboardInterrupt as error:
+        _write_log(log, out)
         raise Interrupted(f"interrupted: {where_it_stands(out, options=options)}", status=status_of(error)) from None
     if not result.is_main_process:
         return
+    _write_log(log, out)
     for path, reason in result.failures.items():
         say(f"failed: {path}: {reason}", "red")
     for warning in result.warnings():
         say(f"warning: {warning}", "yellow")
     if result.num_bytes_freed:
         say(
-            f"deleted: {result.num_bytes_freed / 1e6:.0f} MB of checkpoints, which only an unfinished run needs "
+            f"deleted: {size_text(result.num_bytes_freed)} of checkpoints, which only an unfinished run needs "
             "(training.delete_checkpoints=false keeps them)"
         )
+    say(f"report: {out / REPORT_FILE}")
     emit(result.describe() + "\n")
     if result.failures:
         raise typer.Exit(1)
+
+
+def _say_where_the_log_is(out: Path) -> None:
+    from lexivid.training.log import has_tensorboard
+
+    board = f"; curves while it trains: tensorboard --logdir {shlex.quote(str(out / 'tensorboard'))}"
+    say(f"every step is logged in {out / 'log.jsonl'}{board if has_tensorboard() else ''}")
+
+
+def _write_log(path: Path | None, out: Path) -> None:
+    """The log of a run as CSV; of one that did no step, nothing."""
+    from lexivid.base.storage import write_atomically
+    from lexivid.training.log import log_table, read_log
+
+    if path is not None and (rows := read_log(out)):
+        write_atomically(path, log_table(rows))
+        say(f"log: {path} ({len(rows)} steps)")
+
+
+def _print_recipes() -> None:
+    """A table as wide as the terminal, or of 120 columns."""
+    from lexivid.training import catalogue
+
+    table = Table("recipe", "what it is", "needs", "cost on two cores", box=SIMPLE_HEAD, pad_edge=False, expand=True)
+    table.columns[0].no_wrap = True
+    for column, share in zip(table.columns[1:], (5, 3, 4), strict=True):
+        column.ratio = share
+    group = None
+    for row in catalogue.rows():
+        if row.group != group:
+            table.add_section()
+            table.add_row(f"for {row.group}" if row.group.startswith("your") else row.group, style="bold")
+            group = row.group
+        table.add_row(*map(Text, row[1:]))
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    with console.capture() as captured:
+        console.print(table)
+    emit("\n".join(line.rstrip() for line in captured.get().splitlines()) + f"\n{catalogue.cost_note()}\n")

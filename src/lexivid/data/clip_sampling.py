@@ -27,11 +27,14 @@ class ClipSampling:
     """How a clip is sampled. Defaults are the paper's (sections 4.1 and 4.2).
 
     Args:
-        num_frames, stride, stride_rate: of a clip in time, as in `Views`; stride None spreads the frames.
-        flow: algorithm of optical flow. flow_texture: of the frames' texture (see `lexivid.media.flow`), for light that
-            flickers or fades; the paper has none. flow_size: short side of the frames that flow is computed from,
-            pixels; None: as the backbone resizes its frames. Flow is in pixels of that size. Smaller frames are not
-            enlarged before.
+        num_frames: of a clip in time, as in `Views`.
+        stride: frames from one to the next; None: they are spread over the whole clip.
+        stride_rate: what the stride counts: frames at this rate per second, or "native" ones of the file.
+        flow: algorithm of optical flow: "tvl1", "tvl1-fast" or "dis".
+        flow_texture: flow of the frames' texture (see `lexivid.media.flow`), for light that flickers or fades. The
+            paper has none.
+        flow_size: short side of the frames that flow is computed from, pixels; None: as the backbone resizes its
+            frames. Flow is in pixels of that size. Smaller frames are not enlarged before.
         flow_crop: side of a crop of flow, pixels; None: as the backbone crops its frames. A tower that is trained on
             flow from the start can take smaller crops: its cost is the square of this.
         audio_s: length of a crop of audio in seconds.

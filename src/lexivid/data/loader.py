@@ -15,11 +15,12 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from lexivid.base.interrupts import finish_first
+from lexivid.base.interrupts import finish_first, signals_later
 from lexivid.base.workers import forkserver_context, start_worker
 
 STREAMS = ("video", "flow", "audio")
 _PRELOADED = ["__main__", "numpy.random", "torch", "lexivid.data.sampling"]  # once, by the server that forks workers
+_PATIENCE_S = 5.0  # in which a second Ctrl-C waits, too, for workers to begin or to end
 
 
 class Samples(Protocol):
@@ -144,18 +145,29 @@ class _Batches:
 
     def __init__(self, loader: torch.utils.data.DataLoader[Any]) -> None:
         self._inner: Any = iter(())
-        with finish_first():  # a worker that has half begun would look in vain for its parent's queues
+        # A worker that has half begun would look in vain for its parent's queues, and say so in a traceback.
+        with finish_first(patience_s=_PATIENCE_S):
             self._inner = iter(loader)
 
     def __iter__(self) -> _Batches:
         return self
 
     def __next__(self) -> Batch:
-        return next(self._inner)
+        try:
+            return next(self._inner)
+        except BaseException:
+            with finish_first(patience_s=_PATIENCE_S):
+                self._end()
+            raise
 
-    def __del__(self) -> None:
+    def _end(self) -> None:
         for worker in getattr(self._inner, "_workers", ()):
             worker.terminate()
+        self._inner = iter(())  # the loader waits for its workers
+
+    def __del__(self) -> None:
+        with signals_later():
+            self._end()
 
 
 def worker_context() -> BaseContext:

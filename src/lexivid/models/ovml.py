@@ -42,8 +42,12 @@ class SigmoidConfig:
     """The objective: everything but weights; `to_dict` is JSON.
 
     Args:
-        tau, bias: where scale and bias of the score start; both are learned, for each stream.
+        tau: where the temperature of the score starts; its inverse, the scale, is learned, for each stream.
+        bias: where the bias of the score starts; it is learned, for each stream.
         loss: "bce", or "asymmetric" (Ridnik et al. 2021) with gamma_negative, gamma_positive and margin.
+        gamma_negative: of the asymmetric loss: how much easy labels that do not hold are discounted.
+        gamma_positive: of the asymmetric loss: how much easy labels that hold are discounted.
+        margin: of the asymmetric loss: probabilities of labels that do not hold count from here on.
         regularisers: any of "interpolation", "video_distance", "text_distance".
         interpolation: the second pass is at a * CLIP + (1 - a) * now, with a drawn from 0 to this.
         interpolation_weight: factor on its loss.

@@ -1,11 +1,17 @@
-"""What a run says while it goes: log.jsonl (one line a step or evaluation), TensorBoard, and a callback."""
+"""What a run says while it goes: log.jsonl (one line a step or evaluation), TensorBoard, and a callback.
+
+Afterwards: `read_log` -> one row a step, `log_table` -> CSV.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +65,13 @@ def held_out(metrics: Mapping[str, float]) -> str:
     return f"mAP {metrics['mean_average_precision']:.1%}"
 
 
+LOG_FILE = "log.jsonl"
 OnProgress = Callable[[Progress], None]
+
+
+def has_tensorboard() -> bool:
+    """Whether runs are logged for TensorBoard too."""
+    return find_spec("tensorboard") is not None
 
 
 class Rate:
@@ -91,7 +103,7 @@ class RunLog:
         self.stream = self.board = None
         if not active:
             return
-        path = folder / "log.jsonl"
+        path = folder / LOG_FILE
         lines = path.read_text(encoding="utf-8").splitlines() if start_step and path.exists() else []
         kept = [line for line in lines if _step_of(line) <= start_step]
         folder.mkdir(parents=True, exist_ok=True)
@@ -99,10 +111,10 @@ class RunLog:
         temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         temporary.replace(path)
         self.stream = path.open("a", encoding="utf-8")
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            return  # tensorboard is part of the extra; without it log.jsonl remains
+        if not has_tensorboard():
+            return  # it is part of the extra; without it log.jsonl remains
+        from torch.utils.tensorboard import SummaryWriter
+
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1 if start_step else None)
 
     def write(self, step: int, **values: float | int | None) -> None:
@@ -122,6 +134,29 @@ class RunLog:
             self.stream.close()
         if self.board is not None:
             self.board.close()
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The rows of log.jsonl, one a step, with what held-out clips said after it; [] where there is none."""
+    rows: dict[float, dict[str, Any]] = {}
+    try:
+        lines = (folder / LOG_FILE).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        if (step := _step_of(line)) < float("inf"):
+            rows.setdefault(step, {}).update(json.loads(line))
+    return [rows[step] for step in sorted(rows)]
+
+
+def log_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """CSV of `read_log`: a column for each number that any row has."""
+    columns = list(dict.fromkeys(["step", "epoch", "loss", *(key for row in rows for key in row)]))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def _step_of(line: str) -> float:

@@ -209,7 +209,15 @@ def fit(
                     num_seen += num_clips
                     speed, left_s = rate.update(state.step, num_clips)
                     lr = settings.lr * factor
-                    log.write(state.step, loss=loss, lr=lr, grad_norm=norm, clips=num_clips, clips_per_s=speed)
+                    log.write(
+                        state.step,
+                        epoch=epoch + 1,
+                        loss=loss,
+                        lr=lr,
+                        grad_norm=norm,
+                        clips=num_clips,
+                        clips_per_s=speed,
+                    )
                 if on_progress and accelerator.is_main_process:
                     on_progress(
                         Progress(

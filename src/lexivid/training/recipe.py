@@ -24,7 +24,8 @@ from lexivid.training.settings import Settings, at_least, load_settings, setting
 
 @dataclass(frozen=True)
 class ModelRecipe:
-    """The network (see `lexivid.models.mov_config.MOVConfig`). None: what suits the backbone.
+    """The network. None: what suits the backbone. What is not explained here is a setting of
+    `lexivid.models.mov_config.MOVConfig`, which explains it.
 
     Args:
         backbone: "lite", a CLIP-family model of the Hub (best with "@revision"), or a folder.
@@ -36,7 +37,6 @@ class ModelRecipe:
         base_score: what scores base classes: "v_m" (eq. 10), or "mean" of all streams' own softmaxes, which with
             `num_cross_layers: 0` is the score fusion of table 5.
         templates: sentences around a label; None: the backbone's.
-        spectrogram_pooling, audio_batch_norm_momentum: of the audio tower, see `MOVConfig`.
         init_from: a run folder whose weights training starts from, as far as names and shapes agree: those of the
             streams, of a label encoder, and of scale and bias.
     """
@@ -116,10 +116,13 @@ class DataRecipe(ClipSampling):
     Args:
         inputs: the streams that are shown; None: all of the model's. `[flow]` with a model of video and flow trains
             its flow path alone.
-        kind, list_number, lists, names: layout of the data folder, which of UCF101's lists and where they are, what
-            classes are called; see `lexivid.data.formats.read_dataset`.
-        class_split: JSON file with the base and novel classes; None: `base_fraction` of the classes, drawn with
-            `split_seed`, are base, or all of them where that is None.
+        kind: layout of the data folder; "auto": as it looks (`lexivid.data.formats.read_dataset`).
+        list_number: which of UCF101's lists, 1 to 3.
+        lists: folder of UCF101's lists, or the annotation file of a data set with several labels a clip.
+        names: CSV file of two columns, folder or label and what the model reads for it.
+        class_split: JSON file with the base and novel classes; None: see `base_fraction`.
+        base_fraction: share of the classes that are base, drawn with `split_seed`; None: all of them.
+        split_seed: draws the base classes and the held-out clips.
         synthetic_weight: what a label counts in the loss for a clip that it is told of in the manifest's column
             `synthetic` alone, where a model wrote it (vocabulary expansion); 0: that column is not read. It is never
             told of held-out clips. For a sigmoid objective.
@@ -127,10 +130,13 @@ class DataRecipe(ClipSampling):
         num_windows: from how many places in time training clips are drawn; None: 4, or 1 for spread frames.
         flow_from: "flow"; the controls "frames" (the flow path sees the pictures) and "frozen" (it gets the frozen
             tower's features, untrained).
-        spec_time, spec_mel: SpecAugment's longest masks, in steps of 10 ms and in mel bins.
-        crop_scale: smallest share of the picture's area in a random crop. mirror, colour: see `lexivid.data.augment`.
-        cache_video_features: K: the frozen tower's features are computed once for K augmented looks at each clip, and
-            kept on disk; epoch e uses look e mod K. 0: computed anew in every epoch.
+        spec_time: SpecAugment's longest mask in time, in steps of 10 ms.
+        spec_mel: SpecAugment's longest mask in frequency, in mel bins.
+        crop_scale: smallest share of the picture's area in a random crop.
+        mirror: half of the augmented views are mirrored; false where left and right mean something.
+        colour: how much brightness, contrast and saturation vary; 0: not at all.
+        cache_video_features: K: the frozen tower's features are computed once for K augmented views of each clip, and
+            kept on disk. Epoch e uses view e mod K. 0: computed anew in every epoch.
         cache_clips: keep decoded pictures, flow and spectrograms on disk (see `lexivid.data.cache`).
         num_workers: processes that decode.
     """
@@ -177,25 +183,32 @@ class TrainingRecipe:
     """The optimisation (section 4.2: AdamW, half-cosine decay, no warm-up).
 
     Args:
-        batch_size: clips in one step of the optimiser, over all processes together: the same recipe trains the same
+        epochs: passes over all training clips.
+        batch_size: clips in one step of the optimiser, over all processes together. The same recipe trains the same
             model on one process and on many (but for mixup, and for batch norms that learn their statistics: lite's
-            audio tower). micro_batch: clips that one process holds at a time, which changes no gradient; None: all its
+            audio tower).
+        micro_batch: clips that one process holds at a time, which saves memory and changes no gradient; None: all its
             own. Models with such batch norms take none.
-        lr: peak learning rate. tower_lr: of the trained towers; label_lr: of a label encoder; None: the same.
-            scale_lr: of scale and bias of a sigmoid, which have far to go.
+        lr: peak learning rate.
+        tower_lr: learning rate of the trained towers; None: `lr`.
+        label_lr: learning rate of a label encoder; None: `lr`.
+        scale_lr: learning rate of scale and bias of a sigmoid, which have far to go.
         weight_decay: on matrices only; norms, biases and embeddings of one dimension are not decayed.
+        betas: of AdamW.
         warmup_steps: linear, before the half cosine over the rest.
-        clip_norm: of the gradient, over all parameters; None: not clipped.
+        clip_norm: longest gradient, over all parameters; None: not clipped.
         mixup: beta distribution's parameter for sound alone (models without pictures); 0: off.
         precision: "float32" or "bfloat16" (autocast; weights stay float32).
-        checkpoint_every: steps between checkpoints; there is one after every epoch too. 0: only after the last, for
-            runs of a minute, which start over sooner than they write.
+        seed: of first weights, order and augmentation.
+        checkpoint_every: steps between checkpoints; there is one after every epoch too; 0: only after the last. (For
+            runs of a minute, which start over sooner than they write.)
         checkpoint_minutes: the longest time between checkpoints, whatever `checkpoint_every` says; 0: no limit.
-        keep_checkpoints: the last n.
+        keep_checkpoints: how many of the newest stay.
         delete_checkpoints: when training and calibration have ended: only a run that has not needs them.
         evaluate_every: epochs between looks at the held-out clips (and always after the last).
         export: which weights the run folder offers: those after the "last" step, the "best" on held-out clips, or the
             "average" of those after each of the last `average_epochs` epochs.
+        average_epochs: of `export` "average".
     """
 
     epochs: int = 100

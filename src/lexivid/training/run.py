@@ -7,6 +7,7 @@ recipe.yaml, split.json          what was asked, with every default; which class
 clips.jsonl                      every clip that was trained on or kept back (see lexivid.data.run_clips)
 train.json                       what came out: held-out accuracy, clips asked and failed, time, versions
 log.jsonl, tensorboard/          every step
+report.html                      its curves, what came out, what the folder holds
 checkpoints/                     for `resume`; deleted at the end, unless the recipe keeps them
 twins/                           models that leave classes out, see lexivid.evaluation.leave_classes_out
 
@@ -52,6 +53,7 @@ from lexivid.training.log import OnProgress
 from lexivid.training.loop import OnEpoch, fit
 from lexivid.training.pinning import as_begun, check_same, pinned
 from lexivid.training.recipe import Recipe, load_recipe
+from lexivid.training.report import REPORT_FILE, write_run_report
 from lexivid.training.result import SUMMARY_FILE, TrainingResult, make_summary, write_summary
 from lexivid.training.run_folder import as_before_if_untrained, check_folder, delete_checkpoints
 
@@ -159,6 +161,8 @@ def train(
         save_config(model, out)
         write_summary(out, summary)
     freed = delete_checkpoints(out) if accelerator.is_main_process and recipe.training.delete_checkpoints else 0
+    if accelerator.is_main_process:
+        write_run_report(out)
     return TrainingResult(
         out, result.state.metrics, result.state.failures, summary, accelerator.is_main_process, num_bytes_freed=freed
     )
@@ -248,6 +252,8 @@ def _complete(
         save_config(model, out)
         write_summary(out, summary)
     freed = delete_checkpoints(out) if is_main and recipe.training.delete_checkpoints else 0
+    if is_main and (not had_ended or not (out / REPORT_FILE).exists()):
+        write_run_report(out)
     return TrainingResult(out, summary["held_out"], summary["failures"], summary, is_main, had_ended, freed)
 
 

@@ -123,6 +123,12 @@ def settings_names(kind: type[Settings]) -> list[str]:
     return sorted(name for name, text in texts.items() if own.issuperset(yaml.safe_load(text) or {}))
 
 
+def to_yaml_text(value: Any) -> str:
+    """One value of a setting on one line, as YAML."""
+    text = _yaml().safe_dump(_plain(value), default_flow_style=True, allow_unicode=True, width=10_000)
+    return str(text).removesuffix("...\n").strip()
+
+
 def _yaml() -> Any:
     try:
         import yaml

@@ -40,11 +40,17 @@ class SoftAttributeConfig:
     Args:
         num_prefixes: P, learned vectors before the label. Without any learned vectors around it, what the language
             model says of a label never changes, and is asked for once in a training.
-        suffix: words after the label. num_suffix_vectors: learned vectors after those.
-        readout: what is taken from the language model, see `FrozenLanguageModel.read`. layer: of "hidden". top_k: of
-            "next_word"; None: all words.
+        suffix: words after the label.
+        num_suffix_vectors: learned vectors after the suffix.
+        readout: what is taken from the language model, see `FrozenLanguageModel.read`.
+        layer: of the language model, where `readout` is "hidden".
+        top_k: of the words, where `readout` is "next_word"; None: all words.
         attend: the places that are read: all of the "suffix", its "last" one, or "all" after the start token.
-        num_attributes: A. num_layers, num_heads, mlp_ratio, dropout: of the prompting transformer; heads None: 64 wide.
+        num_attributes: A, soft attributes of a label.
+        num_layers: of the prompting transformer.
+        num_heads: of the prompting transformer; None: heads are 64 wide.
+        mlp_ratio: of the prompting transformer: hidden width of each MLP, in its width.
+        dropout: of the prompting transformer.
         include_label_tokens: whether the label's own words follow the soft attributes into CLIP.
         clip_residual: what comes out is CLIP's own vector of the label plus a learned share of that of the soft
             attributes, from none on: untrained, labels are CLIP's, and words that it knows stay known.
