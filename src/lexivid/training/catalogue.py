@@ -72,9 +72,13 @@ def _cost(recipe: Recipe) -> str:
     minutes = _EXAMPLE_CLIPS * (once + recipe.training.epochs * epoch) / 60
     about = f"{minutes:.0f}" if minutes >= 2 else f"{minutes:.1f}"
     return (
-        f"{about} min for {_EXAMPLE_CLIPS} clips and {recipe.training.epochs} epochs: {once:.2g} s a clip once, "
-        f"{epoch:.2g} s in each epoch"
+        f"{about} min for {_EXAMPLE_CLIPS} clips and {recipe.training.epochs} epochs: {_seconds(once)} a clip once, "
+        f"{_seconds(epoch)} in each epoch"
     )
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2g} s" if value >= 0.01 else "under 0.01 s"
 
 
 @cache
