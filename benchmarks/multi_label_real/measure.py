@@ -36,7 +36,7 @@ from lexivid.metrics import multi_label
 from lexivid.models.calibration import DEFAULT_THRESHOLD, PREVALENCE, Calibration, posterior
 from lexivid.scoring.background import background_phrases, write_background_vectors
 from lexivid.scoring.calibration import ASSUMED, calibration_for, fit_calibration
-from lexivid.scoring.log_odds import log_odds
+from lexivid.scoring.log_odds import log_odds_above
 from lexivid.scoring.per_label import PerLabelScorer
 
 HERE = Path(__file__).resolve().parent
@@ -77,7 +77,7 @@ class Clips:
         self.features, self.labels, self.truth, self.judged = features, labels, truth, judged
         self.cosines = (features.double() @ labels.double().T).numpy()
         self.shares = (torch.from_numpy(self.cosines) / TEMPERATURE).softmax(-1).numpy()
-        self.log_odds = log_odds(features, labels, background, temperature=TEMPERATURE).numpy()
+        self.log_odds = log_odds_above(features, labels, background, temperature=TEMPERATURE).numpy()
         unrelated = (features.double() @ background.double().T).numpy()
         self.deviations = (self.cosines - unrelated.mean(1, keepdims=True)) / unrelated.std(1, keepdims=True)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -182,7 +185,7 @@ def test_output_is_written_whole(run: Callable[..., Outcome], folder: Path, tmp_
     assert len(json.loads(output.read_text())) == 3
     assert [file.name for file in output.parent.iterdir()] == ["rows.json"]
     run("classify", folder, "--labels", LABELS, "--output", tmp_path / "rows.csv")
-    assert (tmp_path / "rows.csv").read_text().startswith("path,duration_s")
+    assert (tmp_path / "rows.csv").read_text().startswith("path,kind,start_s")
 
 
 def _interrupt_after(calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,8 +279,11 @@ def test_report(run: Callable[..., Outcome], folder: Path, tmp_path: Path) -> No
     assert outcome.status == 1
     page = report.read_text()
     assert page.count("data:image/jpeg;base64,") >= 2
-    assert "<script" not in page
-    assert "&lt;script&gt;" in page
+    (script,) = re.findall(r"<script.*?>(.*?)</script>", page, re.DOTALL)  # the page's own, which it names by its hash
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'\"" in page
+    assert "alert" not in script
+    assert "&lt;script&gt;alert(1)" in page
     assert "http" not in page.replace("http-equiv", "")
     assert "a red.mp4" in page
     assert "broken.mp4" in page
@@ -385,6 +391,7 @@ def test_demo_clips_come_from_the_wheel(run: Callable[..., Outcome], tmp_path: P
         (["{film}", "-l", "a", "-o", "rows.xlsx"], "rows are written as .txt, .json"),
         (["{film}", "-l", "a", "-f", "yaml"], "'yaml' is not one of 'table', 'json'"),
         (["{film}", "-l", "a", "-f", "srt"], "give --timeline SECONDS"),
+        (["{film}", "-l", "a", "--timeline", "2", "--frames", "64"], "leave out --frames"),
         (["{film}", "{film}2", "-l", "a", "-f", "vtt", "--timeline", "2"], "give --output FOLDER"),
     ],
 )
@@ -405,11 +412,15 @@ def test_a_wrong_call_is_refused_before_anything_is_loaded(tmp_path: Path, words
 
 
 SEGMENTS = [
-    {"start_s": 0.0, "end_s": 61.5, "labels": [{"label": "a <b> & c", "score": 0.614}, {"label": "d", "score": 0.3}]},
-    {"start_s": 3661.25, "end_s": 3662.0004, "labels": [{"label": "d", "score": 1.0}]},
-    {"start_s": 3662.0, "end_s": 3662.0, "labels": [{"label": "d", "score": 1.0}]},
-    {"start_s": 3662.0, "end_s": 3663.0, "labels": []},
-]
+    {
+        "start_s": 0.0, "end_s": 61.5, "answer": "a <b> & c",
+        "labels": [{"label": "a <b> & c", "score": 0.614}, {"label": "d", "score": 0.3}],
+    },
+    {"start_s": 3661.25, "end_s": 3662.0004, "labels": [{"label": "d", "score": 1.0}], "answer": "d"},
+    {"start_s": 3662.0, "end_s": 3662.0, "labels": [{"label": "d", "score": 1.0}], "answer": "d"},
+    {"start_s": 3662.0, "end_s": 3663.0, "labels": [], "answer": "none of these"},
+    {"start_s": 3663.0, "end_s": 3664.0, "labels": [{"label": "d", "score": 0.9}], "answer": "none of these"},
+]  # fmt: skip
 
 
 def test_subtitles() -> None:

@@ -122,6 +122,7 @@ def test_timeline_encodes_each_frame_once(film: Path) -> None:
 @settings(max_examples=100, deadline=None)
 def test_segments_partition_the_file(best: list[int], hop_s: float) -> None:
     cells = torch.nn.functional.one_hot(torch.tensor(best), 3).double()
+    cells = torch.cat([cells, torch.full((len(best), 1), math.nan)], dim=1)  # a model that cannot say "none"
     vocabulary = Vocabulary(("red", "green", "blue"), torch.eye(3), "name")
     duration_s = hop_s * (len(best) - 0.5)
     segments = join_cells(cells, vocabulary, hop_s, duration_s)
@@ -205,8 +206,8 @@ def test_rows_survive_a_round_trip(film: Path) -> None:
     prediction = colour_classifier().classify(film, LABELS, timeline_s=3.0)
     row = prediction.to_dict()
     assert list(row) == [
-        "path", "duration_s", "model", "modalities", "labels", "multi_label", "none_of_these", "by_modality",
-        "segments", "warnings", "error",
+        "path", "duration_s", "model", "modalities", "labels", "answer", "score_kind", "multi_label", "none_of_these",
+        "by_modality", "segments", "warnings", "error",
     ]  # fmt: skip
     assert Prediction.from_dict(row).to_dict() == row
     assert "segments" not in colour_classifier().classify(film, LABELS).to_dict()
@@ -266,11 +267,11 @@ def test_closing_early_leaves_no_thread_behind(film: Path) -> None:
 
 def test_a_clip_model_end_to_end(film: Path, clip_folder: Path) -> None:
     classifier = lexivid.load(str(clip_folder), dtype="float32")
-    prediction = classifier.classify(film, ["dog", "cat"])
+    prediction = classifier.classify(film, ["dog", "cat", "bird"])
     frames = [x.score for x in prediction.labels]
     assert sum(frames) == pytest.approx(1)
     assert prediction.model == str(clip_folder)
-    half = lexivid.load(str(clip_folder), dtype="bfloat16").classify(film, ["dog", "cat"])
+    half = lexivid.load(str(clip_folder), dtype="bfloat16").classify(film, ["dog", "cat", "bird"])
     scores = {x.label: x.score for x in half.labels}
     assert all(scores[x.label] == pytest.approx(x.score, abs=1e-2) for x in prediction.labels)
 

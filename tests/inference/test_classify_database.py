@@ -103,7 +103,8 @@ def test_some_of_the_labels(film: Path, tmp_path: Path) -> None:
     database = make_database(tmp_path / "db")
     found = colour_classifier().classify(film, database.only("blue, red"))
     assert [x.label for x in found.labels] == ["red", "blue"]
-    assert sum(x.score for x in found.labels) == pytest.approx(1)
+    assert found.none_of_these is not None
+    assert sum(x.score for x in found.labels) == pytest.approx(1 - found.none_of_these)
     assert len(database) == 4
     with pytest.raises(LabelError, match=r"'violet' is not in label database .* `lexivid labels add`"):
         database.only("violet")

@@ -216,11 +216,13 @@ def test_timeline(make: Make, film: Path, kind: str) -> None:
     for segment in whole.segments:  # any number of labels at once, each from its start to its end
         assert len(segment.labels) == 1
         assert (segment.start_s, segment.end_s) == (0.0, pytest.approx(2.0, abs=0.15))
-    assert line(1.0).segments == ()
+    none = line(1.0).segments
+    assert none is not None
+    assert [(segment.start_s, segment.labels, segment.answer) for segment in none] == [(0.0, (), "none of these")]
     middle = sorted(s.labels[0].score for s in whole.segments)[2]
     some = line(middle - 1e-9).segments
     assert some
-    assert all(s.labels[0].score >= middle - 1e-9 for s in some)
+    assert all(s.labels[0].score >= middle - 1e-9 for s in some if s.labels)
     assert whole.labels == line(middle).labels
 
 

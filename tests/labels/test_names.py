@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import unicodedata
 from pathlib import Path
@@ -313,6 +314,43 @@ def test_what_is_read_and_what_is_shown(clip_folder: Path) -> None:
     assert torch.equal(said.vectors, classifier.prepare(["horses on a track"]).vectors)
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi\nArchery/v_Archery_g01_c01.avi\n",
+        "clip.mp4 0\nother.MP4 1\n",
+        "\n".join(f"brush_hair/clip_{number} {number} 0" for number in range(8)),
+    ],
+)
+def test_a_list_of_clips_is_no_list_of_labels(tmp_path: Path, lines: str) -> None:
+    path = tmp_path / "testlist01.txt"
+    path.write_text(lines)
+    with pytest.raises(LabelError, match="lists clips, not labels"):
+        read_labels_file(path)
+    path.write_text("cat/dog\nnight/day\nnode.js tutorial\n")
+    assert read_labels_file(path) == ["cat/dog", "night/day", "node.js tutorial"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "hint"),
+    [
+        (["surfing playing chess cooking dinner"], "if it is several labels"),
+        (["dog barking cat meowing", "rain"], "if it is several labels"),
+        (["surfing skiing dancing"], "if it is several labels"),
+        (["surfing; chess"], "if it is several labels"),
+        (["surfing", "or playing chess"], "begins with no"),
+        (["surfing", "and chess"], "begins with no"),
+        (["a dog running on a lawn", "man playing guitar and singing", "orange juice", "android phone"], ""),
+        (["people walking in the morning", "something burning", "playing string instruments"], ""),
+    ],
+)
+def test_a_label_that_looks_like_several_gets_a_hint(labels: list[str], hint: str) -> None:
+    checked = check_labels(labels)
+    assert checked.names == labels
+    assert hint in " ".join(checked.warnings)
+    assert bool(hint) == bool(checked.warnings)
+
+
 def test_a_label_database_keeps_name_and_phrase(clip_folder: Path, tmp_path: Path) -> None:
     encoder = open_encoder(str(clip_folder), device="cpu")
     made = create_database(tmp_path / "db", encoder)
@@ -368,7 +406,7 @@ def test_names_on_the_command_line(clip_folder: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
-    assert {line.split(",")[7] for line in done.stdout.splitlines()[1:]} == {"HorseRace", "BrushHair"}
+    assert {row["label"] for row in csv.DictReader(done.stdout.splitlines())} == {"HorseRace", "BrushHair"}
     said = " ".join(done.stderr.split())
     assert "names that no label has: 'Golf'" in said
     assert said.count("'BrushHair' as 'brush hair'") == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,10 +23,11 @@ from torch.nn import functional as F
 from lexivid.errors import LexividError, ModelError
 from lexivid.inference.classifier import Classifier
 from lexivid.inference.prediction import Prediction, Vocabulary
+from lexivid.inference.report import time_ticks
 from lexivid.inference.timeline import segments_by_label
 from lexivid.labels import load_templates
 from lexivid.labels.prompt_cache import PromptCache
-from lexivid.models.calibration import Calibration
+from lexivid.models.calibration import Calibration, at_most_one, none_of_these
 from lexivid.scoring.background import background_phrases
 from lexivid.scoring.calibration import ASSUMED, calibration_for, fit_calibration
 from lexivid.scoring.log_odds import log_odds_above
@@ -218,14 +220,58 @@ def test_shares_stay_what_they_were(tmp_path: Path) -> None:
     assert not found.multi_label
     assert found.none_of_these is not None
     assert found.none_of_these < 0.1
-    none = colour_classifier().classify(film, ["blue", "green"])
+    assert found.score_kind == "share"
+    assert found.answer == "red"
+    none = colour_classifier().classify(film, ["blue", "green", "a blue car"])
     assert none.none_of_these is not None
     assert none.none_of_these > 0.99
     assert sum(x.score for x in none.labels) == pytest.approx(1)
+    assert none.answer == "none of these"
+
+
+NONE = "none of these"
+
+
+@pytest.mark.parametrize("timeline_s", [None, 0.5])
+def test_one_or_two_labels_have_a_probability(tmp_path: Path, timeline_s: float | None) -> None:
+    """One label has the whole of the shares, whatever the film shows: its probability is said instead."""
+    film, classifier = colour_film(tmp_path / "red.mp4", [("red", 1)]), colour_classifier()
+    for labels, answer in (("red", "red"), ("blue", NONE), ("green, red", "red"), ("green, blue", NONE)):
+        found = classifier.classify(film, labels, timeline_s=timeline_s)
+        assert found.score_kind == "probability"
+        assert found.none_of_these is not None
+        assert sum(x.score for x in found.labels) == pytest.approx(1 - found.none_of_these)
+        assert found.answer == answer
+        for segment in found.segments or ():
+            assert segment.none_of_these is not None
+            assert sum(x.score for x in segment.labels) == pytest.approx(1 - segment.none_of_these)
+            assert segment.answer == answer
+
+
+def test_a_probability_of_two_labels_against_numbers_by_hand() -> None:
+    """Ratios 3 and 1/3 of two labels: even chances of none make none 2, of 3 + 1/3 + 2."""
+    log_ratios = torch.tensor([3.0, 1 / 3], dtype=torch.float64).log()
+    assert at_most_one(log_ratios).tolist() == pytest.approx([9 / 16, 1 / 16])
+    assert float(none_of_these(log_ratios)) == pytest.approx(6 / 16)
+
+
+def test_a_window_of_a_timeline_is_none_of_these(tmp_path: Path) -> None:
+    film = colour_film(tmp_path / "red blue.mp4", [("red", 4), ("blue", 4)])
+    found = colour_classifier().classify(film, "red, green, a green car", timeline_s=1)
+    assert found.segments is not None
+    assert [segment.answer for segment in found.segments] == ["red", NONE]
+    assert found.segments[0].end_s == found.segments[1].start_s == pytest.approx(4, abs=0.6)
+    several = colour_classifier().classify(film, "red, a red car, green", timeline_s=1, multi_label=True)
+    assert several.segments is not None
+    answers = [segment.answer for segment in several.segments]
+    assert answers[-1] == NONE
+    assert set(answers[:-1]) == {"red", "a red car"}
+    assert several.segments[-1].labels == ()
+    assert several.segments[-1].end_s == pytest.approx(8, abs=0.2)
 
 
 def test_segments_of_several_labels_overlap() -> None:
-    cells = torch.tensor([[0.9, 0.1], [0.8, 0.7], [0.2, 0.9], [0.6, 0.9]])
+    cells = torch.tensor([[0.9, 0.1, 0.1], [0.8, 0.7, 0.2], [0.2, 0.9, 0.1], [0.6, 0.9, 0.1]])
     vocabulary = Vocabulary(("a", "b"), torch.eye(2), "name")
     found = segments_by_label(cells, vocabulary, 1.0, 3.7, threshold=0.5)
     assert [(s.start_s, s.end_s, s.labels[0].label) for s in found] == [
@@ -234,15 +280,17 @@ def test_segments_of_several_labels_overlap() -> None:
         (3.0, 3.7, "a"),
     ]
     assert found[1].labels[0].score == pytest.approx((0.7 + 0.9 + 0.9) / 3)
-    assert segments_by_label(cells, vocabulary, 1.0, 3.7, threshold=0.95) == ()
+    (none,) = segments_by_label(cells, vocabulary, 1.0, 3.7, threshold=0.95)
+    assert (none.start_s, none.end_s, none.labels, none.answer) == (0.0, 3.7, (), NONE)
+    assert none.none_of_these == pytest.approx((0.1 + 0.2 + 0.1 + 0.1) / 4)
 
 
 def test_a_multi_label_timeline(tmp_path: Path) -> None:
     film = colour_film(tmp_path / "red blue.mp4", [("red", 4), ("blue", 4)])
     found = colour_classifier().classify(film, "red, a red car, blue, green", timeline_s=2, multi_label=True)
     assert found.segments is not None
-    spans = {s.labels[0].label: (s.start_s, s.end_s) for s in found.segments}
-    assert set(spans) == {"red", "a red car", "blue"}
+    spans = {s.answer: (s.start_s, s.end_s) for s in found.segments}
+    assert set(spans) - {NONE} == {"red", "a red car", "blue"}
     assert spans["red"] == spans["a red car"]
     assert spans["red"][0] == 0
     assert spans["red"][1] == pytest.approx(4, abs=1)
@@ -307,12 +355,14 @@ def test_none_of_these_on_the_command_line(run: Run, tmp_path: Path) -> None:
     assert row["labels"] == []
     assert row["none_of_these"] > 0.5
     assert "none of these" in run(film, "-l", "green, blue", "--multi-label")[1]
-    table = run(film, "-l", "green, blue")[1]
-    assert "none of these, probably (100%)" in table
+    table = run(film, "-l", "green, blue, a blue car")[1]
+    assert "perhaps none of these (100%)" in table
     assert "green" in table  # the shares still stand
+    assert table.endswith("%: shares of your labels; together they are 100 %, even if none fits\n")
     assert "none of these" not in run(film, "-l", LABELS)[1]
     rows = list(csv.DictReader(io.StringIO(run(film, "-l", "green, blue", "--multi-label", "-f", "csv")[1])))
-    assert [(row["label"], float(row["none_of_these"]) > 0.5) for row in rows] == [("", True)]
+    answers = [(row["label"], row["answer"], float(row["none_of_these"]) > 0.5) for row in rows]
+    assert answers == [("", NONE, True)]
 
 
 def test_the_journal_keeps_it(run: Run, tmp_path: Path) -> None:
@@ -328,12 +378,30 @@ def test_the_page(run: Run, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     assert run(film, "-l", LABELS, "--multi-label", "--timeline", "2", "--report", page)[0] == 0
     text = page.read_text()
-    assert text.count('class="timeline lane"') == 3  # red, a red car, blue
-    assert "judged by itself" in text
-    assert "shares among the words" not in text
+    names = re.findall(r'<div class="name">(.*?)</div>', text)
+    assert sorted(name for name in names if name != NONE) == ["a red car", "blue", "red"]
+    assert text.count('<div class="lane">') == len(names)
+    assert "probability of the label by itself" in text
+    assert "shares of your labels" not in text
+    run(film, "-l", "green, blue, yellow", "--timeline", "2", "--report", page)
+    text = page.read_text()
+    assert "shares of your labels" in text
+    assert text.count('<div class="lane">') == 1
+    legend = re.findall(r'<li><i style="background:(#\w+)"></i>(.*?)</li>', text)
+    assert [label for _, label in legend] == [NONE, "blue"]
+    assert len({colour for colour, _ in legend}) == 2
+    assert re.findall(r'<div class="axis".*', text)[0].count("<span") >= 3
     run(film, "-l", "green", "--report", page)
-    assert "None of these, probably" in page.read_text()
-    assert "shares among the words" in page.read_text()
+    assert "Perhaps none of these" in page.read_text()
+
+
+@pytest.mark.parametrize("duration_s", [0.4, 3.0, 9.9, 60.0, 61.0, 599.0, 7200.0, 50_000.0])
+def test_a_time_axis_has_few_round_times(duration_s: float) -> None:
+    times = time_ticks(duration_s)
+    assert times[0] == 0
+    assert times[-1] <= duration_s
+    assert len(times) <= 6
+    assert len(times) >= 3 or duration_s < 1
 
 
 def test_a_model_that_knows_nothing_answers_what_is_believed_before_looking(clip_folder: Path, tmp_path: Path) -> None:

@@ -75,6 +75,9 @@ def classify(
     fmt = choose_format(format, output)
     if fmt in ("vtt", "srt") and timeline is None:
         raise LexividError(f"--format {fmt}: subtitles say which label when; give --timeline SECONDS")
+    named_views = {"--views": views, "--frames": frames, "--stride": stride, "--stride-rate": stride_rate}
+    if timeline is not None and (unused := [name for name, value in named_views.items() if value is not None]):
+        raise LexividError(f"--timeline reads the whole file, four frames in each half window: leave out {unused[0]}")
     num_files = check_paths(paths, sound=modalities is None or "audio" in modalities)
     if fmt in ("vtt", "srt") and num_files > 1 and (output is None or output.suffix):
         raise LexividError(f"--format {fmt}: a film has a file of subtitles of its own; give --output FOLDER")

@@ -117,7 +117,7 @@ def run(
         emit(format_rows(rows, fmt, width=None if terminal else 120, colour=terminal))
     if page and report:
         settings = {
-            "Views": call["views"],
+            "Views": f"timeline, windows of {call['timeline_s']:g} s" if call.get("timeline_s") else call["views"],
             "Backbone": f"{classifier.backbone.name} on {classifier.backbone.device}",
             "Time": f"{time.monotonic() - started:.1f} s",
         }

@@ -299,6 +299,7 @@ class Classifier:
             labels=ranked(found.scores, vocabulary),
             by_modality={name: ranked(scores, vocabulary) for name, scores in found.by_modality.items()},
             multi_label=question.multi_label,
+            score_kind=found.kind,
             none_of_these=found.none_of_these,
             segments=segments,
             warnings=(*encoded.warnings, *self.video_model.remarks(path, question, encoded)),

@@ -19,17 +19,24 @@ from rich.text import Text
 
 from lexivid.base.storage import write_atomically
 from lexivid.errors import LexividError, printable
-from lexivid.models.calibration import DEFAULT_THRESHOLD
+from lexivid.inference.prediction import NONE_OF_THESE
+from lexivid.models.calibration import says_none
 
 FORMATS = ("table", "json", "jsonl", "csv", "vtt", "srt")
 SUBTITLES = ("vtt", "srt")
 CSV_COLUMNS = (
-    "path", "duration_s", "model", "modalities", "start_s", "end_s", "rank", "label", "score", "warnings", "error",
-    "none_of_these",
+    "path", "kind", "start_s", "end_s", "rank", "label", "score", "answer", "none_of_these", "score_kind", "duration_s",
+    "model", "modalities", "warnings", "error",
 )  # fmt: skip
 _BAR_CELLS = 20
 _LABEL_CELLS = 24
-_OPINIONS = 3  # labels shown of what each stream says alone
+_LABELS_OF_A_MODALITY = 3
+SCORE_KINDS = {
+    "share": "%: shares of your labels; together they are 100 %, even if none fits",
+    "probability": "%: probability of the label, if at most one of them holds; the rest to 100 % is none of these",
+    "per-label probability": "%: probability of the label by itself; several may be high, or none",
+}
+"""What a reader is told of the percentages."""
 Row = dict[str, Any]
 
 
@@ -59,11 +66,11 @@ def format_rows(rows: Sequence[Row], fmt: str, *, width: int | None = None, colo
 def subtitles(row: Row, fmt: str) -> str:
     """A timeline as subtitles, "vtt" (WebVTT) or "srt": a cue for each segment, with its best label and the score.
 
-    Segments of several labels may overlap; players show such cues together.
+    Segments of several labels may overlap; players show such cues together. "None of these" has no cue.
     """
     cues = []
     for segment in row.get("segments", []):
-        for label in segment["labels"][:1]:
+        for label in segment["labels"][:1] if segment["answer"] != NONE_OF_THESE else []:
             start, end = (_cue_time(segment[key], fmt) for key in ("start_s", "end_s"))
             text = f"{printable(label['label'])} ({label['score']:.0%})"
             if fmt == "vtt":
@@ -111,7 +118,10 @@ def csv_header() -> str:
 
 
 def csv_rows(row: Row) -> str:
-    """One line per label; with a timeline also one per label of each segment; one line for a failure."""
+    """One line per label; with a timeline also one per label of each segment; one line for a failure.
+
+    docs/usage.md has the columns.
+    """
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, CSV_COLUMNS, lineterminator="\n")
     common = {
@@ -121,14 +131,16 @@ def csv_rows(row: Row) -> str:
         "modalities": "+".join(row["modalities"]),
         "warnings": " | ".join(row["warnings"]),
         "error": row["error"],
-        "none_of_these": row["none_of_these"],
+        "score_kind": "" if row["error"] else row["score_kind"],
     }
-    if not row["labels"]:
-        writer.writerow(common)
-    for part in [{"labels": row["labels"]}, *row.get("segments", [])]:
-        for rank, label in enumerate(part["labels"], 1):
-            span = {"start_s": part.get("start_s"), "end_s": part.get("end_s")}
-            writer.writerow(common | span | {"rank": rank, "label": label["label"], "score": label["score"]})
+    for kind, part in [("file", row), *(("segment", segment) for segment in row.get("segments", []))]:
+        about = common | {"kind": kind, "none_of_these": part["none_of_these"]}
+        about |= {key: part.get(key) for key in ("start_s", "end_s")}
+        first, *others = part["labels"] or [{"label": None, "score": None}]
+        rank = 1 if part["labels"] else None
+        writer.writerow(about | first | {"rank": rank, "answer": part["answer"]})
+        for rank, label in enumerate(others, 2):
+            writer.writerow(about | label | {"rank": rank})
     return buffer.getvalue()
 
 
@@ -140,50 +152,61 @@ def table(rows: Sequence[Row]) -> Group:
         blocks.append(Text.assemble((printable(row["path"]), "bold"), (duration, "dim"), overflow="fold"))
         if row["error"]:
             blocks.append(Text("  " + printable(row["error"]), style="red", overflow="fold"))
-        elif said := _none_of_these(row):
-            blocks.append(Text("  " + said, style="yellow", overflow="fold"))
+        elif sentence := none_sentence(row):
+            blocks.append(Text("  " + sentence, style="yellow", overflow="fold"))
         elif not row["labels"]:
             blocks.append(Text("  no label reaches the threshold", style="dim"))
-        blocks.append(_bars([("", label) for label in row["labels"]]))
+        blocks.append(_bars([("", label["label"], label["score"]) for label in row["labels"]]))
         if len(row["by_modality"]) > 1:
             for name, labels in row["by_modality"].items():
-                says = ", ".join(f"{printable(x['label'])} {x['score']:.1%}" for x in labels[:_OPINIONS])
-                blocks.append(Text(f"  {name} alone: {says or 'none of these'}", style="dim", overflow="fold"))
-        # Of each segment its best label alone: a long film has many.
-        spans = [
-            (f"{clock(segment['start_s'])} - {clock(segment['end_s'])}", label)
-            for segment in row.get("segments", [])
-            for label in segment["labels"][:1]
-        ]
-        if spans:
+                best = ", ".join(f"{printable(x['label'])} {x['score']:.1%}" for x in labels[:_LABELS_OF_A_MODALITY])
+                blocks.append(Text(f"  {name} alone: {best or NONE_OF_THESE}", style="dim", overflow="fold"))
+        # Of each segment its answer alone: a long film has many.
+        segments = [segment for segment in row.get("segments", []) if segment["answer"] is not None]
+        if segments:
             blocks.append(Text("  which label when", style="dim"))
-            blocks.append(_bars(spans))
+            blocks.append(_bars([_segment_line(segment) for segment in segments]))
         blocks.append(Text())
-    return Group(*blocks[:-1])
+    kinds = dict.fromkeys(row["score_kind"] for row in rows if not row["error"])
+    blocks += [Text(SCORE_KINDS[kind], style="dim", overflow="fold") for kind in kinds]
+    return Group(*(blocks if kinds else blocks[:-1]))
 
 
-def _none_of_these(row: Row) -> str:
-    """ "" where a label probably holds, where nobody can say, and where labels judged one by one are shown anyway."""
-    if row["none_of_these"] is None or row["none_of_these"] <= DEFAULT_THRESHOLD:
-        return ""
+def none_sentence(row: Row) -> str:
+    """A sentence where the answer of a row may be "none of these", else "".
+
+    It stands above the labels, which may still hold. In multi-label mode it stands in their place.
+    """
     if row["multi_label"]:
-        return "" if row["labels"] else "none of these" + (" over the whole of it" if row.get("segments") else "")
-    also = "; if it is one of them, in these shares" if row["labels"] else ""
-    return f"none of these, probably ({row['none_of_these']:.0%}){also}"
+        if row["labels"] or row["none_of_these"] is None:
+            return ""
+        return NONE_OF_THESE + (" over the whole of it" if row.get("segments") else "")
+    if not says_none(row["none_of_these"]):
+        return ""
+    return f"perhaps none of these ({row['none_of_these']:.0%})"
 
 
-def _bars(lines: Sequence[tuple[str, dict[str, Any]]]) -> Table:
+def _segment_line(segment: Row) -> tuple[str, str, float]:
+    """(time span, answer, its score)."""
+    span = f"{clock(segment['start_s'])} - {clock(segment['end_s'])}"
+    if segment["answer"] == NONE_OF_THESE:
+        return span, NONE_OF_THESE, segment["none_of_these"]
+    return span, segment["labels"][0]["label"], segment["labels"][0]["score"]
+
+
+def _bars(lines: Sequence[tuple[str, str, float]]) -> Table:
+    """Lines of (time span or "", label, score); what has more than half is bold."""
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(width=0)  # indentation
-    if any(when for when, _ in lines):
+    if any(span for span, _, _ in lines):
         grid.add_column(no_wrap=True, style="dim")
     grid.add_column(overflow="fold", min_width=_LABEL_CELLS, max_width=60)
     grid.add_column(justify="right", no_wrap=True)
     grid.add_column(no_wrap=True, min_width=_BAR_CELLS)
-    for place, (when, label) in enumerate(lines):
-        name = Text(printable(label["label"]), style="bold" if place == 0 or when else "")
-        bar = Text("█" * round(label["score"] * _BAR_CELLS), style="cyan")
-        grid.add_row("", *([when] if when else []), name, f"{label['score']:.1%}", bar)
+    for span, label, score in lines:
+        style = "yellow" if label == NONE_OF_THESE else "bold" if score > 0.5 else ""
+        bar = Text("█" * round(score * _BAR_CELLS), style="cyan")
+        grid.add_row("", *([span] if span else []), Text(printable(label), style=style), f"{score:.1%}", bar)
     return grid
 
 

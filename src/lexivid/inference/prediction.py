@@ -7,19 +7,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lexivid.models.calibration import DEFAULT_THRESHOLD, says_none
+
 if TYPE_CHECKING:
     from lexivid.scoring.per_label import PerLabelScorer, TrainedPerLabelScorer
 
 
+ScoreKind = Literal["share", "probability", "per-label probability"]
+"""What scores are.
+
+    share                   softmax: the shares of all labels asked for sum to 1
+    probability             of one or two labels: that the label holds, if at most one of them can; the rest to 1 is
+                            `none_of_these`
+    per-label probability   multi-label mode: that the label holds, whatever the others do
+"""
+NONE_OF_THESE = "none of these"
+
+
 @dataclass(frozen=True)
 class LabelScore:
-    """A label and its score, 0..1: its share among the labels asked for, or the probability that it holds by itself."""
+    """A label and its score, 0..1, see `ScoreKind`."""
 
     label: str
     score: float
@@ -29,21 +43,30 @@ class LabelScore:
 class Segment:
     """A stretch of a timeline; its scores are means over its windows.
 
-    Of all labels, best first; in multi-label mode of the one label that holds there, and segments overlap.
+    Of all labels, best first. In multi-label mode of the one label that holds there, or of none; segments overlap.
+
+    none_of_these: the probability that no label holds there; None: the model cannot say.
     """
 
     start_s: float
     end_s: float
     labels: tuple[LabelScore, ...]
+    none_of_these: float | None = None
+
+    @property
+    def answer(self) -> str:
+        """The best label, or `NONE_OF_THESE`."""
+        return NONE_OF_THESE if not self.labels or says_none(self.none_of_these) else self.labels[0].label
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction:
     """What a classifier says of one file.
 
     Attributes:
         labels: all labels, best first. by_modality: the same for each stream alone.
-        multi_label: whether scores are each label's own probability, and not shares among the labels.
+        multi_label: whether labels are scored one by one.
+        score_kind: what the scores are.
         none_of_these: the probability that no label holds (in multi-label mode that the best one does not); None where
             the model cannot say.
         segments: of a timeline, in time order; None where none was asked for.
@@ -58,11 +81,29 @@ class Prediction:
     labels: tuple[LabelScore, ...] = ()
     by_modality: dict[str, tuple[LabelScore, ...]] = field(default_factory=dict)
     multi_label: bool = False
+    score_kind: ScoreKind = "share"
     none_of_these: float | None = None
     segments: tuple[Segment, ...] | None = None
     warnings: tuple[str, ...] = ()
     error: str | None = None
     thumbnails: tuple[tuple[float, Tensor], ...] = field(default=(), repr=False, compare=False)
+
+    @property
+    def answer(self) -> str | None:
+        """The best label, or `NONE_OF_THESE`; None for a file that could not be classified."""
+        if not self.labels:
+            return None
+        is_none = self.labels[0].score < DEFAULT_THRESHOLD if self.multi_label else says_none(self.none_of_these)
+        return NONE_OF_THESE if is_none else self.labels[0].label
+
+    def __repr__(self) -> str:
+        name = Path(self.path).name
+        if self.error is not None:
+            return f"<Prediction {name!r}: failed: {self.error[:80]}>"
+        best = ", ".join(f"{x.label} {x.score:.0%}" for x in self.labels[:3])
+        segments = "" if self.segments is None else f", {len(self.segments)} segments"
+        none = f", none of these {self.none_of_these:.0%}" if says_none(self.none_of_these) else ""
+        return f"<Prediction {name!r}: {best}{none}{segments}>"
 
     def top(self, k: int = 5) -> tuple[LabelScore, ...]:
         """The k best labels (all of them for k = 0)."""
@@ -81,19 +122,34 @@ class Prediction:
                 {"label": x.label, "score": round(x.score, 6)} for x in labels[: top_k or None] if x.score >= threshold
             ]
 
+        def answer(of: Prediction | Segment) -> str | None:
+            """None: the best label scores less than the threshold."""
+            if self.multi_label and of.labels:
+                return of.labels[0].label if of.labels[0].score >= threshold else NONE_OF_THESE
+            enough = of.answer == NONE_OF_THESE or (of.labels and of.labels[0].score >= threshold)
+            return of.answer if enough else None
+
         result: dict[str, Any] = {
             "path": self.path,
             "duration_s": None if self.duration_s is None else round(self.duration_s, 3),
             "model": self.model,
             "modalities": list(self.modalities),
             "labels": rows(self.labels),
+            "answer": answer(self),
+            "score_kind": self.score_kind,
             "multi_label": self.multi_label,
             "none_of_these": None if self.none_of_these is None else round(self.none_of_these, 6),
             "by_modality": {name: rows(labels) for name, labels in self.by_modality.items()},
         }
         if self.segments is not None:
             result["segments"] = [
-                {"start_s": round(s.start_s, 3), "end_s": round(s.end_s, 3), "labels": rows(s.labels)}
+                {
+                    "start_s": round(s.start_s, 3),
+                    "end_s": round(s.end_s, 3),
+                    "labels": rows(s.labels),
+                    "answer": answer(s),
+                    "none_of_these": None if s.none_of_these is None else round(s.none_of_these, 6),
+                }
                 for s in self.segments
             ]
         return result | {"warnings": list(self.warnings), "error": self.error}
@@ -117,8 +173,11 @@ class Prediction:
             labels=scores(row["labels"]),
             by_modality={name: scores(rows) for name, rows in row["by_modality"].items()},
             multi_label=row["multi_label"],
+            score_kind=row["score_kind"],
             none_of_these=row["none_of_these"],
-            segments=tuple(Segment(s["start_s"], s["end_s"], scores(s["labels"])) for s in row["segments"])
+            segments=tuple(
+                Segment(s["start_s"], s["end_s"], scores(s["labels"]), s["none_of_these"]) for s in row["segments"]
+            )
             if "segments" in row
             else None,
             warnings=tuple(row["warnings"]),

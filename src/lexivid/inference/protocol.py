@@ -19,12 +19,15 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor
 
 from lexivid.backbones import Backbone
-from lexivid.inference.prediction import Vocabulary
+from lexivid.inference.prediction import ScoreKind, Vocabulary
 from lexivid.labels import TemplateSet
 from lexivid.labels.encoders.identity import EncoderIdentity
 from lexivid.labels.prompt_cache import PromptCache
 from lexivid.media.views import Views, ViewsAsked
 from lexivid.scoring.per_label import LabelSplit, PerLabelScorer, TrainedPerLabelScorer
+
+FEW_LABELS = 2
+"""Up to so many labels are scored by their probability in place of their share."""
 
 
 class Question(NamedTuple):
@@ -37,6 +40,17 @@ class Question(NamedTuple):
     label_split: LabelSplit
     multi_label: bool
     threshold: float
+
+
+def score_kind(question: Question, *, calibrated: bool) -> ScoreKind:
+    """What the scores of an answer are (`lexivid.inference.prediction.ScoreKind`).
+
+    The shares of one or two labels say next to nothing: one label always has all of it. With a calibration, such
+    labels have a probability instead.
+    """
+    if question.multi_label:
+        return "per-label probability"
+    return "probability" if calibrated and len(question.vocabulary.labels) <= FEW_LABELS else "share"
 
 
 @dataclass(frozen=True)
@@ -58,18 +72,27 @@ class Encoded:
 
 
 class FileScores(NamedTuple):
-    """Scores of a whole file (K,), those of each modality alone, and the probability that no label holds (or None)."""
+    """Scores of a whole file (K,), those of each modality alone, the probability that no label holds (or None), and
+    what the scores are."""
 
     scores: Tensor
     by_modality: dict[str, Tensor]
     none_of_these: float | None
+    kind: ScoreKind
+
+
+class ViewAnswers(NamedTuple):
+    """Scores of N views or windows (N, K), and the probability that no label holds (N,), or None."""
+
+    scores: Tensor
+    none_of_these: Tensor | None
 
 
 class Scorer(Protocol):
     """Scores features by one question; of one file."""
 
-    def add(self, features: Any) -> Tensor:
-        """Features of N views or windows -> (N, K). They count in the scores of the file."""
+    def add(self, features: Any) -> ViewAnswers:
+        """Features of N views or windows -> their scores. They count in the scores of the file."""
 
     def result(self, modalities: Sequence[str]) -> FileScores:
         """Of all that was added."""

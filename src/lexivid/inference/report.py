@@ -1,15 +1,18 @@
-"""Predictions as one self-contained HTML page: frames of each clip, bars of the scores, what was used.
+"""Predictions as one self-contained HTML page: frames of each clip, bars of the scores, timelines, what was used.
 
-No script, no font and no picture is fetched from anywhere; names from files are escaped.
+No script, no font and no picture is fetched from anywhere; names from files are escaped. The one script of the page
+copies a time; the page allows it by its hash.
 """
 
 from __future__ import annotations
 
 import base64
 import colorsys
+import hashlib
 import io
+import math
 import platform
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -20,13 +23,16 @@ from torch import Tensor
 from lexivid import __version__
 from lexivid.base.html import render_page
 from lexivid.errors import printable
-from lexivid.inference.output import clock
-from lexivid.inference.prediction import Prediction, Vocabulary
+from lexivid.inference.output import SCORE_KINDS, clock, none_sentence
+from lexivid.inference.prediction import NONE_OF_THESE, Prediction, Vocabulary
 from lexivid.models.calibration import DEFAULT_THRESHOLD
 
 _THUMBNAIL_HEIGHT = 135
 _FILES_WITH_THUMBNAILS = 200
 _MOST_LANES = 12  # labels whose segments are drawn, in multi-label mode
+_TICK_STEPS_S = (0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200)
+_NO_COLOUR = "#c9ced4"  # of "none of these"
+_SCRIPT = Path(__file__).with_name("copy_time.js").read_text(encoding="utf-8")
 # What the page names of its making.
 _VERSIONS = ("torch", "transformers", "av")
 
@@ -44,12 +50,16 @@ class Report:
     def __init__(self, *, top_k: int = 5) -> None:
         self.top_k = top_k
         self._cards: list[dict[str, Any]] = []
+        self._colours = {NONE_OF_THESE: _NO_COLOUR}  # of a label, the same in all files
 
     def add(self, prediction: Prediction) -> None:
         """A file; with thumbnails, where pictures are wanted."""
         if len(self._cards) >= _FILES_WITH_THUMBNAILS:
             prediction = prediction.without_thumbnails()
-        self._cards.append(_card(prediction, self.top_k))
+        self._cards.append(_card(prediction, self.top_k, self._colour_of))
+
+    def _colour_of(self, label: str) -> str:
+        return self._colours.setdefault(label, _colour(len(self._colours) - 1))
 
     def render(self, vocabulary: Vocabulary, *, command: str = "", settings: dict[str, Any] | None = None) -> str:
         """The page.
@@ -73,14 +83,16 @@ class Report:
         return render_page(
             "inference/report.html.jinja",
             clock=clock,
+            script=_SCRIPT,
+            script_hash=base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode(),
+            score_kinds=[SCORE_KINDS[kind] for kind in dict.fromkeys(p.score_kind for p in predictions if not p.error)],
             cards=self._cards,
             num_failed=sum(prediction.error is not None for prediction in predictions),
             model=predictions[0].model if predictions else "",
             labels=vocabulary.labels[:500],
             num_more_labels=max(0, len(vocabulary.labels) - 500),
             warnings=vocabulary.warnings,
-            multi_label=any(prediction.multi_label for prediction in predictions),
-            judged=vocabulary.per_label.method if vocabulary.per_label else "",
+            calibrated_by=vocabulary.per_label.method if vocabulary.per_label else "",
             facts=facts,
             command=command,
         )
@@ -94,35 +106,50 @@ def render_report(predictions: Iterable[Prediction], vocabulary: Vocabulary, *, 
     return report.render(vocabulary, **about)
 
 
-def _card(prediction: Prediction, top_k: int) -> dict[str, Any]:
+def _card(prediction: Prediction, top_k: int, colour_of: Callable[[str], str]) -> dict[str, Any]:
     duration_s = prediction.duration_s or 0.0
-    best = {segment.labels[0].label for segment in prediction.segments or ()}
     segments = [
         {
-            "label": segment.labels[0].label,
-            "score": segment.labels[0].score,
+            "label": segment.answer,
+            "score": segment.none_of_these if segment.answer == NONE_OF_THESE else segment.labels[0].score,
             "start_s": segment.start_s,
             "end_s": segment.end_s,
             "left": 100 * segment.start_s / duration_s if duration_s else 0,
             "width": 100 * (segment.end_s - segment.start_s) / duration_s if duration_s else 100,
-            "colour": _colour(sorted(best).index(segment.labels[0].label)),
+            "colour": colour_of(segment.answer),
         }
         for segment in prediction.segments or ()
     ]
-    lanes: dict[Any, list[dict[str, Any]]] = {}  # segments that may overlap lie one below the other
+    lanes: dict[str, list[dict[str, Any]]] = {}  # segments that may overlap lie in rows, one for each label
     for segment in segments:
-        lanes.setdefault(segment["label"] if prediction.multi_label else None, []).append(segment)
-    none_of_these = prediction.none_of_these is not None and prediction.none_of_these > DEFAULT_THRESHOLD
+        lanes.setdefault(segment["label"] if prediction.multi_label else "", []).append(segment)
     return {
         "prediction": prediction.without_thumbnails(),
         "name": printable(Path(prediction.path).name),
-        "folder": printable(str(Path(prediction.path).parent)),
+        "folder": _folder(prediction.path),
         "labels": prediction.top(top_k),
         "thumbnails": [(time_s, _data_url(frame)) for time_s, frame in prediction.thumbnails],
-        "none_of_these": none_of_these,
+        "none": none_sentence(prediction.to_dict(threshold=DEFAULT_THRESHOLD if prediction.multi_label else 0.0)),
         "segments": segments,
-        "lanes": list(lanes.values())[:_MOST_LANES],
+        "lanes": list(lanes.items())[:_MOST_LANES],
+        "num_more_lanes": max(0, len(lanes) - _MOST_LANES),
+        "ticks": [(100 * time_s / duration_s, clock(time_s)) for time_s in time_ticks(duration_s)] if segments else [],
+        "colours": {segment["label"]: segment["colour"] for segment in segments},
     }
+
+
+def _folder(path: str) -> str:
+    """The folder as the user wrote it; "" for the present one."""
+    folder = str(Path(path).parent)
+    return "" if folder == "." else printable(folder)
+
+
+def time_ticks(duration_s: float) -> list[float]:
+    """Three to six times from 0 on, at round steps, of a time axis."""
+    if duration_s <= 0:
+        return []
+    step = next((step for step in _TICK_STEPS_S if duration_s / step <= 5), math.ceil(duration_s / 18000) * 3600)
+    return [number * step for number in range(int(duration_s / step) + 1)]
 
 
 def _colour(index: int) -> str:

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lexivid.inference.protocol import FileScores, Question
-from lexivid.models.calibration import BaseNovelOffset, none_of_these
+from lexivid.inference.protocol import FileScores, Question, ViewAnswers, score_kind
+from lexivid.models.calibration import BaseNovelOffset, at_most_one, none_of_these
 from lexivid.models.mov import Head, MOVFeatures
 from lexivid.models.trained import TrainedModel
 from lexivid.scoring.base_novel_offset import combine
@@ -91,6 +91,7 @@ class TrainedScorer:
         self._by_log_odds = question.multi_label or model.scales is not None
         assert per_label is not None or not self._by_log_odds
         self._knows_none = per_label is not None and per_label.lacks(question.label_split) is None
+        self.kind = score_kind(question, calibrated=self._knows_none)
         split = question.label_split
         if split == "mixed" and (model.base_novel_offset is None or not is_base.any()):
             split = "novel"
@@ -99,20 +100,24 @@ class TrainedScorer:
         self._heads: tuple[Head, ...] = ("base", "novel") if split == "mixed" else (split,)
         self._mean = _MeanOverViews()
 
-    def add(self, features: StreamFeatures) -> Tensor:
+    def add(self, features: StreamFeatures) -> ViewAnswers:
         views = self._view_scores(*features)
         self._mean.add(views)
-        return self._scores(views)
+        return self._answers(views)
 
     def result(self, modalities: Sequence[str]) -> FileScores:
         mean = self._mean.result()
-        scores = self._scores(mean)[0]
-        none: float | None = None
+        scores, none = self._answers(mean)
+        by_modality: dict[str, Tensor] = {}
+        if self.kind != "probability" or self._by_log_odds:  # no modality alone has a probability by softmax
+            by_modality = {name: self._scores(mean, name)[0] for name in modalities}
+        return FileScores(scores[0], by_modality, None if none is None else float(none[0]), self.kind)
+
+    def _answers(self, views: ViewScores) -> ViewAnswers:
+        scores = self._scores(views)
         if self.question.multi_label:
-            none = 1 - float(scores.max())
-        elif self._knows_none:
-            none = float(none_of_these(self._log_ratios(mean, _FUSED))[0])
-        return FileScores(scores, {name: self._scores(mean, name)[0] for name in modalities}, none)
+            return ViewAnswers(scores, 1 - scores.amax(dim=-1))
+        return ViewAnswers(scores, none_of_these(self._log_ratios(views, _FUSED)) if self._knows_none else None)
 
     def _view_scores(self, features: MOVFeatures, streams: Iterable[str]) -> ViewScores:
         """On the CPU, fused and of each of the streams."""
@@ -137,13 +142,13 @@ class TrainedScorer:
         return ViewScores(values, counts)
 
     def _scores(self, views: ViewScores, modality: str = _FUSED) -> Tensor:
-        """(N, K), fused or of one modality: softmax scores, or each label's own probability."""
-        if self._by_log_odds:
+        """(N, K), fused or of one modality, as `kind` says."""
+        if self.kind != "share" or self._by_log_odds:
             assert self.per_label is not None
             ratios = self._log_ratios(views, modality)
-            if self.question.multi_label:
+            if self.kind == "per-label probability":
                 return self.per_label.probabilities(ratios, self.question.label_split)
-            return ratios.softmax(dim=-1)
+            return at_most_one(ratios) if self.kind == "probability" else ratios.softmax(dim=-1)
         each = [views.values[modality, head] for head in self._heads]
         if len(each) == 1:
             return each[0].exp().float()

@@ -27,13 +27,14 @@ from lexivid.data.hops import FRAMES_PER_HOP
 from lexivid.errors import MediaError, ModelError
 from lexivid.inference.prediction import Vocabulary, pick_thumbnails
 from lexivid.inference.prepare import prepare_by_prompts
-from lexivid.inference.protocol import Encoded, FileScores, Question
+from lexivid.inference.protocol import Encoded, FileScores, Question, ViewAnswers, score_kind
 from lexivid.inference.timeline import HOPS_PER_WINDOW
 from lexivid.labels.encoders.identity import EncoderIdentity
 from lexivid.labels.prompt_cache import PromptCache
 from lexivid.labels.templates import TemplateSet
 from lexivid.media.decode import SampledFrames, VideoReader, open_video, read_views
 from lexivid.media.views import PAPER_STRIDE, Views, ViewsAsked
+from lexivid.models.calibration import at_most_one
 from lexivid.scoring.per_label import LabelSplit, PerLabelScorer, make_per_label_scorer
 
 _TIMELINE_BATCH = 32
@@ -140,41 +141,40 @@ class ZeroShot:
 
 
 class ZeroShotScorer:
-    """Softmax scores are averaged over views; a label by itself is scored by the views' mean feature."""
+    """Softmax scores are averaged over views; probabilities are those of the views' mean feature."""
 
     def __init__(self, backbone: Backbone, question: Question) -> None:
         self.backbone, self.question = backbone, question
-        self._scores, self._features = torch.zeros(()), torch.zeros(())  # sums (K,) and (D,)
+        per_label = question.vocabulary.per_label
+        self.per_label = per_label if isinstance(per_label, PerLabelScorer) else None
+        self.kind = score_kind(question, calibrated=self.per_label is not None)
+        self._shares, self._features = torch.zeros(()), torch.zeros(())  # sums (K,) and (D,)
         self._count = 0
 
-    def add(self, features: Tensor) -> Tensor:
-        scores = self._scores_of(features)
-        self._scores = self._scores + scores.sum(0)
+    def add(self, features: Tensor) -> ViewAnswers:
+        answers = self._answers(features)
+        if self.kind == "share":
+            self._shares = self._shares + answers.scores.sum(0)
         self._features = self._features + F.normalize(features, dim=-1).sum(0)
         self._count += len(features)
-        return scores
+        return answers
 
     def result(self, modalities: Sequence[str]) -> FileScores:
-        mean = self._features[None] / self._count
-        per_label = self.question.vocabulary.per_label
-        none_of_these: float | None = None
-        if self.question.multi_label:
-            scores = self._scores_of(mean)[0]
-            none_of_these = 1 - float(scores.max())
-        else:
-            scores = self._scores / self._count
-            if isinstance(per_label, PerLabelScorer):
-                none_of_these = float(per_label.none_of_these(mean)[0])
-        return FileScores(scores, {"video": scores}, none_of_these)
+        scores, none = self._answers(self._features[None] / self._count)
+        of_file = self._shares / self._count if self.kind == "share" else scores[0]
+        return FileScores(of_file, {"video": of_file}, None if none is None else float(none[0]), self.kind)
 
-    def _scores_of(self, features: Tensor) -> Tensor:
-        """(N, D) -> (N, K): softmax scores, or each label's own probability."""
-        vocabulary = self.question.vocabulary
-        if self.question.multi_label:
-            assert isinstance(vocabulary.per_label, PerLabelScorer)
-            return vocabulary.per_label.probabilities(features)
-        cosines = F.normalize(features.double(), dim=-1) @ vocabulary.vectors.double().T
-        return torch.softmax(cosines / self.backbone.temperature, dim=-1)
+    def _answers(self, features: Tensor) -> ViewAnswers:
+        """Features (N, D) -> scores as `kind` says."""
+        if self.per_label is None or self.kind == "share":
+            cosines = F.normalize(features.double(), dim=-1) @ self.question.vocabulary.vectors.double().T
+            shares = torch.softmax(cosines / self.backbone.temperature, dim=-1)
+            return ViewAnswers(shares, None if self.per_label is None else self.per_label.none_of_these(features))
+        if self.kind == "per-label probability":
+            probabilities = self.per_label.probabilities(features)
+            return ViewAnswers(probabilities, 1 - probabilities.amax(dim=-1))
+        probabilities = at_most_one(self.per_label.log_ratios(features))
+        return ViewAnswers(probabilities, 1 - probabilities.sum(dim=-1))
 
 
 class FrameGrid:

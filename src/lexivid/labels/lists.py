@@ -38,6 +38,7 @@ _OTHER_COLUMNS = frozenset(
     "subset mid url filename file_name path num_frames duration".split()
 )
 _PHRASE_COLUMNS = ("phrase", "prompt", "description")
+_FILE_NAME = re.compile(r"\.(?:avi|mp4|mkv|webm|mov|mpg|mpeg|m4v|flv|wmv|wav|mp3|flac|m4a|ogg)$", re.IGNORECASE)
 _SPLITS = frozenset("train training val valid validate validation test testing eval dev".split())
 
 
@@ -55,7 +56,21 @@ def read_labels_file(path: str | Path) -> list[str]:
     if rows is not None:
         return _from_table(path, rows)
     lines = [clean(line) for line in text.splitlines() if line.strip()]
+    if _are_clips(lines):
+        raise LabelError(
+            f"labels file {str(path)!r} lists clips, not labels: {lines[0][:60]!r}; give the list of the classes "
+            "(such lists of clips are for `lexivid train` and `lexivid evaluate`, --lists)"
+        )
     return [_unquoted(line[end:]) for line, end in zip(lines, index_ends(lines), strict=True)]
+
+
+def _are_clips(lines: Sequence[str]) -> bool:
+    """Whether lines name files, or clips in folders of classes ("brush_hair/some_clip"), five or more in each."""
+    firsts = [line.split()[0] for line in lines]
+    files = sum(bool(_FILE_NAME.search(first)) for first in firsts)
+    classes = [first.partition("/")[0] for first in firsts if first.find("/") > 0]
+    in_folders = len(classes) > 0.9 * len(lines) and len(set(classes)) * 5 <= len(classes)
+    return bool(lines) and (files > len(lines) / 2 or in_folders)
 
 
 def read_names(path: str | Path) -> dict[str, str]:

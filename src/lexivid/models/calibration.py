@@ -34,7 +34,15 @@ PREVALENCE = 0.05
 """What is believed of a label before looking."""
 
 DEFAULT_THRESHOLD = 0.5
-"""A label with this probability is shown, in multi-label mode; above it, "none of these" is said."""
+"""A label with this probability is shown, in multi-label mode."""
+
+NONE_THRESHOLD = 0.61
+"""Above this probability that no label holds, the answer is "none of these" (docs/results/none-of-these.md)."""
+
+
+def says_none(probability: float | None) -> bool:
+    """Whether the answer is "none of these"; None or NaN: the model cannot say."""
+    return probability is not None and probability > NONE_THRESHOLD
 
 
 @dataclass(frozen=True)
@@ -169,6 +177,16 @@ def posterior(log_ratio: Tensor, prevalence: float) -> Tensor:
     if not 0 < prevalence < 1:
         raise LexividError(f"a prevalence lies between 0 and 1; got {prevalence}")
     return torch.sigmoid(log_ratio + math.log(prevalence / (1 - prevalence)))
+
+
+def at_most_one(log_ratio: Tensor) -> Tensor:
+    """Log likelihood ratios (..., K) -> the probability (..., K) of each label, where at most one of them can hold.
+
+    Beforehand the chances are even that one holds, and all labels are equally likely. The rest to 1 is
+    `none_of_these`.
+    """
+    padded = torch.cat([log_ratio, torch.full_like(log_ratio[..., :1], math.log(log_ratio.shape[-1]))], dim=-1)
+    return padded.softmax(dim=-1)[..., :-1]
 
 
 def none_of_these(log_ratio: Tensor) -> Tensor:

@@ -161,6 +161,10 @@ class PerLabelScorer:
         """Clip features (N, D) -> (N, K) float64, each label judged by itself."""
         return self.calibration.probability(self.log_odds(features))
 
+    def log_ratios(self, features: Tensor) -> Tensor:
+        """Clip features (N, D) -> log likelihood ratios (N, K) float64: label holds against it does not."""
+        return self.calibration.log_ratio(self.log_odds(features))
+
     def none_of_these(self, features: Tensor) -> Tensor:
         """Clip features (N, D) -> (N,) float64: the probability that no label holds, where at most one can."""
         return self.calibration.none_of_these(self.log_odds(features))
