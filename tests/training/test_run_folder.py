@@ -7,6 +7,8 @@ import json
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -110,6 +112,24 @@ def test_a_folder_that_cannot_be_written_is_refused_at_once(call: Call, words: l
     status, _, err = call(*words, "--out", tmp_path / "file" / "run")
     assert status == 2
     assert "is no folder that you may write to" in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("lite-mov", "--data", "nowhere", "--out", "run"),
+        ("lite-mov",),
+        ("x", "--data", ".", "--out", "run", "--log", "a"),
+    ],
+)
+def test_a_wrong_call_is_refused_before_torch_is_imported(words: tuple[str, ...], tmp_path: Path) -> None:
+    code = "import sys, lexivid.cli\ntry: lexivid.cli.main()\nexcept SystemExit as error: status = error.code\n"
+    code += "print(status, 'torch' in sys.modules)"
+    command = [sys.executable, "-c", code, "train", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2", "False"]
+    assert done.stderr.startswith("error: ")
+    assert list(tmp_path.iterdir()) == []
 
 
 def _interrupt_after(monkeypatch: pytest.MonkeyPatch, num_steps: int) -> None:
@@ -259,7 +279,9 @@ def test_progress_counts_clips(call: Call, words: list[str], tmp_path: Path, mon
     monkeypatch.setattr(console.Bar, "show", note)
     assert call(*words, "--out", tmp_path / "run", "--cache-video-features", "4")[0] == 0
     views = [
-        (done, what) for done, total, what in shown if what.startswith("caching features, augmented") and total == 9
+        (done, what)
+        for done, total, what in shown
+        if what.startswith("computing features of clips, augm") and total == 9
     ]
     assert [done for done, _ in views] == [*range(1, 10)] * 4
     assert [re.search(r"view (\d of \d)", what)[1] for _, what in views[::9]] == [
@@ -269,4 +291,4 @@ def test_progress_counts_clips(call: Call, words: list[str], tmp_path: Path, mon
         "4 of 4",
     ]
     assert {total for _, total, what in shown if what.startswith(("evaluating", "calibrating"))} == {3}
-    assert any(what.startswith("training, epoch 2 of 2") for *_, what in shown)
+    assert any(what.startswith("training steps, epoch 2 of 2") for *_, what in shown)

@@ -77,10 +77,6 @@ def train(
             raise LexividError("--show prints a recipe: name one (lexivid train lite-mov --show)")
         emit(show_settings(load_recipe(recipe, set or ())))
         return
-    from lexivid import training
-    from lexivid.training.report import REPORT_FILE, size_text
-    from lexivid.training.run_folder import where_it_stands
-
     if resume and recipe is not None and data is None and out is None:
         out, recipe = Path(recipe), None
     if out is None or (not resume and (recipe is None or data is None)) or (recipe is not None and data is None):
@@ -90,6 +86,12 @@ def train(
         )
     if log is not None and (log.suffix.lower() != ".csv" or log.is_dir()):
         raise LexividError(f"--log {str(log)!r}: the log is written as CSV: name a file that ends in .csv")
+    if data is not None and not resume and not data.exists():  # at once: PyTorch takes seconds to import
+        raise LexividError(f"data {str(data)!r} does not exist; check the path")
+    from lexivid import training
+    from lexivid.training.report import REPORT_FILE, size_text
+    from lexivid.training.run_folder import where_it_stands
+
     settings = [*(set or [])]
     if cache_video_features is not None:
         settings.append(f"data.cache_video_features={cache_video_features}")
@@ -131,6 +133,9 @@ def train(
             "(training.delete_checkpoints=false keeps them)"
         )
     say(f"report: {out / REPORT_FILE}")
+    if not result.had_ended:
+        run = shlex.quote(str(out))
+        say(f"measure it on test clips (held-out clips choose and calibrate): lexivid evaluate {run} --data DIR")
     emit(result.describe() + "\n")
     if result.failures:
         raise typer.Exit(1)

@@ -42,7 +42,7 @@ class Progress:
 
     def describe(self) -> str:
         """A few words for a progress bar."""
-        words = [self.phase]
+        words = [_COUNTED.get(self.phase, self.phase)]
         if self.phase == "caching features" and self.epochs > 1:
             words.append(f"augmented view {self.epoch} of {self.epochs} of each clip")
             if self.eta_s is not None and self.epoch < self.epochs:
@@ -66,6 +66,11 @@ def held_out(metrics: Mapping[str, float]) -> str:
 
 
 LOG_FILE = "log.jsonl"
+# What a phase counts, for people.
+_COUNTED = {
+    "caching features": "computing features of clips", "training": "training steps",
+    "evaluating": "evaluating held-out clips", "calibrating": "calibrating on held-out clips",
+}  # fmt: skip
 OnProgress = Callable[[Progress], None]
 
 
