@@ -361,6 +361,16 @@ def test_progress_goes_to_a_terminal_only(run: Callable[..., Outcome], folder: P
     assert outcome.err == ""
 
 
+def test_a_line_a_minute_says_how_far_a_long_film_is(
+    run: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lexivid.cli.console._LINE_EVERY_S", 0.02)
+    film = colour_film(tmp_path / "long.mp4", [("red", 60), ("blue", 60)])
+    outcome = run("classify", film, "-l", LABELS, "--timeline", "0.5")
+    lines = [line for line in outcome.err.splitlines() if line.startswith("long.mp4, ")]
+    assert any(re.match(r"long.mp4, \d:\d\d of 2:00, \d+ times as fast as it plays: 0 of 1, ", line) for line in lines)
+
+
 def test_demo_clips_come_from_the_wheel(run: Callable[..., Outcome], tmp_path: Path) -> None:
     from lexivid.demo import LABELS as DEMO_LABELS
     from lexivid.demo import find_clips

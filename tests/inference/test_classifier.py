@@ -188,7 +188,7 @@ def test_labels_are_checked_before_any_file(film: Path) -> None:
 
 def test_long_labels_are_told_of() -> None:
     vocabulary = colour_classifier().prepare(["red", "blue " * 60])
-    assert "is longer than the model reads" in vocabulary.warnings[0]
+    assert "is longer than the model reads" in " ".join(vocabulary.warnings)
 
 
 def test_thumbnails_lie_within_the_file(film: Path) -> None:
@@ -292,3 +292,19 @@ def test_classify_many_checks_its_arguments_when_called() -> None:
         classifier.classify_many([], LABELS, timeline_s=0.01)
     with pytest.raises(ModelError, match="label_split is for trained models"):
         classifier.classify_many([], LABELS, label_split="base")
+
+
+def test_a_timeline_says_how_far_it_is(tmp_path: Path) -> None:
+    films = [colour_film(tmp_path / f"{name}.mp4", [(name, 30)]) for name in ("red", "blue")]
+    calls: list[tuple[str, float, float]] = []
+    rows = list(
+        colour_classifier().classify_many(films, LABELS, timeline_s=0.5, on_progress=lambda *call: calls.append(call))
+    )
+    assert [row.error for row in rows] == [None, None]
+    assert list(dict.fromkeys(path for path, _, _ in calls)) == [str(film) for film in films]
+    for film in films:
+        done = [done_s for path, done_s, _ in calls if path == str(film)]
+        assert len(done) > 5
+        assert done == sorted(done)
+        assert done[-1] == pytest.approx(30, abs=0.5)
+    assert all(total_s == pytest.approx(30, abs=0.1) for _, _, total_s in calls)

@@ -99,6 +99,26 @@ def test_labels_are_judged_in_the_backgrounds_sentences(film: Path, tmp_path: Pa
     torch.testing.assert_close(vocabulary.per_label.background, four.per_label.background)
 
 
+def test_a_database_and_further_labels(film: Path, tmp_path: Path) -> None:
+    """Their union: only the new label is embedded, and the scores are those of one list of all labels."""
+    database = make_database(tmp_path / "db", ["red", "green"])
+    backbone = ListeningBackbone()
+    classifier = classifier_of(backbone)
+    classifier.prepare(database)
+    backbone.asked.clear()
+    vocabulary = classifier.prepare(database.also("blue, Red, a red car"))
+    assert vocabulary.labels == ("red", "green", "blue", "a red car")
+    assert not [text for text in backbone.asked if "green" in text and "on green" not in text]
+    assert any("blue" in text for text in backbone.asked)
+    found = classifier.classify(film, vocabulary)
+    whole = classifier.classify(film, classifier.prepare(list(vocabulary.labels), templates=FIVE))
+    assert found.labels == whole.labels
+    assert len(database) == 2
+    assert database.also("blue").digest not in (database.digest, database.also("blue, white").digest)
+    with pytest.raises(LabelError, match="'red' is read as 'a crimson thing' here and as 'red' in label database"):
+        database.also({"red": "a crimson thing"})
+
+
 def test_some_of_the_labels(film: Path, tmp_path: Path) -> None:
     database = make_database(tmp_path / "db")
     found = colour_classifier().classify(film, database.only("blue, red"))
@@ -217,9 +237,9 @@ def test_from_labels_to_a_classified_film(run: Run, film: Path, soft_folder: Pat
     assert row["model"] == str(clip_folder)
     assert "none: a trained label encoder" in (film.parent / "x.html").read_text()
     status, out, _ = run("classify", film, "--label-database", folder, "-l", "blue", "-f", "json")
-    assert [x["label"] for x in json.loads(out)[0]["labels"]] == ["blue"]
+    assert len(json.loads(out)[0]["labels"]) == 3  # it is there already
     for words, says in (
-        (["-l", "violet"], "'violet' is not in label database"),
+        (["-l", "violet"], "it cannot read 'violet'; put further labels there by `lexivid labels add"),
         (["--model", "world"], "cannot compare clips with its vectors"),
         (["--model", soft_folder], "holds a label encoder and no model that sees clips"),
         (["--multi-label"], "cannot be judged one by one"),

@@ -95,13 +95,12 @@ def classify(
     from lexivid.models.calibration import DEFAULT_THRESHOLD
 
     database = open_database(label_database) if label_database else None
-    if database is not None and words:
-        database = database.only(words)
+    given = words if database is None else database.also(words) if words else database
     model = model or (DEFAULT_MODEL if database is None else model_of(database))
     asked_views = views_asked(views, frames, stride, stride_rate)
     with status(f"loading {model}"):
         classifier = load(model, device=device, dtype=dtype, label_split=label_split)
-    vocabulary = prepare(classifier, words if database is None else database, templates)
+    vocabulary = prepare(classifier, given, templates)
     if multi_label:
         classifier.check_multi_label(vocabulary)
         if vocabulary.per_label and not vocabulary.per_label.is_fitted:
@@ -118,6 +117,6 @@ def classify(
         "labels": list(vocabulary.labels), "phrases": list(vocabulary.phrases),
         "templates": vocabulary.templates, "views": str(chosen_views), "timeline_s": timeline, "modalities": asked,
         "vocabulary_is": label_split, "multi_label": multi_label, "top_k": top_k, "threshold": least,
-        "label_database": None if database is None else database.digest,
+        "label_database": None if database is None else given.digest,  # type: ignore[union-attr]
     }  # fmt: skip
     run(classifier, paths, vocabulary, options, call, fmt=fmt, output=output, report=report)

@@ -46,7 +46,7 @@ ModelOrDatabases = Annotated[
 LabelDatabase = Annotated[
     Path | None,
     typer.Option(
-        help="A folder of `lexivid labels`: its vectors are used as they are. --labels then selects among its labels.",
+        help="A folder of `lexivid labels`: its vectors are used as they are. --labels are further labels.",
         show_default=False,
     ),
 ]

@@ -5,18 +5,20 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from lexivid.base.interrupts import Interrupted, status_of
-from lexivid.cli.console import emit, progress_bar, say
+from lexivid.cli.console import Bar, emit, progress_bar, say
+from lexivid.errors import printable
 
 if TYPE_CHECKING:
     from lexivid.inference.classifier import Classifier
     from lexivid.inference.prediction import Prediction, Vocabulary
+    from lexivid.labels.database import ExtendedDatabase
 
 _THUMBNAILS_PER_FILE = 6
 
@@ -31,16 +33,41 @@ def told(words: Iterable[str], names: Path) -> list[str]:
     return labels
 
 
-def prepare(classifier: Classifier, words: Iterable[str], templates: str | None) -> Vocabulary:
+def prepare(classifier: Classifier, words: Iterable[str] | ExtendedDatabase, templates: str | None) -> Vocabulary:
     """Embed these words, with a progress bar; print the warnings about them.
 
-    words: labels, or a `LabelDatabase`, whose vectors are used as they are.
+    words: labels, or a `LabelDatabase` (`ExtendedDatabase`), whose vectors are used as they are.
     """
     with progress_bar("reading labels", hidden=True) as bar:
         vocabulary = classifier.prepare(words, templates=templates, on_progress=bar.show)
     for warning in vocabulary.warnings:
         say(f"warning: {warning}", "yellow")
     return vocabulary
+
+
+class _FilmBar:
+    """Shows how far a film of a timeline is: time done, time in all, and how many times faster than it plays."""
+
+    def __init__(self, bar: Bar, num_done: Callable[[], int]) -> None:
+        self.bar, self.num_done = bar, num_done
+        self._path, self._began = "", 0.0
+
+    def __call__(self, path: str, done_s: float, total_s: float) -> None:
+        if path != self._path:
+            self._path, self._began = path, time.monotonic()
+        rate = done_s / max(time.monotonic() - self._began, 1e-3)
+        name = printable(Path(path).name[:40])
+        text = f"{name}, {span(done_s)} of {span(total_s)}" + (
+            f", {rate:.0f} times as fast as it plays" if rate >= 1 else ""
+        )
+        self.bar.show(self.num_done() + done_s / total_s, what=text)
+
+
+def span(seconds: float) -> str:
+    """3725.4 -> "1:02:05"."""
+    minutes, whole = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{whole:02d}" if hours else f"{minutes}:{whole:02d}"
 
 
 def run(
@@ -81,6 +108,7 @@ def run(
             on_total=lambda total: bar.show(total=total),
             on_left_out=say,
             num_thumbnails=_THUMBNAILS_PER_FILE if report else 0,
+            on_progress=_FilmBar(bar, lambda: len(done)),
             **options,
         )
         try:
@@ -94,7 +122,7 @@ def run(
                     journal.add(row)
                 elif streams:
                     emit(write_row(row, fmt))
-                bar.show(len(done), what=Path(prediction.path).name[:40])
+                bar.show(len(done), what=printable(Path(prediction.path).name[:40]))
         except KeyboardInterrupt as error:
             interrupted = status_of(error)
     for prediction in done:

@@ -9,7 +9,7 @@ timelines, and the answer in one form.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from lexivid.inference.timeline import check_window, segments_of
 from lexivid.inference.trained import Trained
 from lexivid.inference.zero_shot import ZeroShot
 from lexivid.labels import TemplateSet
+from lexivid.labels.database import LabelsGiven
 from lexivid.labels.encoders.identity import EncoderIdentity
 from lexivid.labels.prompt_cache import PromptCache
 from lexivid.media.modalities import MODALITIES
@@ -31,6 +32,8 @@ from lexivid.media.views import Views, ViewsAsked
 from lexivid.models.calibration import DEFAULT_THRESHOLD
 from lexivid.models.trained import TrainedModel
 from lexivid.scoring.per_label import LabelSplit
+
+OnFilmProgress = Callable[[str, float, float], None]
 
 
 class Classifier:
@@ -108,7 +111,7 @@ class Classifier:
 
     def prepare(
         self,
-        labels: str | Iterable[str] | Mapping[str, str],
+        labels: LabelsGiven,
         *,
         templates: str | Path | TemplateSet | None = None,
         on_progress: Callable[[int, int], None] | None = None,
@@ -117,8 +120,9 @@ class Classifier:
 
         Args:
             labels: names, one comma-separated string, a mapping of names to the phrases that the model shall read, or
-                a `LabelDatabase` (all of it, or what its `only` gives). Names that are identifiers ("PlayingViolin")
-                are read as words and shown as they are.
+                a `LabelDatabase` (all of it, what its `only` gives, or what its `also` gives: the database and further
+                labels, which are embedded now). Names that are identifiers ("PlayingViolin") are read as words and
+                shown as they are.
             templates: a set's name, a file or a `TemplateSet`; None: the one that suits the backbone, or of a trained
                 model those of training. A database has its own, and another set than that is an error; a model that
                 trained its label encoder takes none.
@@ -140,7 +144,7 @@ class Classifier:
     def classify(
         self,
         path: str | Path,
-        labels: str | Iterable[str] | Mapping[str, str] | Vocabulary,
+        labels: LabelsGiven | Vocabulary,
         *,
         views: Views | None = None,
         modalities: Sequence[str] | None = None,
@@ -149,6 +153,7 @@ class Classifier:
         multi_label: bool = False,
         threshold: float = DEFAULT_THRESHOLD,
         label_split: LabelSplit | None = None,
+        on_progress: OnFilmProgress | None = None,
     ) -> Prediction:
         """Classify one file.
 
@@ -164,6 +169,7 @@ class Classifier:
             threshold: of a multi-label timeline: from which probability on a label has a segment.
             label_split: of a trained model: labels are "base" classes, "novel" ones, or "mixed"; None: as it was
                 loaded.
+            on_progress: of a timeline, called with (path, seconds done, seconds in all) every few windows.
 
         Raises:
             MediaError: the file cannot be used.
@@ -182,6 +188,7 @@ class Classifier:
             threshold=threshold,
             label_split=label_split,
             raise_errors=True,
+            on_progress=on_progress,
         )
         prediction = next(iter(found))
         return replace(prediction, warnings=(*vocabulary.warnings, *prediction.warnings))
@@ -189,7 +196,7 @@ class Classifier:
     def classify_many(
         self,
         paths: Iterable[str | Path],
-        labels: str | Iterable[str] | Mapping[str, str] | Vocabulary,
+        labels: LabelsGiven | Vocabulary,
         *,
         views: Views | None = None,
         modalities: Sequence[str] | None = None,
@@ -199,11 +206,14 @@ class Classifier:
         threshold: float = DEFAULT_THRESHOLD,
         label_split: LabelSplit | None = None,
         raise_errors: bool = False,
+        on_progress: OnFilmProgress | None = None,
     ) -> Iterator[Prediction]:
         """Classify files one after another, each as `classify` does; the next file is read meanwhile.
 
         Arguments are checked at the call, before the first file. A file that cannot be used is a `Prediction` with
-        `error` set, unless `raise_errors`.
+        `error` set, unless `raise_errors`. With a timeline, each file is read while it is encoded.
+
+        on_progress: of a timeline, called with (path, seconds done, seconds in all) every few windows.
         """
         model = self.video_model
         vocabulary = labels if isinstance(labels, Vocabulary) else self.prepare(labels)
@@ -211,7 +221,7 @@ class Classifier:
         used = self._used(modalities)
         if timeline_s is not None:
             check_window(timeline_s)
-            work = partial(self._timeline, question, timeline_s, used, num_thumbnails)
+            work = partial(self._timeline, question, timeline_s, used, num_thumbnails, on_progress)
             return (self._guarded(path, partial(work, path), raise_errors) for path in paths)
         return self._files(paths, question, views or self.default_views, used, num_thumbnails, raise_errors)
 
@@ -269,13 +279,20 @@ class Classifier:
         return self._prediction(path, question, encoded, scorer.result(encoded.modalities))
 
     def _timeline(
-        self, question: Question, window_s: float, used: tuple[str, ...], num_thumbnails: int, path: str | Path
+        self,
+        question: Question,
+        window_s: float,
+        used: tuple[str, ...],
+        num_thumbnails: int,
+        on_progress: OnFilmProgress | None,
+        path: str | Path,
     ) -> Prediction:
         """All of it as the windows come: what is kept does not grow with the film."""
         model = self.video_model
+        of_film = None if on_progress is None else partial(on_progress, str(path))
         with model.open_film(path, window_s, used, num_thumbnails) as film:
             scorer = model.scorer(question)
-            segments = segments_of(film, scorer, question)
+            segments = segments_of(film, scorer, question, on_progress=of_film)
             whole = film.whole()
             if whole.features is not None:  # the whole file has features of its own
                 scorer = model.scorer(question)

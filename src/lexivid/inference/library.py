@@ -29,7 +29,8 @@ def classify_library(
         known: predictions of an earlier, interrupted run, by path: passed through in their places.
         on_total: called once with the number of predictions to come.
         on_left_out: called with one line where the search of folders passed something by.
-        options: of `Classifier.classify_many` (views, modalities, timeline_s, num_thumbnails, multi_label, threshold).
+        options: of `Classifier.classify_many` (views, modalities, timeline_s, num_thumbnails, multi_label, threshold,
+            on_progress).
     """
     search = find_media(paths, sound="audio" in (options.get("modalities") or classifier.modalities))
     found = search.files

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from lexivid.errors import LabelError
 from lexivid.inference.prediction import Vocabulary
 from lexivid.inference.protocol import VideoModel
-from lexivid.labels.database import LabelDatabase
+from lexivid.labels.database import ExtendedDatabase, LabelDatabase, LabelsGiven
 from lexivid.labels.encoders.identity import doubts
-from lexivid.labels.names import check_labels
+from lexivid.labels.names import Label, check_labels, listed
 from lexivid.labels.templates import TemplateSet, load_templates, short_templates
+
+
+def database_and_more(labels: LabelsGiven) -> tuple[LabelDatabase | None, tuple[Label, ...]]:
+    """A database, and labels beside it; None: labels are no database."""
+    if isinstance(labels, ExtendedDatabase):
+        return labels.database, labels.more
+    return (labels, ()) if isinstance(labels, LabelDatabase) else (None, ())
 
 
 def prepare_by_prompts(
     model: VideoModel,
-    labels: str | Iterable[str] | Mapping[str, str],
+    labels: LabelsGiven,
     *,
     templates: str | Path | TemplateSet | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -26,19 +33,26 @@ def prepare_by_prompts(
     Raises:
         LabelError: labels, templates or a database that cannot be used.
     """
-    if isinstance(labels, LabelDatabase):
-        if not model.accepts(labels.encoder):
+    database, more = database_and_more(labels)
+    if database is not None:
+        if not model.accepts(database.encoder):
             raise LabelError(
-                f"{labels.describe()}, and model {model.name!r} cannot compare clips with its vectors: use the "
+                f"{database.describe()}, and model {model.name!r} cannot compare clips with its vectors: use the "
                 "model that made them, or make another database with this one"
             )
-        own = labels.sentences(templates)
+        own = database.sentences(templates)
+        if own is None and more:
+            raise LabelError(
+                f"{database.describe()}, which model {model.name!r} does not have: it cannot read {listed(more)}; put "
+                f"further labels there by `lexivid labels add {database.folder}`"
+            )
         if own is None:
-            return Vocabulary(labels.labels, labels.vectors, None, phrases=labels.phrases)
-        model.prompt_cache.remember(labels.phrases, own, labels.vectors)
-        if labels.short is not None:
-            model.prompt_cache.remember(labels.phrases, short_templates(own), labels.short)
-        labels, templates = labels.told, own
+            return Vocabulary(database.labels, database.vectors, None, phrases=database.phrases)
+        model.prompt_cache.remember(database.phrases, own, database.vectors)
+        if database.short is not None:
+            model.prompt_cache.remember(database.phrases, short_templates(own), database.short)
+        labels, templates = [*database.told, *more], own
+    assert not isinstance(labels, ExtendedDatabase)
     names, phrases, warnings = check_labels(labels, known=model.trained_on, english_only=model.backbone.english_only)
     chosen = load_templates(templates or model.backbone.default_templates)
     warnings += doubts(model.backbone, phrases, chosen)

@@ -10,7 +10,7 @@ train`. What features are is a model's own affair. Shapes: N views or windows, K
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from torch import Tensor
 from lexivid.backbones import Backbone
 from lexivid.inference.prediction import ScoreKind, Vocabulary
 from lexivid.labels import TemplateSet
+from lexivid.labels.database import LabelsGiven
 from lexivid.labels.encoders.identity import EncoderIdentity
 from lexivid.labels.prompt_cache import PromptCache
 from lexivid.media.views import Views, ViewsAsked
@@ -99,9 +100,14 @@ class Scorer(Protocol):
 
 
 class Film(Protocol):
-    """A film in hops of half a window, each read and encoded once; a window is two neighbouring hops."""
+    """A film in hops of half a window, each read and encoded once; a window is two neighbouring hops.
+
+    Attributes:
+        hop_s: seconds. declared_s: where the file ends, as it declares; what decodes may end before or after.
+    """
 
     hop_s: float
+    declared_s: float
 
     def windows(self) -> Iterator[Any]:
         """Features of the windows, a few at a time: what is kept does not grow with the film."""
@@ -147,7 +153,7 @@ class VideoModel(Protocol):
 
     def prepare(
         self,
-        labels: str | Iterable[str] | Mapping[str, str],
+        labels: LabelsGiven,
         *,
         templates: str | Path | TemplateSet | None = None,
         on_progress: Callable[[int, int], None] | None = None,

@@ -108,7 +108,7 @@ def render_report(predictions: Iterable[Prediction], vocabulary: Vocabulary, *, 
 
 def _card(prediction: Prediction, top_k: int, colour_of: Callable[[str], str]) -> dict[str, Any]:
     duration_s = prediction.duration_s or 0.0
-    segments = [
+    segments: list[dict[str, Any]] = [
         {
             "label": segment.answer,
             "score": segment.none_of_these if segment.answer == NONE_OF_THESE else segment.labels[0].score,

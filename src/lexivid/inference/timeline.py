@@ -34,9 +34,24 @@ def check_window(window_s: float) -> None:
         raise LexividError(f"a timeline window of {window_s:g} s is too short: 0.1 s is the least")
 
 
-def segments_of(film: Film, scorer: Scorer, question: Question) -> tuple[Segment, ...]:
-    """Take all windows of a film, in order -> its segments; the scorer then knows the whole film."""
-    cells = hop_cells(scorer.add(features) for features in film.windows())
+def segments_of(
+    film: Film, scorer: Scorer, question: Question, *, on_progress: Callable[[float, float], None] | None = None
+) -> tuple[Segment, ...]:
+    """Take all windows of a film, in order -> its segments; the scorer then knows the whole film.
+
+    on_progress: called with (seconds of the film done, seconds in all) after each few windows.
+    """
+
+    def answers() -> Iterator[ViewAnswers]:
+        num_windows = 0
+        for features in film.windows():
+            each = scorer.add(features)
+            num_windows += len(each.scores)
+            if on_progress:
+                on_progress(min(num_windows * film.hop_s, film.declared_s), film.declared_s)
+            yield each
+
+    cells = hop_cells(answers())
     if question.multi_label:
         return segments_by_label(cells, question.vocabulary, film.hop_s, film.end_s, threshold=question.threshold)
     return join_cells(cells, question.vocabulary, film.hop_s, film.end_s)

@@ -21,7 +21,7 @@ Shapes: N views or windows, T frames, D width, K labels, M modalities.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -36,12 +36,12 @@ from lexivid.data.cache import content_id
 from lexivid.data.hops import FRAMES_PER_HOP, HopReader
 from lexivid.errors import LabelError, LexividError, ModelError
 from lexivid.inference.prediction import Vocabulary, pick_thumbnails
-from lexivid.inference.prepare import prepare_by_prompts
+from lexivid.inference.prepare import database_and_more, prepare_by_prompts
 from lexivid.inference.protocol import Encoded, Question
 from lexivid.inference.timeline import HOPS_PER_WINDOW
 from lexivid.inference.tokens import FileParts, FilmWindows, read_file, view_tokens
 from lexivid.inference.trained_scorer import StreamFeatures, TrainedScorer
-from lexivid.labels.database import LabelDatabase
+from lexivid.labels.database import ExtendedDatabase, LabelsGiven
 from lexivid.labels.encoders.base import WEIGHTS_FILE
 from lexivid.labels.encoders.identity import EncoderIdentity
 from lexivid.labels.identifiers import class_key
@@ -131,7 +131,7 @@ class Trained:
 
     def prepare(
         self,
-        labels: str | Iterable[str] | Mapping[str, str],
+        labels: LabelsGiven,
         *,
         templates: str | Path | TemplateSet | None = None,
         on_progress: Callable[[int, int], None] | None = None,
@@ -145,7 +145,7 @@ class Trained:
         """
         if self.model.label_encoder is not None:
             return self._prepare_encoded(labels, templates, on_progress)
-        if not isinstance(labels, LabelDatabase):
+        if database_and_more(labels)[0] is None:
             templates = templates or self.model.templates
         made = prepare_by_prompts(self, labels, templates=templates, on_progress=on_progress)
         is_base = self.are_base(made.phrases)
@@ -162,7 +162,7 @@ class Trained:
 
     def _prepare_encoded(
         self,
-        labels: str | Iterable[str] | Mapping[str, str],
+        labels: LabelsGiven,
         templates: str | Path | TemplateSet | None,
         on_progress: Callable[[int, int], None] | None,
     ) -> Vocabulary:
@@ -171,10 +171,13 @@ class Trained:
                 f"model {self.name!r} trained its label encoder, which reads a label without sentences around it: "
                 "leave templates out"
             )
-        if isinstance(labels, LabelDatabase):
-            made = prepare_by_prompts(self, labels)
+        database, more = database_and_more(labels)
+        if database is not None:
+            made = prepare_by_prompts(self, database)
             self.prompt_cache.remember(made.phrases, NAME_ONLY, made.vectors)
-        else:
+            labels = [*database.told, *more]
+        if database is None or more:
+            assert not isinstance(labels, ExtendedDatabase)
             names, phrases, warnings = check_labels(labels, known=self.trained_on)
             vectors = self.prompt_cache.embed(phrases, NAME_ONLY, on_progress=on_progress)
             made = Vocabulary(tuple(names), vectors, None, tuple(warnings), phrases=tuple(phrases))
@@ -266,7 +269,8 @@ class TrainedFilm:
     ) -> None:
         info = probe(path)
         self.model = model
-        self.hop_s = min(window_s / HOPS_PER_WINDOW, max(info.end_s, 1e-3))
+        self.declared_s = max(info.end_s, 1e-3)
+        self.hop_s = min(window_s / HOPS_PER_WINDOW, self.declared_s)
         self.spec = model.sample_spec(Views(num_frames=FRAMES_PER_HOP), inputs=used)
         self.reader = HopReader(info, self.spec, self.hop_s)
         self.film = FilmWindows(model, self.spec, self.reader, num_thumbnails=num_thumbnails)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from lexivid.inference.prediction import Vocabulary, pick_thumbnails
 from lexivid.inference.prepare import prepare_by_prompts
 from lexivid.inference.protocol import Encoded, FileScores, Question, ViewAnswers, score_kind
 from lexivid.inference.timeline import HOPS_PER_WINDOW
+from lexivid.labels.database import LabelsGiven
 from lexivid.labels.encoders.identity import EncoderIdentity
 from lexivid.labels.prompt_cache import PromptCache
 from lexivid.labels.templates import TemplateSet
@@ -68,7 +69,7 @@ class ZeroShot:
 
     def prepare(
         self,
-        labels: str | Iterable[str] | Mapping[str, str],
+        labels: LabelsGiven,
         *,
         templates: str | Path | TemplateSet | None = None,
         on_progress: Callable[[int, int], None] | None = None,

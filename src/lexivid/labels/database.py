@@ -15,9 +15,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -248,6 +248,29 @@ class LabelDatabase:
         phrases = tuple(self.phrases[i] for i in places)
         return LabelDatabase(self.folder, self.encoder, tuple(names), self.vectors[places], short, phrases=phrases)
 
+    def also(self, labels: str | Iterable[str] | Mapping[str, str]) -> ExtendedDatabase:
+        """The labels of the database and further ones, to classify with. Nothing is written.
+
+        Args:
+            labels: as `check_labels` takes them; those that are here already count once.
+
+        Raises:
+            LabelError: labels that cannot be used, or a label that has another phrase here.
+        """
+        names, phrases, _ = check_labels(labels)
+        given = [Label(name, phrase) for name, phrase in zip(names, phrases, strict=True)]
+        find, more = self._finder(), list[Label]()
+        for label in given:
+            index = find(label)
+            if index is None:
+                more.append(label)
+            elif class_key(label.phrase) not in (class_key(self.phrases[index]), class_key(self.labels[index])):
+                raise LabelError(
+                    f"{str(label)!r} is read as {label.phrase!r} here and as {self.phrases[index]!r} in label database "
+                    f"{str(self.folder)!r}: give it another name, or leave its phrase out"
+                )
+        return ExtendedDatabase(self, tuple(more))
+
     def _indices(self, labels: Sequence[str]) -> list[int]:
         find = self._finder()
         found = {label: find(label) for label in labels}
@@ -341,6 +364,24 @@ class LabelDatabase:
         for old in self.folder.glob("vectors-*.safetensors"):
             if old.name != name:
                 old.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class ExtendedDatabase:
+    """A label database and labels that are not in it, with their phrases; `LabelDatabase.also` makes one."""
+
+    database: LabelDatabase
+    more: tuple[Label, ...]
+
+    @property
+    def digest(self) -> str:
+        """Identifies the content."""
+        more = "\x00".join(f"{label}\x01{label.phrase}" for label in self.more)
+        return hashlib.sha256(f"{self.database.digest}\x00{more}".encode()).hexdigest()[:32]
+
+
+LabelsGiven = str | Iterable[str] | Mapping[str, str] | ExtendedDatabase
+"""Names, one comma-separated string, names with their phrases, or a label database (with further labels)."""
 
 
 def _found_beside(encoder: EncoderIdentity, folder: Path, from_here: str | None) -> EncoderIdentity:

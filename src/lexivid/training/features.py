@@ -178,10 +178,8 @@ def cache_features(
             done += 1
             speed, left_s = rate.update(done, 1)
             if on_progress:
-                views = {"epoch": look + 1, "epochs": cached.num_looks}
-                on_progress(
-                    Progress("caching features", number, len(indices), **views, clips_per_s=speed, eta_s=left_s)
-                )
+                phase, epochs = "caching features", cached.num_looks
+                on_progress(Progress(phase, number, len(indices), look + 1, epochs, clips_per_s=speed, eta_s=left_s))
     return failures
 
 

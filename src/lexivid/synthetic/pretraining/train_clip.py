@@ -264,7 +264,12 @@ def fit_clip(recipe: PretrainRecipe, *, on_progress: OnProgress | None = None) -
             losses.append((step + 1, round(loss.item(), 4)))
         if on_progress:
             per_s, eta_s = rate.update(step + 1, len(pixels))
-            on_progress(Progress("pre-training", step + 1, how.steps, 0, loss.item(), how.lr_at(step), per_s, eta_s))
+            on_progress(
+                Progress(
+                    "pre-training", step + 1, how.steps, loss=loss.item(), lr=how.lr_at(step), clips_per_s=per_s,
+                    eta_s=eta_s,
+                )
+            )  # fmt: skip
     return model.eval(), losses[-50:]
 
 
