@@ -1,4 +1,5 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`. Both set themselves up in .venv.
+# `make demo-world` makes the first table of the MOV paper; `make wheel` a file to install elsewhere.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,11 +9,22 @@ REPORT ?= demo-report/index.html
 # Options of the tests: make test PYTEST="-k decode"
 PYTEST ?=
 
-.PHONY: demo test lint format clean
+.PHONY: demo demo-world test lint format wheel constraints clean
 
 demo: $(VENV)/.demo
 	$(BIN)/lexivid demo $${VIDEO:+"$$VIDEO"} $${LABELS:+--labels "$$LABELS"} --report $(REPORT)
-	[ -n "$$VIDEO" ] || $(BIN)/lexivid reproduce table1 --world --quick --out $(dir $(REPORT))world
+
+demo-world: $(VENV)/.demo
+	$(BIN)/lexivid reproduce table1 --world --quick --out $(dir $(REPORT))world
+
+wheel: $(VENV)/.dev
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
+
+# The versions of what Lexivid needs that this environment has: what the tests ran with.
+constraints: $(VENV)/.dev
+	$(BIN)/python .ci/constraints.py > constraints.txt.new && mv constraints.txt.new constraints.txt
 
 test: lint
 	$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST)

@@ -60,7 +60,6 @@ app = typer.Typer(
     help="Classify any video in your own words, from pictures, motion and sound.\n\n"
     'lexivid classify holiday.mp4 --labels "surfing, playing the piano"',
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
