@@ -160,11 +160,12 @@ def test_duplicate_labels_are_told_of(run: Callable[..., Outcome], folder: Path)
 def test_a_python_warning_is_one_line(run: Callable[..., Outcome], tmp_path: Path) -> None:
     """An old recipe key: the sentence alone, without the file and the line of code that Python prints with it."""
     old_key = "labels.soft_attributes.own_words=true"
-    outcome = run("train", "lite-mov", "--set", old_key, "--data", tmp_path / "missing", "--out", tmp_path / "run")
+    (tmp_path / "empty").mkdir()
+    outcome = run("train", "lite-mov", "--set", old_key, "--data", tmp_path / "empty", "--out", tmp_path / "run")
     assert outcome.status == 2
     first, second = outcome.err.splitlines()
     assert first.startswith("warning: the recipe key 'labels.soft_attributes.own_words' is called")
-    assert second.startswith("error: data ")
+    assert second.startswith("error: empty: no clips there ")
 
 
 @pytest.mark.parametrize("model", ["no-such-model", "openai/clip-vit-base-patch16"])

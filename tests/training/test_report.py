@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from lexivid.models.serialization import MODEL_TYPE
 from lexivid.training.log import log_table, read_log
 from lexivid.training.recipe import load_recipe
 from lexivid.training.report import Curve, chart, charts, epochs_of, size_text, thinned, write_run_report
@@ -28,6 +29,8 @@ def _run(folder: Path, *, epochs: bool = True, held_out: bool = True) -> Path:
     folder.mkdir()
     (folder / "recipe.yaml").write_text(load_recipe("lite-mov").to_yaml())
     (folder / "train.json").write_text(json.dumps(SUMMARY))
+    config = {"model_type": MODEL_TYPE, "base_classes": ["surfing", "bob's golf", "a, b", "more"]}
+    (folder / "config.json").write_text(json.dumps(config))
     (folder / "clips.jsonl").write_text(json.dumps({"data": "/films of <mine>"}) + "\n")
     (folder / "model.safetensors").write_bytes(bytes(36_400_000))
     (folder / "tensorboard").mkdir()
@@ -71,6 +74,8 @@ def test_curves_lie_where_the_numbers_are() -> None:
     assert places["100"] == pytest.approx(y2, abs=0.2)
     for curves in ([Curve("", "raw", [(7, 2.5)])], [Curve("", "raw", [(1, 1e-9), (2, float("nan"))])]):  # one number
         assert "nan" not in chart(curves, "x")
+    one_step = [{"step": step, "epoch": step, "loss": 1.0 / step} for step in (1, 2, 3)]
+    assert [curve.style for curve in charts(one_step)[0]["legend"]] == ["mean"]  # the same twice would hide it
     many = thinned([(float(i), float(i % 2)) for i in range(10_001)])
     assert len(many) <= 300
     assert all(0.4 < y < 0.6 for _, y in many[:-1])
@@ -116,7 +121,8 @@ def test_the_page(tmp_path: Path) -> None:
     assert "evidence could not be fitted: why" in text
     assert "<b>.mp4 no <video>" in text
     assert "<script" not in page
-    assert "each step mean of an epoch held-out clips" in text
+    assert "each step training clips, mean of an epoch held-out clips" in text
+    assert """--labels 'surfing, bob'"'"'s golf, "a, b"' """ in text
     shutil.rmtree(run / "tensorboard")
     assert "may be deleted" not in _text(write_run_report(run).read_text())
 

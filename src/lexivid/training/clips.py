@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
+_MUCH_HELD_OUT = 0.25
+
+
 class TrainingClips(NamedTuple):
     """What a run trains on. `open_clips` makes it from a folder; whoever has clips of another kind makes their own.
 
@@ -73,7 +76,12 @@ def draw_clips(recipe: Recipe, data: str | Path) -> RunClips:
         raise LexividError(f"base class {min(empty)!r} has no training clips in {str(data)!r}")
     one = recipe.objective.kind == "softmax"
     kept, out = hold_out(base.clips, fraction=settings.held_out, seed=settings.split_seed, each_class=one)
-    remarks = dataset.remarks
+    remarks, num_clips = dataset.remarks, len(kept) + len(out)
+    if len(out) > max(_MUCH_HELD_OUT, 2 * settings.held_out) * num_clips:
+        remarks += (
+            f"{len(out)} of the {num_clips} clips are held out, where data.held_out is {settings.held_out:g}: each "
+            "class gives one recording at least, and clips of a recording stay together",
+        )
     if neither := [name for name in dataset.classes if name not in split.classes]:
         named = ", ".join(map(repr, neither[:3])) + (", ..." if len(neither) > 3 else "")
         remarks += (

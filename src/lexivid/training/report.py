@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from lexivid.base.html import render_page
 from lexivid.base.storage import write_atomically
+from lexivid.models.serialization import read_config
 from lexivid.training.log import has_tensorboard, held_out, read_log
 from lexivid.training.recipe import load_recipe
 from lexivid.training.result import SUMMARY_FILE
@@ -22,6 +23,7 @@ from lexivid.training.result import SUMMARY_FILE
 REPORT_FILE = "report.html"
 _WIDTH, _HEIGHT = 380, 220
 _MOST_POINTS = 300
+_SHOWN_LABELS = 3
 _EARLIER = {"data_warnings": [], "failures": {}, "exported": "last"}  # what train.json of an earlier Lexivid lacks
 _KEPT = {
     "model.safetensors": "what was trained",
@@ -74,6 +76,7 @@ def write_run_report(out: Path) -> Path:
         failures=list(summary["failures"].items())[:20],
         run=shlex.quote(str(out)),
         data=shlex.quote(_data_of(out)),
+        labels=_labels_of(out),
         tensorboard=(out / "tensorboard").is_dir() and has_tensorboard(),
     )
     write_atomically(out / REPORT_FILE, page)
@@ -90,6 +93,12 @@ def _data_of(out: Path) -> str:
             return str(json.loads(next(stream))["data"]) or "DIR"
     except (OSError, ValueError, KeyError, StopIteration):
         return "DIR"
+
+
+def _labels_of(out: Path) -> str:
+    """Some of the base classes as `--labels` takes them."""
+    names = read_config(out)["base_classes"][:_SHOWN_LABELS]
+    return shlex.quote(", ".join(f'"{name}"' if "," in name else name for name in names))
 
 
 def _entries(out: Path, names: Mapping[str, str]) -> list[tuple[str, str, str]]:
@@ -143,9 +152,14 @@ def charts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The pictures: title, svg, and the curves that the legend names."""
     epochs = epochs_of(rows)
     steps = [(row["step"], row["loss"]) for row in rows if row.get("loss") is not None]
+    several = len(steps) > len(epochs)  # steps in an epoch
     loss = [
-        Curve("each step", "raw", thinned(steps)),
-        Curve("mean of an epoch", "mean", [(e["step"], e["loss"]) for e in epochs if e["loss"] is not None]),
+        Curve("each step", "raw", thinned(steps) if several else ()),
+        Curve(
+            "training clips, mean of an epoch",
+            "mean",
+            [(e["step"], e["loss"]) for e in epochs if e["loss"] is not None],
+        ),
         Curve(
             "held-out clips",
             "held",
