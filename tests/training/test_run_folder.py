@@ -182,7 +182,7 @@ def test_resume_alone_repeats_the_runs_settings(
 
 
 def test_resume_needs_a_run(call: Call, tmp_path: Path) -> None:
-    with pytest.raises(LexividError, match=r"no run began in .*check the path"):
+    with pytest.raises(LexividError, match=r"no run began in .*name the folder of a run"):
         resume(tmp_path)
     (tmp_path / "recipe.yaml").write_text(load_recipe("lite-mov").to_yaml())
     with pytest.raises(LexividError, match="does not say where the clips are: give --data"):
@@ -291,4 +291,4 @@ def test_progress_counts_clips(call: Call, words: list[str], tmp_path: Path, mon
         "4 of 4",
     ]
     assert {total for _, total, what in shown if what.startswith(("evaluating", "calibrating"))} == {3}
-    assert any(what.startswith("training steps, epoch 2 of 2") for *_, what in shown)
+    assert any(what.startswith("training steps, epoch 2/2") for *_, what in shown)

@@ -36,10 +36,14 @@ def evaluate_held_out(
     width = 3 if system.objective is None else 2 + 2 * len(labels)
     table = torch.full((len(samples), width), -torch.inf, dtype=torch.float64)
     batches = load_batches(samples, lists, num_workers=step.recipe.data.num_workers)
-    for done, batch in enumerate(batches):
+
+    def show(num_batches: int) -> None:
         if on_progress and accelerator.is_main_process:
-            seen = min(done * batch_size * accelerator.num_processes, len(samples))
-            on_progress(Progress("evaluating", seen, len(samples), epoch + 1))
+            num_clips = min(num_batches * batch_size * accelerator.num_processes, len(samples))
+            on_progress(Progress("evaluating", num_clips, len(samples), epoch + 1))
+
+    show(0)
+    for number, batch in enumerate(batches, 1):
         whole = step.never_empty(batch)
         streams, mask = step.inputs(whole)
         with accelerator.autocast():
@@ -47,6 +51,7 @@ def evaluate_held_out(
         if len(batch.mask):
             rows = _rows(step.recipe, system, features, labels, whole.targets.to(labels.device))
             table[whole.indices] = F.pad(rows.double(), (1, 0), value=1.0).cpu()
+        show(number)
     if accelerator.num_processes > 1:
         table = accelerator.gather(table.to(step.device)[None]).amax(dim=0).cpu()
     step.model.train()

@@ -48,12 +48,12 @@ class Progress:
             if self.eta_s is not None and self.epoch < self.epochs:
                 words.append(f"about {self.eta_s / 60:.0f} min for all views")
         elif self.phase == "training":
-            words.append(f"epoch {self.epoch} of {self.epochs}" if self.epochs else f"epoch {self.epoch}")
+            words.append(f"epoch {self.epoch}/{self.epochs}" if self.epochs else f"epoch {self.epoch}")
         if self.loss is not None:
             words.append(f"loss {self.loss:.3f}")
         if self.metrics:
             words.append(f"held-out {held_out(self.metrics)}")
-        if self.clips_per_s is not None:
+        if self.clips_per_s is not None and not self.metrics:  # 80 columns hold no more
             words.append(f"{self.clips_per_s:.1f} clips/s")
         return ", ".join(words)
 

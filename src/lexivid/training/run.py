@@ -188,7 +188,7 @@ def resume(
     out = Path(out)
     path = out / "recipe.yaml"
     if not path.is_file():
-        raise LexividError(f"--resume: no run began in {str(out)!r} (it has no recipe.yaml): check the path")
+        raise LexividError(f"--resume: no run began in {str(out)!r} (it has no recipe.yaml): name the folder of a run")
     if data is None:
         begun = RunClips.load(out)
         if begun is None or not begun.data:
