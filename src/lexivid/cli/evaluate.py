@@ -73,7 +73,12 @@ def evaluate(
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode.")] = 2,
     device: Device = "auto",
 ) -> None:
-    """Measure a model on labelled clips, by a protocol that the result file names."""
+    """Measure a model on labelled clips, by a protocol that the result file names.
+
+    lexivid evaluate run --data clips --out result
+
+    docs/train.md says how clips are laid out and which number to report.
+    """
     from lexivid.evaluation import evaluate as runs
     from lexivid.labels import read_labels_file
 

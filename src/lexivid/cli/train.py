@@ -165,7 +165,7 @@ def _print_recipes() -> None:
     table = Table("recipe", "what it is", "needs", "cost on two cores", box=SIMPLE_HEAD, pad_edge=False, expand=True)
     table.columns[0].no_wrap = True
     for column, share in zip(table.columns[1:], (5, 3, 4), strict=True):
-        column.ratio = share
+        column.ratio, column.overflow = share, "fold"
     group = None
     for row in catalogue.rows():
         if row.group != group:
@@ -176,4 +176,5 @@ def _print_recipes() -> None:
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     with console.capture() as captured:
         console.print(table)
-    emit("\n".join(line.rstrip() for line in captured.get().splitlines()) + f"\n{catalogue.cost_note()}\n")
+        console.print(Text(f"{catalogue.cost_note()}\nThe keys of a recipe: lexivid train RECIPE --show"))
+    emit("\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n")

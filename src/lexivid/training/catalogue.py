@@ -92,7 +92,7 @@ def cost_note() -> str:
     """What the costs of `rows` are."""
     clips = sorted({row["clips"] for row in costs().values()})
     return (
-        f"Costs are measured seconds of a core, halved for {_CORES} cores that do nothing else, on {'; '.join(clips)}. "
+        f"Costs: seconds of a core, halved for {_CORES} cores that do nothing else, measured on {'; '.join(clips)}. "
         "Longer and larger films cost more once, and no more in an epoch."
     )
 
