@@ -176,6 +176,14 @@ def test_resume_alone_repeats_the_runs_settings(
     status, out, err = call("train", "--resume", "--out", copy, "--data", moved, "--device", "cpu")
     assert status == 0, err
     assert (copy / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+    # A run that was killed before its first checkpoint has said what it is, and begins anew.
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    for name in ("recipe.yaml", "clips.jsonl", "split.json"):
+        shutil.copy(run / name, killed)
+    status, out, err = call("train", "--resume", killed, "--device", "cpu")
+    assert status == 0, err
+    assert (killed / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
     # What would make it another run is refused.
     status, _, err = call("train", "--resume", copy, "--set", "training.epochs=9")
     assert (status, "training.epochs is 9" in err) == (2, True)
