@@ -10,8 +10,9 @@ from typing import get_args
 import pytest
 from command_line import call_cli
 
-from lexivid.cli import evaluate, flow, options, world
+from lexivid.cli import compare, evaluate, flow, options, world
 from lexivid.data.formats.read import DatasetKind
+from lexivid.evaluation import compare as comparison
 from lexivid.evaluation.protocols import PROTOCOLS
 from lexivid.inference.output import FORMATS
 from lexivid.media.flow import Algorithm
@@ -36,6 +37,7 @@ def test_choices_are_those_of_the_library() -> None:
     assert get_args(evaluate.ProtocolName) == PROTOCOLS
     assert get_args(evaluate.KindName) == get_args(DatasetKind)
     assert get_args(world.KindName) == KINDS
+    assert get_args(compare.TableFormat) == comparison.COMPARISON_FORMATS
 
 
 def test_verbs_stand_in_panels(call: Call) -> None:
@@ -45,7 +47,8 @@ def test_verbs_stand_in_panels(call: Call) -> None:
     places = [
         words.index(word)
         for word in (
-            "Use", "classify", "labels", "flow", "demo", "Train", "train", "evaluate", "Synthetic", "world", "pretrain",
+            "Use", "classify", "labels", "flow", "demo", "Train", "train", "evaluate", "compare", "Synthetic", "world",
+            "pretrain",
             "reproduce",
         )
     ]  # fmt: skip

@@ -20,6 +20,7 @@ from lexivid.data.splits import ClassSplit
 from lexivid.errors import LexividError
 from lexivid.evaluation import evaluate as runs
 from lexivid.evaluation.leave_classes_out import pseudo_novel_clips
+from lexivid.evaluation.summary import summary
 from lexivid.inference.classifier import Classifier
 from lexivid.media.views import Views
 from lexivid.models.calibration import Calibration
@@ -180,7 +181,7 @@ def test_calibrate_is_stored_with_the_run(trained):
             leave_classes_out=twins, on_progress=lambda *now, shown=shown: shown.append(now),
         )  # fmt: skip
         assert shown[-1][0] == shown[-1][1]
-        lines = runs.summary(result)
+        lines = summary(result)
         assert lines[0][:2] == ("offset", f"{result['results']['offset']:.3f}")
         if twins:
             assert shown[-1] == (2, 2)  # a step each

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from lexivid.cli import app
 from lexivid.data.formats import read_dataset
 from lexivid.errors import LexividError
-from lexivid.evaluation.evaluate import evaluate, summary
+from lexivid.evaluation.evaluate import evaluate
+from lexivid.evaluation.summary import summary
 from lexivid.inference.loading import load
 from lexivid.metrics.multi_label import report
 from lexivid.models.serialization import read_config, update_config
@@ -98,7 +99,7 @@ def test_evidence_can_be_fitted_again(world: Path, run: Path) -> None:
     assert result["results"] == after
     for head in ("base", "novel"):
         assert after[head]["slope"] == pytest.approx(before[head]["slope"], rel=1e-3)
-    assert [line[0] for line in summary(result)] == ["path", "base", "novel"]
+    assert [line[0] for line in summary(result)] == ["head", "base", "novel"]
 
 
 def test_the_command_prints_a_table(world: Path, run: Path) -> None:

@@ -36,7 +36,12 @@ def evaluate(
     protocol: Annotated[
         ProtocolName, typer.Option(help="What is measured. docs/terms.md explains each.")
     ] = "base-novel",
-    out: Annotated[Path | None, typer.Option(help="Folder for the result (JSON) and the features.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the result (JSON), a report (HTML), a row for each clip (CSV), and the features."
+        ),
+    ] = None,
     views: Layout = None,
     frames: Frames = None,
     stride: Stride = None,
@@ -80,6 +85,7 @@ def evaluate(
     docs/train.md says how clips are laid out and which number to report.
     """
     from lexivid.evaluation import evaluate as runs
+    from lexivid.evaluation.summary import legend, report_this, summary
     from lexivid.labels import read_labels_file
 
     chosen = views_asked(views, frames, stride, stride_rate)
@@ -90,10 +96,11 @@ def evaluate(
             threshold=threshold, kind=kind, names=names, num_workers=workers, device=device,
             leave_classes_out=leave_classes_out, on_progress=bar.show,
         )  # fmt: skip
-    lines = runs.summary(result)
-    widths = [max(len(line[i]) for line in lines if i < len(line)) for i in range(max(map(len, lines)))]
-    for line in lines:
-        emit("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=False)).rstrip() + "\n")
+    emit(format_lines(summary(result)))
+    for name, text in legend(result):
+        say(f"{name}: {text}", "dim")
+    if sentence := report_this(result):
+        say(f"report this number: {sentence}")
     for warning in result["warnings"]:
         say(f"warning: {warning}", "yellow")
     if trained_on := result["clips_trained_on"]:
@@ -113,6 +120,13 @@ def evaluate(
     for path, reason in result["failures"]:
         say(f"failed: {reason or path}", "red")
     if out:
-        say(f"written: {out / (protocol + '.json')}")
+        say(f"written: {out / (protocol + '.json')}, and {protocol}.html to read")
     if result["failures"]:
         raise typer.Exit(1)
+
+
+def format_lines(lines: list[tuple[str, ...]]) -> str:
+    """Lines of cells in columns."""
+    widths = [max(len(line[i]) for line in lines if i < len(line)) for i in range(max(map(len, lines)))]
+    cells = [[cell.ljust(width) for cell, width in zip(line, widths, strict=False)] for line in lines]
+    return "".join("  ".join(line).rstrip() + "\n" for line in cells)

@@ -25,6 +25,7 @@ from lexivid.data.splits import ClassSplit
 from lexivid.errors import LexividError
 from lexivid.evaluation import protocols
 from lexivid.evaluation.leave_classes_out import fit_leaving_classes_out
+from lexivid.evaluation.report import write_evaluation
 from lexivid.labels import check_labels, load_templates
 from lexivid.labels.identifiers import class_key
 from lexivid.labels.prompt_cache import PromptCache
@@ -69,7 +70,8 @@ def evaluate(
         data: see `lexivid.data.formats.read_dataset`, with kind, list_number, lists and names; what is None of these is
             as the run's recipe says. Another kind than the recipe's takes none of its lists.
         protocol: see `lexivid.evaluation.protocols`.
-        out: a folder for `<protocol>.json` and the collected features; None: nothing is written.
+        out: a folder for `<protocol>.json`, `<protocol>.html` (a report), `<protocol>-predictions.csv` (a row for each
+            clip) and the collected features; None: nothing is written.
         views: None: 16 frames over the whole file for a backbone; as it was trained for a run. What `ViewsAsked` does
             not name is that, too.
         num_audio_views: None: as many as `views` has.
@@ -84,6 +86,10 @@ def evaluate(
 
     Raises:
         LexividError: the model, the data, the split or the protocol cannot be used.
+
+    Returns:
+        The result, as JSON has it; of "base-novel" and "generalized" with "predictions", a row for each clip: path,
+        recording, label, side, prediction, score, score of the right label and its rank, and whether it is right.
     """
     if protocol not in protocols.PROTOCOLS:
         raise LexividError(f"unknown protocol {protocol!r}: choose {', '.join(protocols.PROTOCOLS)}")
@@ -147,6 +153,7 @@ def evaluate(
     result: dict[str, Any] = {
         "protocol": protocol,
         "model": str(model),
+        "trained": trained is not None,
         "backbone": backbone.name,
         "backbone_fingerprint": backbone.fingerprint,
         "modalities": list(trained.inputs if trained else ("video",)),
@@ -203,58 +210,14 @@ def evaluate(
         result["results"] = protocols.generalized(collected, chosen, embed, calibration=stored, distractors=distractors)
     else:
         result["results"] = protocols.base_novel(collected, chosen, embed, distractors=distractors)
+    if "predictions" in result["results"]:
+        result["predictions"] = result["results"].pop("predictions")
     if out is not None:
-        collected.facts = {key: value for key, value in result.items() if key != "results"}
+        collected.facts = {key: value for key, value in result.items() if key not in ("results", "predictions")}
         collected.save(Path(out) / f"{protocol}-features.npz")
         protocols.write_result(result, out)
+        write_evaluation(result, out)
     return result
-
-
-def summary(result: dict[str, Any]) -> list[tuple[str, ...]]:
-    """The lines of a small table, in per cent: (rule, base, novel, harmonic mean)."""
-
-    def percent(cell: dict[str, Any] | None) -> str:
-        if not cell:
-            return "-"
-        return f"{100 * cell['value']:.1f} [{100 * cell['low']:.1f}, {100 * cell['high']:.1f}]"
-
-    found = result["results"]
-    if result["protocol"] == "multi-label":
-        return _multi_label_lines(found)
-    if "offset" not in found and result["protocol"] == "calibrate":
-        return [("path", "calibration error")] + [(path, f"{100 * e['error']:.2f} %") for path, e in found.items()]
-    rows = {result["protocol"]: found} if result["protocol"] == "base-novel" else found
-    if result["protocol"] == "calibrate":
-        lines: list[tuple[str, ...]] = [("offset", f"{found['offset']:.3f}", f"({found['method']})")]
-        if found["harmonic_mean"] is not None:
-            cells = (f"{100 * found[key]:.1f}" for key in ("base", "novel", "harmonic_mean"))
-            lines += [
-                ("per cent", "base", "novel", "harmonic mean"),
-                ("leave-classes-out models", *cells),
-                ("the same at offset 0", "", "", f"{100 * found['before']:.1f}"),
-            ]
-        return lines
-    return [("per cent [95 %]", "base", "novel", "harmonic mean")] + [
-        (rule, *(percent((row.get(side) or {}).get("accuracy")) for side in ("base", "novel")),
-         percent(row.get("harmonic_mean")))
-        for rule, row in rows.items()
-        if rule != "calibration"
-    ]  # fmt: skip
-
-
-def _multi_label_lines(found: dict[str, Any]) -> list[tuple[str, ...]]:
-    lines: list[tuple[str, ...]] = [
-        ("per cent", "labels", "mAP", "micro F1", "macro F1", "best micro F1", "best macro F1", "calibration error")
-    ]
-    for part in ("all", "seen", "unseen"):
-        if (row := found.get(part)) is None:
-            continue
-        best = [(row.get(f"best_f1_{average}") or {}).get("value") for average in ("micro", "macro")]
-        cells = [row["mean_average_precision"], row["f1_micro"], row["f1_macro"], *best]
-        error = row["calibration_error"]["value"]
-        shown = ["-" if cell is None else f"{100 * cell:.1f}" for cell in cells]
-        lines.append((part, str(row["labels"]), *shown, f"{100 * error:.2f}"))
-    return lines
 
 
 def _layout(asked: Mapping[str, Any], run: Path | None) -> tuple[dict[str, Any], list[str], list[str]]:

@@ -60,6 +60,7 @@ def base_novel(
         LexividError: no clip is of any of the split's classes.
     """
     result: dict[str, Any] = {}
+    rows: list[dict[str, Any]] = []
     correct: list[np.ndarray] = []
     is_base: list[np.ndarray] = []
     groups: list[str] = []
@@ -73,6 +74,7 @@ def base_novel(
         if details:
             result[side]["by_stream"] = _by_stream(part, vectors, targets, side)
         found = single_label.hits(p, targets)
+        rows += predictions(p, targets, part, names, side=np.full(len(found), side))
         correct.append(found)
         is_base.append(np.full(len(found), side == "base"))
         groups += part.groups
@@ -81,7 +83,24 @@ def base_novel(
     if len(correct) == 2:
         interval = single_label.bootstrap_harmonic_mean(np.concatenate(correct), np.concatenate(is_base), groups)
         result["harmonic_mean"] = interval.to_dict()
+    if details:
+        result["predictions"] = rows
     return result
+
+
+def predictions(
+    p: np.ndarray, targets: np.ndarray, part: Collected, names: Sequence[str], *, side: np.ndarray
+) -> list[dict[str, Any]]:
+    """A row for each clip: p (n, K) probabilities of the names, targets (n,), side (n,) "base" or "novel"."""
+    best, ranks, right = p.argmax(axis=1), single_label.ranks(p, targets), single_label.hits(p, targets)
+    return [
+        {
+            "path": part.paths[i], "recording": part.groups[i], "side": str(side[i]), "label": names[targets[i]],
+            "prediction": names[best[i]], "right": bool(right[i]), "score": round(float(p[i, best[i]]), 6),
+            "score_of_label": round(float(p[i, targets[i]]), 6), "rank_of_label": int(ranks[i]) + 1,
+        }
+        for i in range(len(targets))
+    ]  # fmt: skip
 
 
 def generalized(
@@ -127,6 +146,9 @@ def generalized(
         if len(row) == 2:
             row["harmonic_mean"] = single_label.bootstrap_harmonic_mean(found, on_base_side, groups).to_dict()
         result[rule] = row
+    best = "all-novel" if third == "uncalibrated" else third
+    p = rules[best]
+    result["predictions"] = predictions(p, targets, part, names, side=np.where(on_base_side, "base", "novel"))
     return result
 
 
@@ -177,6 +199,7 @@ def multi_label(
 def write_result(result: Mapping[str, Any], folder: str | Path) -> Path:
     """Write `<protocol>.json` into a folder -> its path."""
     path = Path(folder) / f"{result['protocol']}.json"
+    result = {key: value for key, value in result.items() if key != "predictions"}
     write_atomically(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     return path
 
