@@ -1,4 +1,4 @@
-"""data/clip_cache.py: whole or not at all, safe with several processes, bounded, by content."""
+"""data/cache.py: whole or not at all, safe with several processes, bounded, by content."""
 
 from __future__ import annotations
 

@@ -208,7 +208,7 @@ def test_soft_attributes_need_their_backbone(film: Path, soft_folder: Path, clip
     found = classifier.classify(film, vocabulary)
     assert sum(x.score for x in found.labels) == pytest.approx(1)
     assert found.none_of_these is None
-    with pytest.raises(ModelError, match="trained label encoder cannot be judged one by one"):
+    with pytest.raises(ModelError, match="trained label encoder cannot be scored one by one"):
         classifier.classify(film, vocabulary, multi_label=True)
     with pytest.raises(LabelError, match="do not come from the sentences 'name'"):
         classifier.prepare(database, templates="name")
@@ -242,7 +242,7 @@ def test_from_labels_to_a_classified_film(run: Run, film: Path, soft_folder: Pat
         (["-l", "violet"], "it cannot read 'violet'; put further labels there by `lexivid labels add"),
         (["--model", "world"], "cannot compare clips with its vectors"),
         (["--model", soft_folder], "holds a label encoder and no model that sees clips"),
-        (["--multi-label"], "cannot be judged one by one"),
+        (["--multi-label"], "cannot be scored one by one"),
         (["--templates", "name"], "do not come from the sentences 'name'"),
     ):
         status, out, err = run("classify", film, "--label-database", folder, *words)

@@ -202,7 +202,10 @@ def test_what_could_not_be_done_is_said(clips: Path, clip_folder: Path, tmp_path
     assert "training.export is 'best', but there are no such weights" in told
     assert "calibration could not be fitted: no clips were held out of training" in told
     classifier = lexivid.load(str(tmp_path / "run"), device="cpu")
-    assert "no calibration (no clips were held out of training" in classifier.prepare(LABELS).warnings[0]
+    assert (
+        "no offset between base and novel labels (no clips were held out of training"
+        in classifier.prepare(LABELS).warnings[0]
+    )
     with pytest.raises(ModelError, match="no clips were held out of training"):
         classifier.check_multi_label(classifier.prepare(LABELS))
 
@@ -327,7 +330,7 @@ def test_mixed_falls_back(run: Path, clips: Path, tmp_path: Path) -> None:
     classifier = lexivid.load(str(copy), device="cpu")
     path = clips / "blue" / "0.mp4"
     mixed = classifier.classify(path, LABELS)
-    assert any("no calibration" in text for text in mixed.warnings)
+    assert any("no offset" in text for text in mixed.warnings)
     assert mixed.labels == lexivid.load(str(copy), device="cpu", label_split="novel").classify(path, LABELS).labels
     update_config(copy, calibration={"offset": 50.0})  # novel labels far ahead
     again = lexivid.load(str(copy), device="cpu").classify(path, LABELS)

@@ -250,7 +250,9 @@ def test_what_nothing_is_known_of(make: Make) -> None:
 def test_what_cannot_be_judged(make: Make, film: Path) -> None:
     for kind in ("softmax", "sigmoid"):
         bare = Classifier(make(kind, calibrations={}))
-        with pytest.raises(ModelError, match=r"no held-out clips .* data.held_out above 0, or .* --protocol calibrate"):
+        with pytest.raises(
+            ModelError, match=r"it has no calibration.* data.held_out above 0, or .* --protocol calibrate"
+        ):
             bare.classify(film, LABELS, multi_label=True)
         assert bare.classify(film, LABELS).none_of_these is None
         half = Classifier(make(kind, calibrations={"base": EVIDENCE["base"]}))

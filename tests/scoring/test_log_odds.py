@@ -1,4 +1,4 @@
-"""models/standing.py: labels judged one by one, on both paths, against numbers by hand; means over views."""
+"""scoring/log_odds.py: labels scored one by one, by both heads, against numbers by hand; means over views."""
 
 from __future__ import annotations
 

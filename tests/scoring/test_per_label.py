@@ -1,4 +1,4 @@
-"""Labels judged one by one: standing above unrelated words, what it is worth, and what a user sees of it."""
+"""Labels scored one by one: log odds against background labels, their calibration, and what a user sees of it."""
 
 from __future__ import annotations
 

@@ -22,12 +22,11 @@ class Clip:
 
     Args:
         path: the file, video or sound.
-        labels: its classes, at least one.
+        labels: its classes; none for a file that is to be classified.
         split: "train", "val", "test", or what the manifest says.
         start_s, end_s: which part, in seconds from the start of the file; end None: to its end.
         group: clips of one group come from one recording, and must not be on both sides of a split. None: not known.
-        synthetic: what a captioner says it shows beside its labels: words for training, not all of them true, and no
-            ground truth.
+        synthetic: a captioner's labels beside its own: for training, not all of them true, and no ground truth.
     """
 
     path: str

@@ -1,6 +1,6 @@
 """Clips -> samples: what the model sees of clip i in epoch e, a pure function of (seed, epoch, index).
 
-    file --_reading.py--> frames, flow, log-mel --clip_cache.py--> one window --augment.py--> sample
+    file --_reading.py--> frames, flow, log-mel --cache.py--> one window --augment.py--> sample
 
 Augmentation comes after the cache, and is drawn from a generator that (seed, epoch, index) seeds and nothing else does:
 neither the number of workers, nor the order, nor where a run was resumed changes a sample. Sound has a

@@ -2,11 +2,11 @@
 
     base-novel    MOV, section 4: base clips among the base classes by eq. 10, novel clips among the novel classes by
                   eq. 11 and 12, and their harmonic mean.
-    generalized   all classes together (appendix C), without saying which side a clip is of: by the novel path for all
-                  labels ("all-novel"), by the base path for all ("all-base"), and by both with a fitted offset
+    generalized   all classes together (appendix C), without knowing which side a clip is of: by the novel head for all
+                  labels ("all-novel"), by the base head for all ("all-base"), and by both with a fitted offset
                   ("calibrated", see `lexivid.scoring.base_novel_offset`).
-    calibrate     fits that offset, and what a label's standing is worth, on held-out base clips, and stores both with
-                  the run.
+    calibrate     fits that offset, and the calibration of log odds, on held-out base clips, and stores both with the
+                  run.
     multi-label   OVML: each label by itself, any number of which may hold; seen labels (trained on), unseen ones and
                   all: macro mAP, micro and macro F1 at one threshold of the calibrated probability and at the best one,
                   calibration error.
@@ -115,7 +115,7 @@ def generalized(
 
     Returns:
         rule -> base, novel (each accuracy, top5, interval) and harmonic_mean. Without a calibration the third rule is
-        "uncalibrated": both paths joined at offset 0.
+        "uncalibrated": both heads joined at offset 0.
     """
     part, targets, names = _side(collected, split.classes, distractors)
     if not len(part):
@@ -153,7 +153,7 @@ def generalized(
 
 
 def joined(collected: Collected, vectors: Tensor, is_base: np.ndarray, *, offset: float) -> np.ndarray:
-    """Both paths over one vocabulary, by `calibration.combine`: (n, K).
+    """Both heads over one vocabulary, by `lexivid.scoring.base_novel_offset.combine`: (n, K).
 
     Args:
         vectors: (K, D). is_base: (K,) bool.
@@ -173,15 +173,15 @@ def multi_label(
 ) -> dict[str, Any]:
     """All numbers of `lexivid.metrics.multi_label.report`, and average precision of every label.
 
-    Seen labels are judged by the base path, unseen ones by the novel path. Every clip counts for every label.
+    Seen labels are scored by the base head, unseen ones by the novel head. Every clip counts for every label.
 
     Args:
         split: labels of its base side count as seen; all of its classes are the vocabulary.
-        bank, templates: what embeds labels for the model.
+        prompt_cache, templates: what embeds labels for the model.
         threshold: on the calibrated probability.
 
     Raises:
-        LexividError: the model has no evidence on what its scores are worth.
+        LexividError: the model has no calibration.
     """
     names = [name for name in split.classes if name in collected.classes]
     seen = np.isin(names, split.base)

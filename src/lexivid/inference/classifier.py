@@ -294,7 +294,8 @@ class Classifier:
             scorer = model.scorer(question)
             segments = segments_of(film, scorer, question, on_progress=of_film)
             whole = film.whole()
-            if whole.features is not None:  # the whole file has features of its own
+            # A frozen backbone scores the whole film by the mean of all frames, a trained model by that of its windows.
+            if whole.features is not None:
                 scorer = model.scorer(question)
                 scorer.add(whole.features)
             return self._prediction(path, question, whole, scorer.result(whole.modalities), segments)

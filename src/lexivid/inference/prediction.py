@@ -191,7 +191,7 @@ class Vocabulary:
 
     labels: as they are shown. phrases: as the model reads them; mostly the same (`lexivid.labels.names`).
     templates: name of the sentences around a label; None: a trained label encoder, which needs none.
-    judge: says of each label by itself whether it holds; None: the model cannot.
+    per_label: scores each label by itself; None: the model cannot.
     """
 
     labels: tuple[str, ...]

@@ -1,7 +1,7 @@
 """A file as tokens for a trained model: all of it, by views, or in hops for a timeline.
 
     file --`read_file`--> frames, flow, log-mel --`view_tokens`: towers--> tokens of N views (N, T, D)
-    file --`HopReader`: towers--> tokens of hops (4, D), log-mel --`FilmWindows`, 8 at a time--> (W, T, D), mask
+    file --`HopReader`--> frames, flow, log-mel of hops --`FilmWindows`: towers--> tokens of windows (W, T, D), mask
 
 A hop is half a window, and is read and encoded once; a window is two neighbouring hops. Its sound is its own, repeated
 or cut to the length of training. A video tower that looks along time (OVML's, `lexivid.models.ovml.VideoTower`) sees

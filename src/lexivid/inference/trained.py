@@ -154,7 +154,7 @@ class Trained:
             why = self.model.not_fitted.get("calibration")
             because = f" ({why})" if why else ""
             warning = (
-                f"the model has no calibration{because}, so in shares labels it was trained on are treated as novel "
+                f"the model has no offset between base and novel labels{because}, so labels of training count as novel "
                 "ones too; `lexivid evaluate RUN --data DIR --protocol calibrate` makes one"
             )
             made = replace(made, warnings=(*made.warnings, warning))

@@ -88,12 +88,12 @@ class ZeroShot:
             raise ModelError(f"model {self.name!r} was trained on no classes: label_split is for trained models")
         if multi_label and vocabulary.per_label is None and vocabulary.templates is None:
             raise ModelError(
-                f"labels of a trained label encoder cannot be judged one by one by {self.name!r}: nothing says what "
+                f"labels of a trained label encoder cannot be scored one by one by {self.name!r}: nothing says what "
                 "unrelated words score in their place; without multi-label, scores are shares among the labels"
             )
         if multi_label and not isinstance(vocabulary.per_label, PerLabelScorer):
             raise ModelError(
-                f"model {self.name!r} cannot judge labels one by one: its scores are shares among those asked for; "
+                f"model {self.name!r} cannot score labels one by one: its scores are shares among those asked for; "
                 "multi-label takes lite, world or a CLIP model, and a vocabulary from prepare()"
             )
         return Question(vocabulary, "mixed", multi_label, threshold)

@@ -30,7 +30,7 @@ _SCHEMA = "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB
 
 
 class TextEncoder(Protocol):
-    """What a bank asks of a backbone, or of a label encoder.
+    """What the cache needs of a backbone, or of a label encoder.
 
     Attributes:
         fingerprint: identifies everything that decides a vector; vectors are kept under it.

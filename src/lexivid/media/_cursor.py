@@ -199,9 +199,9 @@ class Cursor:
         self._read_to: int | None = None  # how far the file was read
         self._must_flush = False
         self._no_more = False  # the file has no further packet
+        self._drained = False  # and the decoder no further frame
         self._last_dts: int | None = None
         self._gaps.start_anew()
-        self._drained = False  # and the decoder no further frame
         self._at_start = at_start
 
     def _go_to(self, target: int) -> int | None:

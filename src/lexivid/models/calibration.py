@@ -1,14 +1,14 @@
-"""What a label's standing above unrelated words is worth: a likelihood ratio, and from it probabilities.
+"""Calibration: log odds against background labels -> likelihood ratio -> probability.
 
-    log ratio(s) = slope s + intercept           how much likelier s is of a label that holds than of one that does not
-    p = sigmoid(log ratio + logit prevalence)    one label, judged by itself
+    log ratio(s) = slope s + intercept           s of a label that holds against s of one that does not
+    p = sigmoid(log ratio + logit prevalence)    one label by itself
 
 `slope` and `intercept` are fitted once for a model on clips whose labels are known (logistic regression, Platt 1999),
-or assumed. `prevalence` is how often a label of a list holds, before looking. It is part of the answer: the same
-standing in a list of five likely labels deserves more belief than among a thousand. As no label's score may depend on
-the others', it is the same for all lists, one in twenty; who knows better says so (`probability`).
+or assumed. `prevalence` is the share of labels that hold before a clip is seen. It is part of the answer: the same log
+odds mean more in a list of five likely labels than among a thousand. As no label's score may depend on the others, it
+is one in twenty for all lists; `probability` takes another value.
 
-"None of these" asks something else: either one of K labels holds, or none, with even chances before looking, so that
+"None of these" is another question: either one of K labels holds, or none, with even chances beforehand:
 
     P(none) = 1 / (1 + mean_k ratio(s_k))
 
@@ -31,7 +31,7 @@ from torch import Tensor
 from lexivid.errors import LexividError
 
 PREVALENCE = 0.05
-"""What is believed of a label before looking."""
+"""Share of labels that hold, before a clip is seen."""
 
 DEFAULT_THRESHOLD = 0.5
 """A label with this probability is shown, in multi-label mode."""
@@ -47,12 +47,12 @@ def says_none(probability: float | None) -> bool:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What one model's standings are worth.
+    """The map from one model's log odds to probabilities.
 
     Args:
         slope, intercept: of the log likelihood ratio; all logarithms are natural.
         method: in words: fitted on what, or assumed from what.
-        prevalence: the share of (clip, label) pairs that hold, before looking.
+        prevalence: the share of (clip, label) pairs that hold, beforehand.
         num_clips, num_pairs: (clip, label) pairs it was fitted on; 0 where nothing was fitted.
         fitted_prevalence: the share of these pairs that hold.
         error, error_low, error_high: expected calibration error at that prevalence, on clips left out of the fit, and
@@ -72,20 +72,20 @@ class Calibration:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.slope) and math.isfinite(self.intercept) and self.slope > 0):
-            raise LexividError(f"evidence needs a finite slope above 0; got {self.slope} and {self.intercept}")
+            raise LexividError(f"a calibration needs a finite slope above 0; got {self.slope} and {self.intercept}")
         if not 0 < self.prevalence < 1:
             raise LexividError(f"a prevalence lies between 0 and 1; got {self.prevalence}")
 
     def log_ratio(self, log_odds: Tensor) -> Tensor:
-        """Standings (..., K) -> log likelihood ratios (..., K)."""
+        """Log odds (..., K) -> log likelihood ratios (..., K)."""
         return self.slope * log_odds + self.intercept
 
     def probability(self, log_odds: Tensor, *, prevalence: float | None = None) -> Tensor:
-        """Standings (..., K) -> probabilities (..., K); `prevalence` None: its own."""
+        """Log odds (..., K) -> probabilities (..., K); `prevalence` None: its own."""
         return posterior(self.log_ratio(log_odds), self.prevalence if prevalence is None else prevalence)
 
     def none_of_these(self, log_odds: Tensor) -> Tensor:
-        """Standings (..., K) -> the probability (...) that no label holds."""
+        """Log odds (..., K) -> the probability (...) that no label holds."""
         return none_of_these(self.log_ratio(log_odds))
 
     def to_dict(self) -> dict[str, Any]:
@@ -97,13 +97,13 @@ class Calibration:
         """The reverse of `to_dict`; unknown keys are ignored.
 
         Raises:
-            LexividError: a number is missing, or is none that evidence can have.
+            LexividError: a number is missing or out of range.
         """
         known = {field.name for field in fields(cls)}
         try:
             return cls(**{key: value for key, value in values.items() if key in known})
         except TypeError as error:
-            raise LexividError(f"evidence must have slope, intercept and method: {error}") from None
+            raise LexividError(f"a calibration must have slope, intercept and method: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class BaseNovelOffset:
     """What a checkpoint stores.
 
     Args:
-        offset: added to the novel path's log probabilities of labels that are not base classes.
+        offset: added to the novel head's log probabilities of labels that are not base classes.
         offsets: the same by the number of such labels, (number, offset) in ascending order; empty: always `offset`.
         method: "held-out", "classes-out", or "none".
         num_clips: clips it was fitted on, of base classes all. num_folds: vocabularies. num_views: of each clip.
@@ -169,7 +169,7 @@ class BaseNovelOffset:
 
 
 def posterior(log_ratio: Tensor, prevalence: float) -> Tensor:
-    """Log likelihood ratios (...) -> probabilities (...), for labels that hold so often before looking.
+    """Log likelihood ratios (...) -> probabilities (...), for labels that hold so often beforehand.
 
     Raises:
         LexividError: a prevalence outside 0 to 1.

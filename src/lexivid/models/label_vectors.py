@@ -1,4 +1,4 @@
-"""The label vectors that a trained model compares clips with, by prompts or by its own label encoder; kept in a bank.
+"""The label vectors that a trained model compares clips with, by prompts or by its own label encoder; cached.
 
 names (K strings) -> `prompt_cache_of` with `label_templates` -> (K, D)
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def prompt_cache_of(model: TrainedModel) -> PromptCache:
-    """A bank of the model's label vectors, to be asked with `label_templates`."""
+    """The cache of the model's label vectors, to be used with `label_templates`."""
     encoder = model.label_encoder
     return PromptCache(model.backbone if encoder is None else _Texts(encoder, encoder.fingerprint))
 
@@ -36,7 +36,7 @@ def label_templates(model: TrainedModel) -> TemplateSet:
 
 @dataclass
 class _Texts:
-    """A label encoder as a bank asks it."""
+    """A label encoder as a `PromptCache` uses it."""
 
     encoder: TrainedLabelEncoder
     fingerprint: str

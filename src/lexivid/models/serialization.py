@@ -110,6 +110,7 @@ def model_config(model: TrainedModel) -> dict[str, Any]:
         "inputs": list(model.inputs),
         "base_score": model.base_score,
         "sampling": model.sampling.to_dict(),
+        # These two keys have the names of the first versions.
         "calibration": model.base_novel_offset,
         "evidence": {head: calibration.to_dict() for head, calibration in model.calibrations.items()},
         "not_fitted": model.not_fitted,

@@ -39,7 +39,7 @@ class TrainedModel:
     """A backbone, a video encoder on top of it, and what must be known to use them.
 
     Attributes:
-        backbone: embeds labels; its picture encoder is the frozen video tower.
+        backbone: embeds labels; its image encoder is the frozen video tower.
         mov: the network, in evaluation mode.
         base_classes: names it was trained on, in the order of the training targets.
         templates: the sentences around labels in training: a set by its name, or themselves.
@@ -47,11 +47,12 @@ class TrainedModel:
         base_score: "v_m" (eq. 10) or "mean" of all streams (score fusion).
         sampling: how clips were sampled in training.
         precision: "auto": bfloat16 on GPUs, float32 on CPUs; or one of these.
-        calibration: what `lexivid.scoring.base_novel_offset` fitted on held-out base clips, such as {"offset": ...}.
-        evidence: "base", "novel" -> what a label's standing on that path is worth, fitted on held-out base clips.
+        base_novel_offset: fitted on held-out base clips by `lexivid.scoring.base_novel_offset`, as a dictionary.
+        calibrations: "base", "novel" -> the calibration of that head's log odds, fitted on held-out base clips.
         scales: of a model trained with a sigmoid: stream -> [1 / tau, b]. None: trained by softmax.
         label_encoder: where one was trained; None: the backbone's prompts.
-        not_fitted: what held-out clips did not suffice for ("calibration", "evidence base", ...) -> why.
+        not_fitted: what held-out clips did not suffice for ("calibration": the offset; "evidence base": the
+            calibration of that head; ...) -> why.
         folder: where it was read from; None: it was made here.
     """
 
@@ -164,7 +165,7 @@ class TrainedModel:
         return next(self.mov.parameters()).device
 
     def embed(self, names: Sequence[str]) -> Tensor:
-        """Label vectors (K, D) on the CPU, by the model's label encoder or its backbone's prompts; kept in a bank."""
+        """Label vectors (K, D) on the CPU, by the model's label encoder or its backbone's prompts; cached."""
         return prompt_cache_of(self).embed(list(names), label_templates(self))
 
     def save_pretrained(self, folder: str | Path, *, self_contained: bool = False) -> None:

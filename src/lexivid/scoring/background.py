@@ -1,17 +1,17 @@
-"""What unrelated words score on a clip, and so how far a label stands above them.
+"""Background labels: 300 phrases that are scored beside the labels of a call.
 
-A cosine of 0.2 means nothing by itself: it differs between models, between clips and with how much a clip shows. 300
-phrases for whatever a video may show are scored beside the labels, and a label's *standing* is how its weight in a
-softmax compares with theirs, at the model's own temperature and on this clip:
+A cosine of 0.2 means nothing by itself: cosines differ between models, between clips and with how much a clip shows. So
+300 phrases for whatever a video may show are scored beside the labels. The *log odds* of a label compare its weight in
+a softmax with theirs, at the model's temperature and on this clip:
 
     s_k = v . t_k / tau - log mean_j exp(v . b_j / tau)
 
-It does not depend on which other labels are asked for. For a model trained by softmax over pairs in a batch, as CLIP,
+They do not depend on which other labels are asked for. For a model trained by softmax over pairs in a batch, as CLIP,
 the best such score is the log of p(clip, label) / (p(clip) p(label)) up to a constant (van den Oord et al., 2018), so a
-value of 1 says "e times likelier than by chance". `lexivid.scoring.calibration` fits what it is worth for a model.
-Which phrases suit which model is decided in `background_for` alone: everyday ones (`background/everyday.txt`), or for a
+value of 1 says "e times likelier than by chance". `lexivid.scoring.calibration` maps them to a probability.
+`background_for` alone decides which phrases suit which model: everyday ones (`background/everyday.txt`), or for a
 CLIP of the synthetic world, which knows no others, phrases in the world's words (`background/world.txt`).
-In: clip features (N, D), label vectors (K, D). Out: standings (N, K). Shapes: N clips or windows, J = 300 phrases.
+In: clip features (N, D), label vectors (K, D). Out: log odds (N, K). Shapes: N clips or windows, J = 300 phrases.
 """
 
 from __future__ import annotations

@@ -28,8 +28,8 @@ _STEPS = 100
 _PENALTY = 1e-3
 
 
-# The standing taken at its word, as the log ratio that a softmax over pairs learns. It is no fit: models are often too
-# sure of themselves (`lite`'s slope is 0.6), and it has been checked on no CLIP.
+# The log odds as they are, as the log ratio that a softmax over pairs learns. It is no fit: models are often too
+# sure (`lite`'s slope is 0.6), and it has been checked on no CLIP.
 ASSUMED = Calibration(1.0, 0.0, "assumed: the model's softmax against everyday words, taken at its word; not fitted")
 
 
@@ -60,21 +60,21 @@ def fit_calibration(
         groups: (n,) recordings that clips come from; None: every clip is one.
 
     Returns:
-        The evidence, and left-out log likelihood ratios (n, K): of each clip by a fit without its group.
+        The calibration, and left-out log likelihood ratios (n, K): of each clip by a fit without its group.
 
     Raises:
         LexividError: shapes that do not fit, fewer than two groups with and without a label that holds, or labels that
-            hold stand lower than others.
+            hold have lower log odds than others.
     """
     log_odds, truth = np.asarray(log_odds, dtype=np.float64), np.asarray(truth, dtype=bool)
     judged = np.ones(truth.shape, dtype=bool) if judged is None else np.asarray(judged, dtype=bool)
     if log_odds.ndim != 2 or not log_odds.shape == truth.shape == judged.shape:
-        raise LexividError(f"standings and truth are (n, K) alike; got {log_odds.shape} and {truth.shape}")
+        raise LexividError(f"log odds and truth are (n, K) alike; got {log_odds.shape} and {truth.shape}")
     _, group = np.unique(np.arange(len(truth)) if groups is None else groups, return_inverse=True)
     group = group.ravel()
     for holds, words in ((truth & judged, "holds"), (~truth & judged, "does not hold")):
         if len(np.unique(group[holds.any(axis=1)])) < 2:
-            raise LexividError(f"evidence needs two clips with a label that {words}")
+            raise LexividError(f"a calibration needs two clips with a label that {words}")
     folds = _folds(group, (truth & judged).any(axis=1), (~truth & judged).any(axis=1))
     left_out, p = np.full(truth.shape, np.nan), np.full(truth.shape, np.nan)
     for fold in range(int(folds.max()) + 1):
@@ -85,11 +85,11 @@ def fit_calibration(
         p[out] = posterior(torch.from_numpy(left_out[out]), share).numpy()
     error = bootstrap_calibration_error(p, truth, judged=judged, groups=group)
     slope, intercept, share = _fit(log_odds[judged], truth[judged])
-    evidence = Calibration(
+    calibration = Calibration(
         slope, intercept, method, num_clips=len(truth), num_pairs=int(judged.sum()), fitted_prevalence=share,
         error=round(error.value, 5), error_low=round(error.low, 5), error_high=round(error.high, 5),
     )  # fmt: skip
-    return evidence, left_out
+    return calibration, left_out
 
 
 FEWEST_RECORDINGS = 5
@@ -98,14 +98,14 @@ FEWEST_RECORDINGS = 5
 
 
 def fit_model_calibrations(model: TrainedModel, collected: Collected) -> tuple[dict[str, Calibration], dict[str, str]]:
-    """What standings of a trained model are worth on each of its paths, by held-out clips of its base classes.
+    """Fit a calibration for each head of a trained model, on held-out clips of its base classes.
 
-    The novel path is fitted on base classes too, there being no others: where flow and sound were trained, it knows
-    them better than it will know novel ones, and its evidence is too sure of those.
+    The novel head is fitted on base classes too, as there are no others. If flow or audio was trained, it knows base
+    classes better than novel ones, so its probabilities of novel ones are too high.
 
     Returns:
-        "base", "novel" -> evidence; a path that these clips cannot say anything of is left out, and so are both for a
-        softmax over a backbone that knows no unrelated words. And for what is left out, such as "evidence base": why.
+        "base", "novel" -> calibration; and reasons for what is missing ("evidence base" -> why). A head is missing if
+        the clips do not suffice; both are for a softmax over a backbone that has no background labels.
     """
     names = list(model.base_classes)
     place = {name: i for i, name in enumerate(collected.classes)}

@@ -111,7 +111,7 @@ def score(collected: Collected, labels: Tensor | np.ndarray, *, head: Head, **se
     """Probabilities over the labels, averaged over views: labels (K, D) -> (n, K) float64.
 
     Args:
-        path: "base" (eq. 10) or "novel" (eq. 11 and 12); of a sigmoid each label's own probability.
+        head: "base" (eq. 10) or "novel" (eq. 11 and 12); of a sigmoid each label's own probability.
         settings: on top of the model's: tau, tau_v, tau_x, beta, base_score.
     """
     return np.exp(log_score(collected, labels, head=head, **settings))

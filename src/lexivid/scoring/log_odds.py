@@ -115,10 +115,10 @@ def log_odds_vectors(
     templates: TemplateSet | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """What a trained model's standings are computed from (`lexivid.scoring.log_odds`).
+    """The vectors from which a trained model's log odds are computed.
 
     Args:
-        bank, templates: None: those of the functions above.
+        prompt_cache, templates: None: those of the functions above.
         on_progress: as in `PromptCache.embed`.
 
     Returns:

@@ -42,7 +42,7 @@ class TrainedPerLabelScorer:
     """Says of each label by itself whether a clip shows it.
 
     Attributes:
-        model: whose paths and evidence are used.
+        model: whose heads and calibrations are used.
         labels, background: (K, D) and (J, D) or None, see `lexivid.scoring.log_odds.log_odds_vectors`.
         is_base: (K,) bool, labels that the model was trained on.
     """
@@ -76,10 +76,10 @@ class TrainedPerLabelScorer:
             raise not_calibrated(head, not_fitted=self.model.not_fitted)
 
     def log_ratios(self, features: MOVFeatures, kind: LabelSplit, *, mean: bool) -> Tensor:
-        """How much likelier these features are if a label holds than if not: (N, K), or of their mean standing (1, K),
-        natural logarithm, float64, on the CPU.
+        """Log likelihood ratios, label holds against it does not: (N, K), or of the mean log odds (1, K); natural
+        logarithm, float64, on the CPU.
 
-        Of a model with a sigmoid and no evidence, its own log odds, whose offset nobody fitted: they order labels.
+        Of a model with a sigmoid and no calibration, its log odds: they order labels, but have no fitted offset.
         """
         log_odds, seen = self.log_odds(features, kind)
         if mean:
@@ -99,7 +99,7 @@ class TrainedPerLabelScorer:
         return own, features.mask.any(dim=1).cpu()
 
     def log_ratios_of(self, log_odds: Tensor, seen: Tensor, kind: LabelSplit) -> Tensor:
-        """Log likelihood ratios of standings (N, K), as `log_ratios`."""
+        """Log likelihood ratios of log odds (N, K), as `log_ratios`."""
         calibrations = self.model.calibrations if self.lacks(kind) is None else {}
         ratios = self._by_head(
             kind, lambda head: calibrations[head].log_ratio(log_odds) if head in calibrations else log_odds
@@ -154,7 +154,7 @@ class PerLabelScorer:
         return self.calibration.num_clips > 0
 
     def log_odds(self, features: Tensor) -> Tensor:
-        """Clip features (N, D) -> standings (N, K), see `log_odds`."""
+        """Clip features (N, D) -> log odds (N, K), see `lexivid.scoring.log_odds`."""
         return log_odds_above(features, self.labels, self.background, temperature=self.temperature)
 
     def probabilities(self, features: Tensor) -> Tensor:
@@ -178,7 +178,7 @@ def make_per_label_scorer(
     *,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> PerLabelScorer | None:
-    """The judge of these labels. The background is embedded once for each model, and then in the label bank.
+    """The per-label scorer of these labels. The background is embedded once for each model, then cached.
 
     None for a model that has no background.
 
@@ -206,18 +206,18 @@ def label_probabilities(
     """Calibrated probabilities of labels one by one: (n, K) float64.
 
     Args:
-        bank, templates: what embeds labels; None: as the model was trained, or what suits the backbone.
-        seen: (K,) bool, labels judged by the base path; the others by the novel one.
+        prompt_cache, templates: what embeds labels; None: as the model was trained, or what suits the backbone.
+        seen: (K,) bool, labels scored by the base head; the others by the novel head.
 
     Raises:
-        LexividError: no evidence of a path that is asked for, or a backbone that knows no unrelated words.
+        LexividError: no calibration of a head that is asked for, or a backbone without background labels.
     """
     if not isinstance(model, TrainedModel):
         per_label = make_per_label_scorer(
             model, prompt_cache or PromptCache(model), names, templates or load_templates(model.default_templates)
         )
         if per_label is None:
-            raise LexividError(f"model {model.name!r} knows no everyday words to judge labels by themselves against")
+            raise LexividError(f"model {model.name!r} has no background labels with which to compare labels one by one")
         own = clip_log_odds(collected, per_label.labels, head="base", background=per_label.background)
         return per_label.calibration.probability(torch.from_numpy(own)).numpy()
     labels, background = log_odds_vectors(model, names, prompt_cache=prompt_cache, templates=templates)
@@ -237,11 +237,11 @@ def not_calibrated(head: str = "", *, not_fitted: Mapping[str, str]) -> ModelErr
 
     not_fitted: see `lexivid.models.trained.TrainedModel`.
     """
-    where = f" on its {head} path" if head else ""
+    where = f" of its {head} head" if head else ""
     why = not_fitted.get(f"evidence {head}") or not_fitted.get("evidence")
     because = f" ({why})" if why else ""
     return ModelError(
-        f"this model cannot judge labels one by one: no held-out clips said what a label's standing{where} is worth"
-        f"{because}; "
+        f"this model cannot score labels one by one: it has no calibration{where}{because}; "
+        f""
         "train with data.held_out above 0, or fit it now by `lexivid evaluate RUN --data DIR --protocol calibrate`"
     )

@@ -27,8 +27,8 @@ def calibrate(
     clips: Sequence[Clip] | None = None,
     on_progress: OnProgress | None = None,
 ) -> None:
-    """Fit what held-out base clips can say: the offset between base and novel classes of a softmax, and what a label's
-    standing is worth. What they do not suffice for stays unset, and `model.not_fitted` says why.
+    """Fit on held-out base clips: the offset between base and novel classes of a softmax, and the calibration of log
+    odds. What they do not suffice for stays unset, and `model.not_fitted` says why.
 
     clips: the same as files, whose recordings stay together in cross-validation; None: each is one of its own.
     """
