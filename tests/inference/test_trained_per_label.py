@@ -256,7 +256,7 @@ def test_what_cannot_be_judged(make: Make, film: Path) -> None:
             bare.classify(film, LABELS, multi_label=True)
         assert bare.classify(film, LABELS).none_of_these is None
         half = Classifier(make(kind, calibrations={"base": EVIDENCE["base"]}))
-        with pytest.raises(ModelError, match="standing on its novel path is worth"):
+        with pytest.raises(ModelError, match="it has no calibration of its novel head"):
             half.classify(film, LABELS, multi_label=True)
         assert len(half.classify(film, list(BASE), multi_label=True).labels) == 2
         assert half.classify(film, LABELS).none_of_these is None
