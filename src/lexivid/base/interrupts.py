@@ -92,13 +92,13 @@ def _handled_by(handle: Callable[[int, FrameType | None, Any], None]) -> Iterato
         yield {}
         return
     handlers: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    own = [number for number, handler in handlers.items() if callable(handler)]
+    handled = [number for number, handler in handlers.items() if callable(handler)]
     try:
-        for number in own:
+        for number in handled:
             signal.signal(number, lambda signum, frame: handle(signum, frame, handlers[signum]))
         yield handlers
     finally:
-        for number in own:
+        for number in handled:
             signal.signal(number, handlers[number])
 
 

@@ -57,13 +57,13 @@ def add(
     given = told(given, names) if names else given
     checked = check_labels(given)
     warnings, read = checked.warnings, dict(zip(checked.names, checked.phrases, strict=True))
-    there = open_database(database) if (database / INDEX_FILE).is_file() else None
+    existing = open_database(database) if (database / INDEX_FILE).is_file() else None
     sentences: str | TemplateSet | None = templates
-    if there is not None and model is None:
-        model, sentences = there.encoder.model, templates or there.encoder.template_set
+    if existing is not None and model is None:
+        model, sentences = existing.encoder.model, templates or existing.encoder.template_set
     with status("encoding"):
         encoder = open_encoder(model or DEFAULT_MODEL, templates=sentences, device=device)
-        added = (there or create_database(database, encoder)).add(given, encoder)
+        added = (existing or create_database(database, encoder)).add(given, encoder)
         warnings += encoder.doubts([read[name] for name in added.new]) if encoder.doubts else []
     for warning in warnings:
         say(f"warning: {warning}", "yellow")

@@ -166,8 +166,8 @@ def views_asked(layout: str | None, frames: int | None, stride: int | None, stri
         try:
             rate = float(stride_rate)
         except ValueError:
-            said = f'--stride-rate {stride_rate!r}: give "native" or frames per second, such as 30'
-            raise LexividError(said) from None
+            message = f'--stride-rate {stride_rate!r}: give "native" or frames per second, such as 30'
+            raise LexividError(message) from None
     return ViewsAsked(layout, frames, stride, rate)
 
 
@@ -191,8 +191,10 @@ def check_paths(paths: list[str], *, sound: bool) -> int:
     """
     from lexivid.media.files import find_media
 
-    found = find_media(paths, sound=sound).files
-    reasons = [file.error or ("" if Path(file.path).exists() else f"{file.path!r} does not exist") for file in found]
+    files_below = find_media(paths, sound=sound).files
+    reasons = [
+        file.error or ("" if Path(file.path).exists() else f"{file.path!r} does not exist") for file in files_below
+    ]
     if all(reasons):
         more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
         raise LexividError(f"nothing to classify: {reasons[0]}{more}; check the path")

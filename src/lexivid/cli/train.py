@@ -98,12 +98,12 @@ def train(
     options = "" if device == "auto" else f" --device {device}"
     try:
         with progress_bar("starting") as bar:
-            said = False
+            is_announced = False
 
             def show(now: training.Progress) -> None:
-                nonlocal said
-                if now.phase == "training" and not said:
-                    said = True
+                nonlocal is_announced
+                if now.phase == "training" and not is_announced:
+                    is_announced = True
                     _say_where_the_log_is(out)
                 bar.show(now.step, now.total, now.describe())
 

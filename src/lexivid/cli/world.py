@@ -90,15 +90,15 @@ def world(
                     num_test=test_clips_per_class * (num_base + num_novel), **options,
                 )  # fmt: skip
     except KeyboardInterrupt as error:
-        said = "interrupted: the same call goes on where this one stopped"
-        raise Interrupted(said, status=status_of(error)) from None
+        message = "interrupted: the same call goes on where this one stopped"
+        raise Interrupted(message, status=status_of(error)) from None
     new = len(made.clips) - made.num_kept
-    kept = f" ({made.num_kept} were there already)" if made.num_kept else ""
+    existing = f" ({made.num_kept} were there already)" if made.num_kept else ""
     rate = f", {new / made.wall_s:.0f} clips a second" if new else ""
     shown = f"of {num_base} base and {num_novel} novel classes"
     if sets:
         shown = f"with {len(sets.seen)} seen and {len(sets.unseen)} unseen labels ({', '.join(sets.label_kinds)})"
-    say(f"{len(made.clips)} clips {shown} in {out}{kept}: {made.wall_s:.0f} s{rate}")
+    say(f"{len(made.clips)} clips {shown} in {out}{existing}: {made.wall_s:.0f} s{rate}")
     if contact_sheet:
         from lexivid.synthetic.world.sheet import contact_sheet as draw_sheet
 
@@ -111,8 +111,8 @@ def world(
     if sets:
         # Words that CLIP knows, whatever the labels are: those that the clip shows, and three that it does not show.
         plain = replace(sets, label_kinds=("words", "motion", "sound"))
-        own = plain.labels_of(clip.classes)
-        labels = ", ".join([*own, *[label for label in plain.unseen if label not in own][:3]])
+        clip_labels = plain.labels_of(clip.classes)
+        labels = ", ".join([*clip_labels, *[label for label in plain.unseen if label not in clip_labels][:3]])
         say(f"  lexivid classify {where} --model world --multi-label --labels {shlex.quote(labels)}")
     else:
         labels = ", ".join(dict.fromkeys([*clip.labels, *made.split.classes[:3]]))
@@ -133,8 +133,8 @@ def _label_sets(kinds: str, num_base: int, num_novel: int, seed: int) -> LabelSe
     from lexivid.synthetic.world.multilabel import LABEL_KINDS, draw_label_sets
     from lexivid.synthetic.world.nouns import draw_nouns
 
-    told = LABEL_KINDS if kinds == "all" else tuple(kind for kind in LABEL_KINDS if kind in split_words(kinds))
-    if unknown := set(split_words(kinds)) - {*told, "all"}:
+    label_kinds = LABEL_KINDS if kinds == "all" else tuple(kind for kind in LABEL_KINDS if kind in split_words(kinds))
+    if unknown := set(split_words(kinds)) - {*label_kinds, "all"}:
         raise LexividError(f"--label-kinds {min(unknown)!r}: choose from {', '.join(LABEL_KINDS)}, or all")
     nouns = draw_nouns("look", num=num_base + num_novel)
-    return draw_label_sets(nouns, seed=seed, num_novel_nouns=num_novel, kinds=told)
+    return draw_label_sets(nouns, seed=seed, num_novel_nouns=num_novel, kinds=label_kinds)

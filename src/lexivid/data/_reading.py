@@ -150,10 +150,10 @@ def read_pictures(
     """
     chosen = list(chosen)
     with contextlib.nullcontext(reader) if reader else open_video(info.path, num_threads=1) as reader:
-        kept: dict[float, Tensor] = {}  # by the time at which a frame is first shown
+        frame_at: dict[float, Tensor] = {}  # by the time at which a frame is first shown
         sizes: dict[float, Tensor] = {}
         flows: dict[float, Tensor] = {}
-        found: dict[float, float] = {}  # wanted time -> that time
+        shown_at: dict[float, float] = {}  # wanted time -> that time
         length_s = reader.info.duration_s
         for _ in range(2):  # again where less decodes than the file declares, as `read_views`
             begin_s = max(start_s - info.video_start_s, 0.0)
@@ -169,7 +169,7 @@ def read_pictures(
                     f"{info.video_start_s + length_s:.2f} s"
                 )
             times = begin_s + windows.times_s(stop_s - begin_s, reader.info.frame_rate)[chosen]
-            wanted = sorted(set(times.ravel().tolist()) - found.keys())
+            wanted = sorted(set(times.ravel().tolist()) - shown_at.keys())
             if flow is None:
                 seen: dict[float, Tensor] = {}
                 size = torch.zeros(2, dtype=torch.int64)
@@ -180,15 +180,15 @@ def read_pictures(
                     return frame.contiguous() if frames is None else frames(frame)
 
                 for index, at_s, picture in reader.frames_at(wanted, transform=keep):
-                    found[wanted[index]] = at_s
+                    shown_at[wanted[index]] = at_s
                     seen[at_s], sizes[at_s] = picture, size
-                kept.update(seen)
+                frame_at.update(seen)
             else:
                 for want, at_s, first, pair in _pairs(reader, wanted):
-                    found[want] = at_s
+                    shown_at[want] = at_s
                     sizes[at_s] = _size_of(first)
-                    if frames is not None and at_s not in kept:
-                        kept[at_s] = frames(first)
+                    if frames is not None and at_s not in frame_at:
+                        frame_at[at_s] = frames(first)
                     if pair is not None and at_s not in flows:
                         flows[at_s] = flow(*pair)
             if reader.decodable_s >= length_s:
@@ -196,10 +196,10 @@ def read_pictures(
             length_s = reader.decodable_s
         result: dict[int, Pictures] = {}
         for window, row in zip(chosen, times.tolist(), strict=True):
-            shown = [found[at_s] for at_s in row]
+            shown = [shown_at[at_s] for at_s in row]
             result[window] = {"picture_size": sizes[shown[0]]}
             if frames is not None:
-                result[window]["frames"] = _stack([kept[at_s] for at_s in shown], info.path)
+                result[window]["frames"] = _stack([frame_at[at_s] for at_s in shown], info.path)
             if flow is not None and all(at_s in flows for at_s in shown):
                 result[window]["flow"] = _stack([flows[at_s] for at_s in shown], info.path)
         return result, list(reader.warnings)

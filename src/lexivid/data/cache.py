@@ -67,7 +67,7 @@ class ClipCache:
         path = self.path(key)
         try:
             with safe_open(path, framework="pt") as file:
-                found = CacheEntry({name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {}))  # noqa: SIM118
+                entry = CacheEntry({name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {}))  # noqa: SIM118
         except FileNotFoundError:
             self.misses += 1
             return None
@@ -84,7 +84,7 @@ class ClipCache:
         with suppress(OSError):
             os.utime(path)  # file systems do not keep the time of access themselves
         self.hits += 1
-        return found
+        return entry
 
     def put(self, key: str, entry: CacheEntry) -> None:
         """Keep an entry. Where the disk is full or not writable, this warns once, and nothing is kept."""
@@ -133,11 +133,11 @@ class ClipCache:
 
     def get_or_make(self, key: str, make: Callable[[], CacheEntry]) -> CacheEntry:
         """The entry, made and kept if it is not there. Processes that miss at once each make it; the last stays."""
-        found = self.get(key)
-        if found is None:
-            found = make()
-            self.put(key, found)
-        return found
+        entry = self.get(key)
+        if entry is None:
+            entry = make()
+            self.put(key, entry)
+        return entry
 
     def evict(self) -> int:
         """Remove the least recently used entries until 7/8 of `max_bytes` remain -> bytes that are left."""

@@ -76,8 +76,8 @@ class Dataset:
             LexividError: a class that the data set does not have, or no clip is left.
         """
         chosen = self._known(classes)
-        kept = set(chosen)
-        return self._with((c for c in self.clips if kept.issuperset(c.labels)), split, chosen)
+        indices = set(chosen)
+        return self._with((c for c in self.clips if indices.issuperset(c.labels)), split, chosen)
 
     def restricted(self, classes: Iterable[str], *, split: str | None = None) -> Dataset:
         """The clips of which at least one label is among `classes`, with those labels alone: open-vocabulary training,
@@ -87,16 +87,18 @@ class Dataset:
             LexividError: as `select`.
         """
         chosen = self._known(classes)
-        kept = set(chosen)
-        told = (replace(c, labels=tuple(label for label in c.labels if label in kept)) for c in self.clips)
-        return self._with((c for c in told if c.labels), split, chosen)
+        allowed = set(chosen)
+        restricted_clips = (
+            replace(c, labels=tuple(label for label in c.labels if label in allowed)) for c in self.clips
+        )
+        return self._with((c for c in restricted_clips if c.labels), split, chosen)
 
     def spelled_as(self, names: Iterable[str]) -> Dataset:
         """The same with classes spelled as in `names`, where case, spacing or Unicode form differ."""
         one = spelled_as((*self.classes, *self.synthetic), names)
 
-        def several(own: tuple[str, ...]) -> tuple[str, ...]:
-            return tuple(dict.fromkeys(one[name] for name in own))
+        def several(labels: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(dict.fromkeys(one[name] for name in labels))
 
         clips = tuple(replace(c, labels=several(c.labels), synthetic=several(c.synthetic)) for c in self.clips)
         written = {name: one.get(text, text) for name, text in self.written.items()}
@@ -133,12 +135,12 @@ def make_dataset(
         LexividError: no clips; `looked_for` says what was.
     """
     passed_by = str(left_out or "")
-    own, said, written = name_clips(clips, called, are_folders=are_folders)
-    if not own:
+    named_clips, name_warnings, written = name_clips(clips, called, are_folders=are_folders)
+    if not named_clips:
         raise LexividError(f"{name}: no clips there ({looked_for}{'; ' if passed_by else ''}{passed_by})")
-    classes = tuple(sorted({label for c in own for label in c.labels}))
-    told = (*warnings, *said, *unknown_parts(own), *on_both_sides(own))
-    return Dataset(name, tuple(own), classes, tuple(missing), passed_by, told, written)
+    classes = tuple(sorted({label for c in named_clips for label in c.labels}))
+    remarks = (*warnings, *name_warnings, *unknown_parts(named_clips), *on_both_sides(named_clips))
+    return Dataset(name, tuple(named_clips), classes, tuple(missing), passed_by, remarks, written)
 
 
 def _some(names: Iterable[str]) -> str:

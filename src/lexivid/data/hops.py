@@ -116,7 +116,7 @@ class HopReader:
 
     def _pictures(self, reader: VideoReader, first: int, num: int) -> list[_reading.Pictures]:
         spec, offset_s = self.spec, self.info.video_start_s
-        found, warnings = _reading.read_pictures(
+        frames_read, warnings = _reading.read_pictures(
             self.info,
             _HopTimes(first, num, self.hop_s, offset_s),
             range(num),
@@ -127,7 +127,7 @@ class HopReader:
             reader=reader,
         )
         self._of_pictures = warnings  # of all that was read so far
-        return [found[i] for i in range(num)]
+        return [frames_read[i] for i in range(num)]
 
     def _hops(self, first: int, num: int, made: list[_reading.Pictures]) -> Hops:
         parts = {
@@ -152,8 +152,8 @@ class HopReader:
         # A step of a spectrogram looks at a little before and after it.
         begin = max(edges[0] - _AROUND, 0)
         start_s, end_s = begin / STEPS_PER_S, (last + _AROUND) / STEPS_PER_S
-        log_mel, told = _reading.read_log_mel(self.info, start_s=start_s, end_s=end_s)
-        self._of_sound |= dict.fromkeys(told)
+        log_mel, warnings = _reading.read_log_mel(self.info, start_s=start_s, end_s=end_s)
+        self._of_sound |= dict.fromkeys(warnings)
         if log_mel is None:
             return [None] * num
         parts = [log_mel[:, a - begin : min(b, last) - begin].clone() for a, b in itertools.pairwise(edges)]

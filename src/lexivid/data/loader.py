@@ -83,11 +83,11 @@ def collate(samples: Sequence[Mapping[str, Any]]) -> Batch:
     )
 
 
-def _targets(own: Sequence[Any]) -> Tensor:
+def _targets(targets: Sequence[Any]) -> Tensor:
     """Labels (b,) int64, or rows of labels (b, K) bool."""
-    if own and isinstance(own[0], Tensor) and own[0].ndim:
-        return torch.stack(list(own))
-    return torch.tensor([int(target) for target in own], dtype=torch.int64)
+    if targets and isinstance(targets[0], Tensor) and targets[0].ndim:
+        return torch.stack(list(targets))
+    return torch.tensor([int(target) for target in targets], dtype=torch.int64)
 
 
 def epoch_order(num_clips: int, *, seed: int, epoch: int) -> list[int]:
@@ -115,8 +115,8 @@ def batch_lists(
     order = epoch_order(num_clips, seed=seed, epoch=epoch) if shuffle else list(range(num_clips))
     together = batch_size * world
     stop = num_clips - num_clips % together if drop_last else num_clips
-    own = [order[start : min(start + together, stop)][rank::world] for start in range(0, stop, together)]
-    return [indices for indices in own if indices]
+    of_rank = [order[start : min(start + together, stop)][rank::world] for start in range(0, stop, together)]
+    return [indices for indices in of_rank if indices]
 
 
 def load_batches(

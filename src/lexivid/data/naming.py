@@ -43,8 +43,8 @@ def unknown_parts(clips: Sequence[Clip]) -> list[str]:
     counts = Counter(clip.split for clip in clips if clip.split not in PARTS)
     if not counts:
         return []
-    said = ", ".join(f"{name!r} ({count} clips)" for name, count in sorted(counts.items())[:_SHOWN])
-    return [f"parts of no known name are neither trained on nor tested unless they are named: {said}"]
+    counted = ", ".join(f"{name!r} ({count} clips)" for name, count in sorted(counts.items())[:_SHOWN])
+    return [f"parts of no known name are neither trained on nor tested unless they are named: {counted}"]
 
 
 def class_name(folder: str) -> str:
@@ -66,35 +66,35 @@ def name_clips(
     clips = list(clips)
     counts = Counter(clean(text) for clip in clips for text in (*clip.labels, *clip.synthetic))
     written = list(dict.fromkeys(clean(text) for clip in clips for text in (*clip.labels, *clip.synthetic)))
-    said = {class_key(clean(name)): clean(text) for name, text in called.items()}
+    phrases = {class_key(clean(name)): clean(text) for name, text in called.items()}
     words = words_of(written, are_identifiers=are_folders)
-    texts = {name: said.get(class_key(name), text) for name, text in zip(written, words, strict=True)}
+    texts = {name: phrases.get(class_key(name), text) for name, text in zip(written, words, strict=True)}
     spellings: dict[str, list[str]] = {}
     for name in sorted(written, key=lambda name: -counts[name]):
         spellings.setdefault(class_key(texts[name]), []).append(name)
-    one = {name: texts[own[0]] for own in spellings.values() for name in own}
+    one = {name: texts[names_alike[0]] for names_alike in spellings.values() for name in names_alike}
     warnings = []
-    alike = [own for own in spellings.values() if len({texts[name] for name in own}) > 1]
+    alike = [names_alike for names_alike in spellings.values() if len({texts[name] for name in names_alike}) > 1]
     if alike:
-        shown = ", ".join(" and ".join(map(repr, own)) for own in alike[:_SHOWN])
+        shown = ", ".join(" and ".join(map(repr, names_alike)) for names_alike in alike[:_SHOWN])
         warnings.append(f"{len(alike)} classes are spelled in several ways, and are one each: {shown}")
-    split = [name for name in written if texts[name] != name and class_key(name) not in said]
+    split = [name for name in written if texts[name] != name and class_key(name) not in phrases]
     if split and not are_folders:
         shown = ", ".join(f"{name!r} as {texts[name]!r}" for name in split[:_SHOWN])
         warnings.append(
             f"{len(split)} labels that are written as identifiers are read as words: {shown}; names say it otherwise"
         )
 
-    def several(own: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(one[clean(text)] for text in own))
+    def several(names_alike: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(one[clean(text)] for text in names_alike))
 
     return [replace(c, labels=several(c.labels), synthetic=several(c.synthetic)) for c in clips], warnings, one
 
 
-def spelled_as(own: Iterable[str], others: Iterable[str]) -> dict[str, str]:
+def spelled_as(spellings: Iterable[str], others: Iterable[str]) -> dict[str, str]:
     """Each name -> how `others` spell that class; a name that is none of theirs stays."""
     theirs = {class_key(name): name for name in others}
-    return {name: theirs.get(class_key(name), name) for name in own}
+    return {name: theirs.get(class_key(name), name) for name in spellings}
 
 
 class PathsOnDisk:
@@ -108,13 +108,13 @@ class PathsOnDisk:
         """The path as it is on the disk, or as it is where there is no such file."""
         if str(path).isascii() or path.exists():
             return path
-        found = Path(path.anchor)
+        resolved = Path(path.anchor)
         for part in path.relative_to(path.anchor).parts:
-            there = found / part
-            if not part.isascii() and not there.exists():
-                there = found / self._names(found).get(unicodedata.normalize("NFC", part), part)
-            found = there
-        return found if found.exists() else path
+            candidate = resolved / part
+            if not part.isascii() and not candidate.exists():
+                candidate = resolved / self._names(resolved).get(unicodedata.normalize("NFC", part), part)
+            resolved = candidate
+        return resolved if resolved.exists() else path
 
     def _names(self, folder: Path) -> dict[str, str]:
         if folder not in self._listed:

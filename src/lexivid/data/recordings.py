@@ -45,17 +45,17 @@ def recording_names(clips: Sequence[Clip]) -> list[str]:
 def on_both_sides(clips: Sequence[Clip]) -> list[str]:
     """A warning of recordings with clips to train on and others to test with: how many, and one of them."""
     parts: dict[int, set[str]] = defaultdict(set)
-    own = recordings(clips)
-    for number, clip in zip(own, clips, strict=True):
+    numbers = recordings(clips)
+    for number, clip in zip(numbers, clips, strict=True):
         parts[number].add(clip.split)
-    found = [number for number, names in parts.items() if "train" in names and names & {"val", "test"}]
-    if not found:
+    shared = [number for number, names in parts.items() if "train" in names and names & {"val", "test"}]
+    if not shared:
         return []
-    example = clips[found[0]]
+    example = clips[shared[0]]
     what = repr(example.group) if example.group is not None else repr(example.path)
-    other = "test" if any("test" in parts[number] for number in found) else "val"
-    count = sum(clip.split == other for number, clip in zip(own, clips, strict=True) if number in set(found))
+    other = "test" if any("test" in parts[number] for number in shared) else "val"
+    count = sum(clip.split == other for number, clip in zip(numbers, clips, strict=True) if number in set(shared))
     return [
-        f"{len(found)} recordings (a group, or parts of one file) are in train and in {other}, for instance {what}: "
+        f"{len(shared)} recordings (a group, or parts of one file) are in train and in {other}, for instance {what}: "
         f"{count} clips of {other} resemble what is trained on, and flatter the result"
     ]

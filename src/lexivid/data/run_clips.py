@@ -128,8 +128,8 @@ class RunClips:
         root = data_folder(data)
         wanted = dict(self.contents)
         by_name = {path: str(root / self._relative(path)) for path in wanted}
-        there = contents_of(by_name.values())
-        moved = {path: now for path, now in by_name.items() if there.get(now) == wanted[path]}
+        present = contents_of(by_name.values())
+        moved = {path: now for path, now in by_name.items() if present.get(now) == wanted[path]}
         missing = [path for path in wanted if path not in moved]
         if missing:
             sought = {wanted[path] for path in missing}
@@ -217,16 +217,16 @@ def recipe_layout(folder: Path) -> dict[str, Any]:
     try:
         import yaml
 
-        said = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]
-        found = {key: said[key] for key in _LAYOUT if said.get(key) is not None}
-        if any(isinstance(value, bool) or not isinstance(value, _LAYOUT[key]) for key, value in found.items()):
+        data_settings = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]
+        layout = {key: data_settings[key] for key in _LAYOUT if data_settings.get(key) is not None}
+        if any(isinstance(value, bool) or not isinstance(value, _LAYOUT[key]) for key, value in layout.items()):
             raise ValueError("data.kind, lists and names are words, data.list_number is a number")
     except ImportError:
         problem = "PyYAML is missing"
     except Exception as error:  # of PyYAML's many
         problem = f"{type(error).__name__}: {error}".replace("\n", " ")
     else:
-        return found
+        return layout
     raise LexividError(f"{str(path)!r} cannot be read, so it is not known how the run read its data ({problem})")
 
 
@@ -241,8 +241,8 @@ def contents_of(paths: Iterable[str]) -> dict[str, str]:
 
     wanted: Sequence[str] = list(dict.fromkeys(paths))
     with ThreadPoolExecutor(_READERS) as pool:
-        found = pool.map(content, wanted)
-        return {path: content for path, content in zip(wanted, found, strict=True) if content is not None}
+        contents = pool.map(content, wanted)
+        return {path: content for path, content in zip(wanted, contents, strict=True) if content is not None}
 
 
 def data_folder(data: str | Path) -> Path:

@@ -275,8 +275,8 @@ def label_rows(labels: Sequence[Sequence[str]], classes: Sequence[str]) -> Tenso
     """Each clip's labels -> (N, K) bool, which of `classes` hold. Labels that are not among these are left out."""
     place = {name: i for i, name in enumerate(classes)}
     rows = torch.zeros(len(labels), len(place), dtype=torch.bool)
-    for row, own in zip(rows, labels, strict=True):
-        row[[place[label] for label in own if label in place]] = True
+    for row, row_labels in zip(rows, labels, strict=True):
+        row[[place[label] for label in row_labels if label in place]] = True
     return rows
 
 
@@ -303,10 +303,10 @@ def clip_goals(
         holds = label_rows([clip.labels for clip in clips], names)
         if not synthetic_weight:
             return {"target": holds}
-        said = label_rows([clip.synthetic for clip in clips], names) & ~holds
-        weights = torch.ones(said.shape)
-        weights[:, : len(classes)][said[:, : len(classes)]] = synthetic_weight
-        return {"target": holds | said, "weight": weights}
+        synthetic_rows = label_rows([clip.synthetic for clip in clips], names) & ~holds
+        weights = torch.ones(synthetic_rows.shape)
+        weights[:, : len(classes)][synthetic_rows[:, : len(classes)]] = synthetic_weight
+        return {"target": holds | synthetic_rows, "weight": weights}
     place = {name: i for i, name in enumerate(classes)}
     for clip in clips:
         if len(clip.labels) != 1:
@@ -361,10 +361,10 @@ def read_parts(
     flow_size = spec.flow_of_frames
     frame_size = spec.frame_size if "video" in spec.reads else None
     span = {"start_s": clip.start_s, "end_s": clip.end_s, "decoder": decoder_version()}
-    places = _reading.windows_key(spec.windows)
+    windows_name = _reading.windows_key(spec.windows)
     wanted: dict[tuple[str, int], str] = {}  # (what, window) -> key
     for window in windows:
-        place = {**span, "windows": places, "window": window}
+        place = {**span, "windows": windows_name, "window": window}
         if frame_size:
             wanted["frames", window] = key_of(content, {**place, "what": "frames", "size": frame_size.key()})
         if flow_size:
@@ -385,15 +385,15 @@ def read_parts(
 
     parts: dict[str, Tensor] = {}
     for what in ("frames", "flow"):
-        own = [entries[what, window].tensors.get(what) for window in windows if (what, window) in entries]
-        present = [tensor for tensor in own if tensor is not None]
-        if present and len(present) == len(own):
+        of_windows = [entries[what, window].tensors.get(what) for window in windows if (what, window) in entries]
+        present = [tensor for tensor in of_windows if tensor is not None]
+        if present and len(present) == len(of_windows):
             parts[what] = torch.stack(present)
             parts["picture_size"] = entries[what, windows[0]].tensors["picture_size"]
     if ("log_mel", 0) in entries and (sound := entries["log_mel", 0].tensors.get("log_mel")) is not None:
         parts["log_mel"] = sound
-    told = [text for entry in entries.values() for text in json.loads(entry.facts.get("warnings", "[]"))]
-    return parts, tuple(dict.fromkeys(told))
+    warnings_read = [text for entry in entries.values() for text in json.loads(entry.facts.get("warnings", "[]"))]
+    return parts, tuple(dict.fromkeys(warnings_read))
 
 
 def _make(
@@ -422,11 +422,13 @@ def _make(
         facts = {"warnings": json.dumps(warnings)}
         for what, window in lacking:
             if what != "log_mel":
-                own = {name: x for name, x in pictures[window].items() if name in (what, "picture_size")}
-                made[what, window] = CacheEntry(own if what in own else {}, facts)
+                tensors = {name: x for name, x in pictures[window].items() if name in (what, "picture_size")}
+                made[what, window] = CacheEntry(tensors if what in tensors else {}, facts)
     if ("log_mel", 0) in lacking and info.has_audio:
-        sound, told = _reading.read_log_mel(info, start_s=clip.start_s, end_s=clip.end_s)
-        made["log_mel", 0] = CacheEntry({} if sound is None else {"log_mel": sound}, {"warnings": json.dumps(told)})
+        sound, sound_warnings = _reading.read_log_mel(info, start_s=clip.start_s, end_s=clip.end_s)
+        made["log_mel", 0] = CacheEntry(
+            {} if sound is None else {"log_mel": sound}, {"warnings": json.dumps(sound_warnings)}
+        )
     for name in lacking:
         made.setdefault(name, CacheEntry({}, {"absent": "the file has no such stream"}))
     return made

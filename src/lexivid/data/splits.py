@@ -68,8 +68,8 @@ class ClassSplit:
         classes, written = list(classes), written or {}
         one = {name: _class_called(name, classes, written) for name in self.classes}
         names_of: dict[str, list[str]] = {}
-        for name, own in one.items():
-            names_of.setdefault(own, []).append(name)
+        for name, spelling in one.items():
+            names_of.setdefault(spelling, []).append(name)
         if twice := [names for names in names_of.values() if len(names) > 1]:
             raise LexividError(f"class split: {' and '.join(map(repr, twice[0]))} are one class of this data")
         return replace(self, base=tuple(one[n] for n in self.base), novel=tuple(one[n] for n in self.novel))
@@ -95,17 +95,17 @@ class ClassSplit:
         """
         where = f"class split {os.fspath(path)!r}"
         try:
-            found = json.loads(Path(path).read_text(encoding="utf-8"))
+            stored = json.loads(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise LexividError(f"{where} does not exist; check the path") from None
         except (OSError, ValueError) as error:
             raise LexividError(f"{where} cannot be read: {error}") from None
-        keys = set(found) if isinstance(found, dict) else set()
+        keys = set(stored) if isinstance(stored, dict) else set()
         if not {"base", "novel"} <= keys <= {"base", "novel", "seed", "source"}:
             raise LexividError(f'{where} must be JSON with "base" and "novel", and may have "seed" and "source"')
-        if any(not isinstance(found[side], list) for side in ("base", "novel")):
+        if any(not isinstance(stored[side], list) for side in ("base", "novel")):
             raise LexividError(f'{where}: "base" and "novel" must be lists of names')
-        return cls(**found)
+        return cls(**stored)
 
 
 def _class_called(name: str, classes: Sequence[str], written: Mapping[str, str]) -> str:
@@ -116,16 +116,16 @@ def _class_called(name: str, classes: Sequence[str], written: Mapping[str, str])
     """
     key = class_key(name)
     for same in (lambda text: text == name, lambda text: class_key(text) == key):
-        places = {text: text for text in classes if same(text)}
-        places |= {text: spelled for spelled, text in written.items() if same(spelled)}
-        if len(places) > 1:
+        spellings = {text: text for text in classes if same(text)}
+        spellings |= {text: spelled for spelled, text in written.items() if same(spelled)}
+        if len(spellings) > 1:
             of_class = {text: spelled for spelled, text in written.items()} | {
-                t: p for t, p in places.items() if t != p
+                t: p for t, p in spellings.items() if t != p
             }
-            ways = " or ".join(f"{of_class.get(text, text)!r} (read as {text!r})" for text in places)
+            ways = " or ".join(f"{of_class.get(text, text)!r} (read as {text!r})" for text in spellings)
             raise LexividError(f"class split: {name!r} may be {ways}: give the other name of the one that you mean")
-        if places:
-            return next(iter(places))
+        if spellings:
+            return next(iter(spellings))
     return name
 
 
@@ -165,7 +165,7 @@ def complementary_splits(
     if not 1 <= num_pairs <= possible:
         raise LexividError(f"{num_pairs} pairs, but {len(names)} classes have {possible} different halvings")
     rng = random.Random(f"complementary {seed}")
-    found: dict[tuple[str, ...], ClassSplit] = {}
+    splits: dict[tuple[str, ...], ClassSplit] = {}
     if possible <= 4 * num_pairs:  # few: shuffle them all
         halves = [h for h in itertools.combinations(names, half) if names[0] in h]
         drawn: Iterable[Sequence[str]] = rng.sample(halves, len(halves))
@@ -174,12 +174,12 @@ def complementary_splits(
     for base in drawn:
         rest = tuple(n for n in names if n not in set(base))
         one = tuple(sorted(base))
-        if one not in found and rest not in found:
+        if one not in splits and rest not in splits:
             first, second = (one, rest) if rng.random() < 0.5 else (rest, one)
-            found[first] = ClassSplit(first, second, seed, source)
-        if len(found) == num_pairs:
+            splits[first] = ClassSplit(first, second, seed, source)
+        if len(splits) == num_pairs:
             break
-    return [split for one in found.values() for split in (one, one.swapped())]
+    return [split for one in splits.values() for split in (one, one.swapped())]
 
 
 def hold_out(
@@ -210,10 +210,10 @@ def hold_out(
     # A recording is drawn by the first of its names, so that the order of clips plays no part.
     unit: dict[int, tuple[str, ...]] = {}
     for number, clip in zip(of_clip, clips, strict=True):
-        own: tuple[str, ...] = ("clip", clip.path, repr(clip.start_s), repr(clip.end_s))
+        draw_key: tuple[str, ...] = ("clip", clip.path, repr(clip.start_s), repr(clip.end_s))
         if by == "group" and clip.group is not None:
-            own = ("group", clip.group)
-        unit[number] = min(own, unit.get(number, own))
+            draw_key = ("group", clip.group)
+        unit[number] = min(draw_key, unit.get(number, draw_key))
     sizes: dict[str, Counter[int]] = defaultdict(Counter)  # class -> recording -> clips
     shown: dict[int, set[str]] = defaultdict(set)  # recording -> labels
     left: dict[str, set[int]] = defaultdict(set)  # label -> recordings that are kept
@@ -254,9 +254,9 @@ def split_in_order(clips: Sequence[Clip], *, test_fraction: float = 0.25) -> lis
     """
     if not 0 < test_fraction < 1:
         raise LexividError(f"the share of test clips is {test_fraction}, and must be between 0 and 1")
-    own = recordings(clips)
+    numbers = recordings(clips)
     members: dict[int, list[int]] = defaultdict(list)
-    for index, number in enumerate(own):
+    for index, number in enumerate(numbers):
         members[number].append(index)
     by_class: dict[str, list[int]] = defaultdict(list)
     for index in sorted(range(len(clips)), key=lambda i: (clips[i].path, clips[i].start_s)):
@@ -267,7 +267,7 @@ def split_in_order(clips: Sequence[Clip], *, test_fraction: float = 0.25) -> lis
         for index in reversed(indices):
             if sum(i in test for i in indices) >= count:
                 break
-            others = {clips[i].labels[0] for i in members[own[index]]} | {label}
-            if all(any(i not in test and own[i] != own[index] for i in by_class[name]) for name in others):
-                test.update(members[own[index]])
+            others = {clips[i].labels[0] for i in members[numbers[index]]} | {label}
+            if all(any(i not in test and numbers[i] != numbers[index] for i in by_class[name]) for name in others):
+                test.update(members[numbers[index]])
     return [replace(clip, split="test" if i in test else "train") for i, clip in enumerate(clips)]

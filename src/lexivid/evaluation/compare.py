@@ -85,11 +85,11 @@ def compare(
 def _row(right: np.ndarray, first: np.ndarray | None, is_base: np.ndarray, groups: Sequence[str]) -> dict[str, Any]:
     row: dict[str, Any] = {}
     units = np.array(groups)
-    for side, own in zip(_SIDES, (is_base, ~is_base), strict=True):
-        if own.any():
-            row[side] = single_label.bootstrap_mean(right[own], units[own]).to_dict()
+    for side, of_side in zip(_SIDES, (is_base, ~is_base), strict=True):
+        if of_side.any():
+            row[side] = single_label.bootstrap_mean(right[of_side], units[of_side]).to_dict()
             if first is not None:
-                paired = single_label.bootstrap_difference(right[own], first[own], units[own])
+                paired = single_label.bootstrap_difference(right[of_side], first[of_side], units[of_side])
                 row[side]["difference"] = paired.to_dict()
     if is_base.any() and not is_base.all():
         row["harmonic_mean"] = single_label.bootstrap_harmonic_mean(right, is_base, units).to_dict()
@@ -102,7 +102,7 @@ def harmonic_difference(
     right: np.ndarray, first: np.ndarray, is_base: np.ndarray, units: np.ndarray
 ) -> single_label.Interval:
     """Difference of two harmonic means over the same clips, with its paired bootstrap interval: all (n,)."""
-    columns = [np.where(own, hits, np.nan) for hits in (right, first) for own in (is_base, ~is_base)]
+    columns = [np.where(of_side, hits, np.nan) for hits in (right, first) for of_side in (is_base, ~is_base)]
     means = single_label.resampled_means(np.stack(columns, axis=1), units)
     drawn = [single_label.harmonic_mean(a, b) - single_label.harmonic_mean(c, d) for a, b, c, d in means]
     low, high = np.nanquantile(drawn, [0.025, 0.975])

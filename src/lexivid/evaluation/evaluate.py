@@ -182,7 +182,7 @@ def evaluate(
     if protocol == "calibrate":
         assert trained is not None
         fitted_evidence, reasons = fit_model_calibrations(trained, collected)
-        evidence = {path: found.to_dict() for path, found in fitted_evidence.items()}
+        evidence = {path: fitted_one.to_dict() for path, fitted_one in fitted_evidence.items()}
         update_config(model, evidence=evidence, not_fitted=reasons)
         result |= {"evidence": evidence, "not_fitted": reasons}
         if several:
@@ -227,13 +227,13 @@ def _layout(asked: Mapping[str, Any], run: Path | None) -> tuple[dict[str, Any],
     layout, taken, warnings = dict(asked), list[str](), list[str]()
     if run is not None:
         try:
-            said = recipe_layout(run)
+            recipe_says = recipe_layout(run)
         except LexividError as error:
-            said = {}
+            recipe_says = {}
             warnings.append(str(error))
-        if layout["kind"] not in (None, said.get("kind")):
-            said = {"names": said.get("names")}
-        for key, value in said.items():
+        if layout["kind"] not in (None, recipe_says.get("kind")):
+            recipe_says = {"names": recipe_says.get("names")}
+        for key, value in recipe_says.items():
             if layout[key] is not None or value is None or value == "auto":
                 continue
             if key in ("lists", "names") and not Path(value).exists():
@@ -251,8 +251,8 @@ def _read(data: str | Path, layout: Mapping[str, Any], from_recipe: Sequence[str
     except LexividError as error:
         if not from_recipe:
             raise
-        said = ", ".join(f"{key} {str(layout[key])!r}" for key in from_recipe)
-        raise LexividError(f"{error} (the run's recipe says {said}; --kind auto: go by what is there)") from None
+        settings = ", ".join(f"{key} {str(layout[key])!r}" for key in from_recipe)
+        raise LexividError(f"{error} (the run's recipe says {settings}; --kind auto: go by what is there)") from None
 
 
 def _class_split(
@@ -274,19 +274,19 @@ def _others(distractors: Sequence[str], classes: Sequence[str]) -> list[str]:
     """Distractors as a model reads them, without those that are classes in another spelling."""
     if not distractors:
         return []
-    own = set(map(class_key, classes))
-    return [phrase for phrase in check_labels(distractors).phrases if class_key(phrase) not in own]
+    class_keys = set(map(class_key, classes))
+    return [phrase for phrase in check_labels(distractors).phrases if class_key(phrase) not in class_keys]
 
 
 def _clips(clips: Sequence[Clip], part: str | None, classes: set[str]) -> tuple[list[Clip], str]:
     """The clips to measure, and how the result calls them."""
-    own = [clip for clip in clips if classes.intersection(clip.labels)]
-    chosen = [clip for clip in own if part is None or clip.split == part]
+    of_classes = [clip for clip in clips if classes.intersection(clip.labels)]
+    chosen = [clip for clip in of_classes if part is None or clip.split == part]
     if chosen:
         return chosen, part or "all"
-    if not own:
+    if not of_classes:
         raise LexividError("no clip is of any class of the split: check its names against the data's classes")
-    return own, f"all (none of split {part!r})"
+    return of_classes, f"all (none of split {part!r})"
 
 
 def _num_trained_on(trained: TrainedModel | None, clips: Sequence[Clip]) -> int | None:
@@ -310,8 +310,8 @@ def held_out_clips(record: RunClips | None, data: str | Path, layout: Mapping[st
     if not record.held_out:
         raise LexividError("this run kept no clips back: train with data.held_out above 0 to calibrate")
     now, _ = record.found_in(data, **layout)
-    there = contents_of(clip.path for clip in now.held_out)
-    kept_back = tuple(clip for clip in now.held_out if clip.path in there)
+    present = contents_of(clip.path for clip in now.held_out)
+    kept_back = tuple(clip for clip in now.held_out if clip.path in present)
     if not kept_back:
         raise LexividError(
             f"none of the {len(now.held_out)} clips that this run kept back is in {str(data)!r}, or where it lay in "

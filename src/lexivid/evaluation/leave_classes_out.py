@@ -75,16 +75,16 @@ def fit_leaving_classes_out(
     ):
         rest = tuple(name for name in base if name not in left_out)
         folder = model.folder / "twins" / _key(recipe, clips, backbone, left_out)
-        own = replace(recipe, data=replace(recipe.data, class_split=str(folder.absolute() / SPLIT_FILE)))
+        run_recipe = replace(recipe, data=replace(recipe.data, class_split=str(folder.absolute() / SPLIT_FILE)))
         split = ClassSplit(rest, left_out, None, f"leaves classes of {model.folder.name} out")
         # A run of which training has ended is found, and nothing of it is done again.
         train(
-            own, clips.only(split), folder, resume=folder.exists(), device=device, backbone=backbone,
+            run_recipe, clips.only(split), folder, resume=folder.exists(), device=device, backbone=backbone,
             on_progress=partial(_show, on_progress, place, num_models),
         )  # fmt: skip
         model_without = TrainedModel.from_pretrained(folder, device=device, backbone=backbone)
         measured = pseudo_novel_clips(clips.train, clips.held_out, left_out)
-        spec = sample_spec(own, backbone.images, train=False)
+        spec = sample_spec(run_recipe, backbone.images, train=False)
         collected = collect(
             model_without, ClipSamples(measured, spec, classes=base), classes=base, num_workers=num_workers
         )
@@ -112,9 +112,9 @@ def pseudo_novel_clips(kept: Sequence[Clip], held_out: Sequence[Clip], left_out:
     """Clips that the model did not train on: the held-out ones of its classes, and those of classes left out, unless
     it trained on other clips of the same recording."""
     novel, clips = set(left_out), (*kept, *held_out)
-    own = recordings(clips)
-    trained_on = {number for number, clip in zip(own, kept, strict=False) if clip.labels[0] not in novel}
-    unseen = [clip for number, clip in zip(own, clips, strict=True) if number not in trained_on]
+    numbers = recordings(clips)
+    trained_on = {number for number, clip in zip(numbers, kept, strict=False) if clip.labels[0] not in novel}
+    unseen = [clip for number, clip in zip(numbers, clips, strict=True) if number not in trained_on]
     return [clip for clip in unseen if clip.labels[0] in novel] + [
         clip for clip in held_out if clip.labels[0] not in novel
     ]

@@ -64,19 +64,19 @@ def base_novel(
     correct: list[np.ndarray] = []
     is_base: list[np.ndarray] = []
     groups: list[str] = []
-    for side, own in (("base", split.base), ("novel", split.novel)):
-        part, targets, names = _side(collected, own, distractors)
+    for side, classes in (("base", split.base), ("novel", split.novel)):
+        part, targets, names = _side(collected, classes, distractors)
         if not len(part):
             continue
         vectors = embed(names)
         p = score(part, vectors, head="base" if side == "base" else "novel")
-        result[side] = _accuracies(p, targets, part, names, own, details=details)
+        result[side] = _accuracies(p, targets, part, names, classes, details=details)
         if details:
             result[side]["by_stream"] = _by_stream(part, vectors, targets, side)
-        found = single_label.hits(p, targets)
-        rows += predictions(p, targets, part, names, side=np.full(len(found), side))
-        correct.append(found)
-        is_base.append(np.full(len(found), side == "base"))
+        right = single_label.hits(p, targets)
+        rows += predictions(p, targets, part, names, side=np.full(len(right), side))
+        correct.append(right)
+        is_base.append(np.full(len(right), side == "base"))
         groups += part.groups
     if not correct:
         raise LexividError("no clip is of any class of the split: check its names against the data's classes")
@@ -134,17 +134,17 @@ def generalized(
     on_base_side = np.isin(targets, np.arange(len(split.base)))
     groups = np.array(part.groups)
     result: dict[str, Any] = {"calibration": fitted.to_dict()}
-    if told := fitted.other_views(part.num_views):
-        result["warning"] = told
+    if warning := fitted.other_views(part.num_views):
+        result["warning"] = warning
     for rule, p in rules.items():
-        found, five = single_label.hits(p, targets), single_label.hits(p, targets, k=min(5, p.shape[1]))
+        right, five = single_label.hits(p, targets), single_label.hits(p, targets, k=min(5, p.shape[1]))
         row: dict[str, Any] = {}
         for side, mine in (("base", on_base_side), ("novel", ~on_base_side)):
             if mine.any():
-                interval = single_label.bootstrap_mean(found[mine], groups[mine])
+                interval = single_label.bootstrap_mean(right[mine], groups[mine])
                 row[side] = {"accuracy": interval.to_dict(), "top5": float(five[mine].mean()), "clips": int(mine.sum())}
         if len(row) == 2:
-            row["harmonic_mean"] = single_label.bootstrap_harmonic_mean(found, on_base_side, groups).to_dict()
+            row["harmonic_mean"] = single_label.bootstrap_harmonic_mean(right, on_base_side, groups).to_dict()
         result[rule] = row
     best = "all-novel" if third == "uncalibrated" else third
     p = rules[best]
@@ -187,13 +187,15 @@ def multi_label(
     seen = np.isin(names, split.base)
     truth = truth_of(collected)[:, [collected.classes.index(name) for name in names]]
     p = label_probabilities(model, collected, names, seen, prompt_cache=prompt_cache, templates=templates)
-    found: dict[str, Any] = multi_label_metrics.report(
+    measured: dict[str, Any] = multi_label_metrics.report(
         p, truth, threshold=threshold, seen=seen if seen.any() and not seen.all() else None,
         groups=np.array(collected.groups),
     )  # fmt: skip
     precision = multi_label_metrics.average_precision(p, truth)
-    found["average_precision"] = {n: None if np.isnan(a) else float(a) for n, a in zip(names, precision, strict=True)}
-    return found
+    measured["average_precision"] = {
+        n: None if np.isnan(a) else float(a) for n, a in zip(names, precision, strict=True)
+    }
+    return measured
 
 
 def write_result(result: Mapping[str, Any], folder: str | Path) -> Path:
@@ -205,31 +207,31 @@ def write_result(result: Mapping[str, Any], folder: str | Path) -> Path:
 
 
 def _side(
-    collected: Collected, own: Sequence[str], distractors: Sequence[str]
+    collected: Collected, classes: Sequence[str], distractors: Sequence[str]
 ) -> tuple[Collected, np.ndarray, list[str]]:
-    """Clips of the classes `own`, their targets (n,) among the names, and the names: own first, then distractors."""
-    names = list(dict.fromkeys((*own, *distractors)))
-    return *of_classes(collected, own), names
+    """Clips of some classes, their targets (n,) among the names, and the names: the classes, then distractors."""
+    names = list(dict.fromkeys((*classes, *distractors)))
+    return *of_classes(collected, classes), names
 
 
 def _accuracies(
-    p: np.ndarray, targets: np.ndarray, part: Collected, names: Sequence[str], own: Sequence[str], *, details: bool
+    p: np.ndarray, targets: np.ndarray, part: Collected, names: Sequence[str], classes: Sequence[str], *, details: bool
 ) -> dict[str, Any]:
-    found = single_label.hits(p, targets)
+    right = single_label.hits(p, targets)
     row: dict[str, Any] = {
-        "accuracy": single_label.bootstrap_mean(found, part.groups).to_dict(),
+        "accuracy": single_label.bootstrap_mean(right, part.groups).to_dict(),
         "top5": single_label.top_k_accuracy(p, targets, k=min(5, p.shape[1])),
         "clips": len(targets),
         "names": len(names),
     }
-    recall = single_label.per_class_accuracy(targets, found, num_classes=len(own))
+    recall = single_label.per_class_accuracy(targets, right, num_classes=len(classes))
     row["mean_class_accuracy"] = float(np.nanmean(recall))
     if details:
-        row["per_class"] = {n: None if np.isnan(r) else float(r) for n, r in zip(own, recall, strict=True)}
+        row["per_class"] = {n: None if np.isnan(r) else float(r) for n, r in zip(classes, recall, strict=True)}
         table = single_label.confusion(targets, p.argmax(axis=1), num_classes=len(names))
         row["confusion"] = {  # what was said of each class, most often first; only what was said
             names[i]: {names[j]: int(table[i, j]) for j in np.argsort(-table[i], kind="stable")[:5] if table[i, j]}
-            for i in range(len(own))
+            for i in range(len(classes))
         }
     return row
 

@@ -177,7 +177,7 @@ class Classifier:
             ModelError: a modality that this model lacks, or `multi_label` with a model that cannot.
         """
         vocabulary = labels if isinstance(labels, Vocabulary) else self.prepare(labels)
-        found = self.classify_many(
+        predictions = self.classify_many(
             [path],
             vocabulary,
             views=views,
@@ -190,7 +190,7 @@ class Classifier:
             raise_errors=True,
             on_progress=on_progress,
         )
-        prediction = next(iter(found))
+        prediction = next(iter(predictions))
         return replace(prediction, warnings=(*vocabulary.warnings, *prediction.warnings))
 
     def classify_many(
@@ -305,7 +305,7 @@ class Classifier:
         path: str | Path,
         question: Question,
         encoded: Encoded,
-        found: FileScores,
+        of_file: FileScores,
         segments: tuple[Segment, ...] | None = None,
     ) -> Prediction:
         vocabulary = question.vocabulary
@@ -314,11 +314,11 @@ class Classifier:
             self.name,
             duration_s=encoded.duration_s,
             modalities=encoded.modalities,
-            labels=ranked(found.scores, vocabulary),
-            by_modality={name: ranked(scores, vocabulary) for name, scores in found.by_modality.items()},
+            labels=ranked(of_file.scores, vocabulary),
+            by_modality={name: ranked(scores, vocabulary) for name, scores in of_file.by_modality.items()},
             multi_label=question.multi_label,
-            score_kind=found.kind,
-            none_of_these=found.none_of_these,
+            score_kind=of_file.kind,
+            none_of_these=of_file.none_of_these,
             segments=segments,
             warnings=(*encoded.warnings, *self.video_model.remarks(path, question, encoded)),
             thumbnails=encoded.thumbnails,

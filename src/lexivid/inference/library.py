@@ -33,16 +33,16 @@ def classify_library(
             on_progress).
     """
     search = find_media(paths, sound="audio" in (options.get("modalities") or classifier.modalities))
-    found = search.files
+    media = search.files
     if on_total:
-        on_total(len(found))
-    if on_left_out and (told := str(search.left_out)):
-        on_left_out(told)
+        on_total(len(media))
+    if on_left_out and (passed_by := str(search.left_out)):
+        on_left_out(passed_by)
     known = known or {}
     fresh = classifier.classify_many(
-        [file.path for file in found if not _is_settled(file, known)], vocabulary, **options
+        [file.path for file in media if not _is_settled(file, known)], vocabulary, **options
     )
-    for file in found:
+    for file in media:
         if file.error:
             yield Prediction(file.path, classifier.name, error=file.error)
         elif file.path in known:

@@ -40,18 +40,18 @@ def prepare_by_prompts(
                 f"{database.describe()}, and model {model.name!r} cannot compare clips with its vectors: use the "
                 "model that made them, or make another database with this one"
             )
-        own = database.sentences(templates)
-        if own is None and more:
+        template_set = database.sentences(templates)
+        if template_set is None and more:
             raise LabelError(
                 f"{database.describe()}, which model {model.name!r} does not have: it cannot read {listed(more)}; put "
                 f"further labels there by `lexivid labels add {database.folder}`"
             )
-        if own is None:
+        if template_set is None:
             return Vocabulary(database.labels, database.vectors, None, phrases=database.phrases)
-        model.prompt_cache.remember(database.phrases, own, database.vectors)
+        model.prompt_cache.remember(database.phrases, template_set, database.vectors)
         if database.short is not None:
-            model.prompt_cache.remember(database.phrases, short_templates(own), database.short)
-        labels, templates = [*database.told, *more], own
+            model.prompt_cache.remember(database.phrases, short_templates(template_set), database.short)
+        labels, templates = [*database.told, *more], template_set
     assert not isinstance(labels, ExtendedDatabase)
     names, phrases, warnings = check_labels(labels, known=model.trained_on, english_only=model.backbone.english_only)
     chosen = load_templates(templates or model.backbone.default_templates)

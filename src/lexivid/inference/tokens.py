@@ -132,27 +132,27 @@ class FilmWindows:
         mask = torch.zeros(len(windows), len(modalities), dtype=torch.bool)
         tokens: dict[str, Tensor] = {}
         for name in self.spec.reads:
-            own = [self._sound_of(hops) if name == "audio" else _pictures_of(hops, name) for hops in windows]
-            like = next((x for x in own if x is not None), None)
+            of_windows = [self._sound_of(hops) if name == "audio" else _pictures_of(hops, name) for hops in windows]
+            like = next((x for x in of_windows if x is not None), None)
             if like is None:  # as many tokens as the others have: the same arithmetic as when it is masked
                 num_tokens = 1 if name == "audio" else FRAMES_PER_HOP * len(windows[0])
                 like = torch.zeros(num_tokens, self.model.mov.config.embedding_dim, device=self.model.device)
             elif name == "audio":
                 self.there.add(name)
-                found = self.model.tokens(name, torch.stack([x for x in own if x is not None]))
-                each = iter(found)
-                own = [None if x is None else next(each) for x in own]
-                like = found[0]
-            tokens[name] = torch.stack([torch.zeros_like(like) if x is None else x for x in own])
-            mask[:, modalities.index(name)] = torch.tensor([x is not None for x in own])
+                encoded = self.model.tokens(name, torch.stack([x for x in of_windows if x is not None]))
+                each = iter(encoded)
+                of_windows = [None if x is None else next(each) for x in of_windows]
+                like = encoded[0]
+            tokens[name] = torch.stack([torch.zeros_like(like) if x is None else x for x in of_windows])
+            mask[:, modalities.index(name)] = torch.tensor([x is not None for x in of_windows])
         return tokens, mask
 
     def _sound_of(self, hops: Sequence[_Hop]) -> Tensor | None:
         """The spectrogram (3, F, S) of a window, of the length of training."""
-        found = [hop.sound for hop in hops if hop.sound is not None]
-        if not found:
+        sounds = [hop.sound for hop in hops if hop.sound is not None]
+        if not sounds:
             return None
-        picture = normalise(torch.cat(found, dim=1)).expand(3, -1, -1)
+        picture = normalise(torch.cat(sounds, dim=1)).expand(3, -1, -1)
         return views_of(picture, num_views=1, num_steps=self.spec.audio_steps)[0]
 
 
@@ -165,6 +165,6 @@ class _Hop(NamedTuple):
 
 def _pictures_of(hops: Sequence[_Hop], name: str) -> Tensor | None:
     """(8, D), or None where a hop lacks the stream."""
-    own = [hop.tokens[name] for hop in hops if name in hop.tokens]
-    own = own * 2 if len(hops) == 1 else own  # a film of one hop is a window by itself
-    return torch.cat(own) if len(own) >= len(hops) and own else None
+    of_hops = [hop.tokens[name] for hop in hops if name in hop.tokens]
+    of_hops = of_hops * 2 if len(hops) == 1 else of_hops  # a film of one hop is a window by itself
+    return torch.cat(of_hops) if len(of_hops) >= len(hops) and of_hops else None

@@ -99,8 +99,8 @@ class Trained:
         model = TrainedModel.from_pretrained(folder, device=device)
         model.precision = dtype
         assert model.folder is not None
-        own = [path for name in _WEIGHTS if (path := model.folder / name).is_file()]
-        identity = " ".join(map(content_id, own))
+        weight_files = [path for name in _WEIGHTS if (path := model.folder / name).is_file()]
+        identity = " ".join(map(content_id, weight_files))
         split = check_label_split(label_split)
         return cls(model, name=str(folder), fingerprint=f"{identity} {dtype}", label_split=split)
 
@@ -124,9 +124,9 @@ class Trained:
 
         That of the label encoder which it trained, and no other; or of its backbone's prompts, with any sentences.
         """
-        own = self.model.label_encoder
-        if own is not None:
-            return encoder.fingerprint == own.fingerprint
+        encoder_here = self.model.label_encoder
+        if encoder_here is not None:
+            return encoder.fingerprint == encoder_here.fingerprint
         return encoder.kind == "prompts" and encoder.backbone_weights == weights_of(self.backbone)
 
     def prepare(
@@ -199,13 +199,13 @@ class Trained:
         self, vocabulary: Vocabulary, *, label_split: LabelSplit | None, multi_label: bool, threshold: float
     ) -> Question:
         split = check_label_split(label_split or self.label_split)
-        own = self._own_per_label(vocabulary)
-        if own is None and (self.model.scales is not None or (multi_label and self.model.calibrations)):
+        per_label = self._own_per_label(vocabulary)
+        if per_label is None and (self.model.scales is not None or (multi_label and self.model.calibrations)):
             raise ModelError(f"these labels were prepared by another model: use prepare() of {self.name!r}")
         if multi_label:
-            if own is None:
+            if per_label is None:
                 raise not_calibrated(not_fitted=self.model.not_fitted)
-            own.check(split)
+            per_label.check(split)
         return Question(vocabulary, split, multi_label, threshold)
 
     def read(self, path: str | Path, views: Views, used: tuple[str, ...]) -> FileParts:
@@ -288,8 +288,8 @@ class TrainedFilm:
         return Encoded(None, modalities, self.end_s(), warnings, tuple(self.film.thumbnails))
 
 
-def _lacking(wanted: Iterable[str], there: Sequence[str]) -> list[str]:
-    return [f"the file has {_LACKING[name]}: classified without" for name in wanted if name not in there]
+def _lacking(wanted: Iterable[str], present: Sequence[str]) -> list[str]:
+    return [f"the file has {_LACKING[name]}: classified without" for name in wanted if name not in present]
 
 
 def check_label_split(label_split: str) -> LabelSplit:

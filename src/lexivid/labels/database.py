@@ -104,12 +104,12 @@ class LabelDatabase:
         """
         if not self.labels:
             raise LabelError(f"label database {str(self.folder)!r} is empty: `lexivid labels add` puts labels there")
-        own = self.encoder.template_set
+        made_with = self.encoder.template_set
         if templates is not None:
             asked = load_templates(templates)
-            if own is None or asked.templates != own.templates:
+            if made_with is None or asked.templates != made_with.templates:
                 raise LabelError(f"{self.describe()}: its vectors do not come from the sentences {asked.name!r}")
-        return own
+        return made_with
 
     @property
     def digest(self) -> str:
@@ -164,8 +164,8 @@ class LabelDatabase:
         names = check_labels(labels).names
         with self._latest() as newest:
             gone = set(newest._indices(names))
-            kept = [i for i in range(len(newest)) if i not in gone]
-            self._take(newest, newest.labels, newest.phrases, kept)
+            remaining = [i for i in range(len(newest)) if i not in gone]
+            self._take(newest, newest.labels, newest.phrases, remaining)
             self._write()
         return [newest.labels[i] for i in sorted(gone)]
 
@@ -203,10 +203,10 @@ class LabelDatabase:
                 "writes to it"
             ) from None
 
-    def _take(self, newest: LabelDatabase, labels: Sequence[str], phrases: Sequence[str], kept: list[int]) -> None:
-        self.labels, self.phrases = tuple(labels[i] for i in kept), tuple(phrases[i] for i in kept)
-        self.vectors = newest.vectors[kept]
-        self.short = None if newest.short is None else newest.short[kept]
+    def _take(self, newest: LabelDatabase, labels: Sequence[str], phrases: Sequence[str], indices: list[int]) -> None:
+        self.labels, self.phrases = tuple(labels[i] for i in indices), tuple(phrases[i] for i in indices)
+        self.vectors = newest.vectors[indices]
+        self.short = None if newest.short is None else newest.short[indices]
 
     def __contains__(self, label: str) -> bool:
         """Whether it is here, in whatever spelling (`class_key`), as a name or as its phrase."""
@@ -214,14 +214,14 @@ class LabelDatabase:
 
     def _finder(self) -> Callable[[str], int | None]:
         """Name -> its place: as it is spelled, or else any name or phrase with which it shares its key, the first."""
-        own: dict[str, int] = {}
+        index_of: dict[str, int] = {}
         for spelled in (self.labels, map(class_key, self.labels), map(class_key, self.phrases)):
             for place, text in enumerate(spelled):
-                own.setdefault(text, place)
+                index_of.setdefault(text, place)
 
         def find(name: str) -> int | None:
             keys = (name, class_key(name), class_key(words_of([name])[0]))
-            return next((own[key] for key in keys if key in own), None)
+            return next((index_of[key] for key in keys if key in index_of), None)
 
         return find
 
@@ -243,10 +243,10 @@ class LabelDatabase:
             LabelError: a label that is not here.
         """
         names = check_labels(labels).names
-        places = self._indices(names)
-        short = None if self.short is None else self.short[places]
-        phrases = tuple(self.phrases[i] for i in places)
-        return LabelDatabase(self.folder, self.encoder, tuple(names), self.vectors[places], short, phrases=phrases)
+        indices = self._indices(names)
+        short = None if self.short is None else self.short[indices]
+        phrases = tuple(self.phrases[i] for i in indices)
+        return LabelDatabase(self.folder, self.encoder, tuple(names), self.vectors[indices], short, phrases=phrases)
 
     def also(self, labels: str | Iterable[str] | Mapping[str, str]) -> ExtendedDatabase:
         """The labels of the database and further ones, to classify with. Nothing is written.
@@ -273,16 +273,16 @@ class LabelDatabase:
 
     def _indices(self, labels: Sequence[str]) -> list[int]:
         find = self._finder()
-        found = {label: find(label) for label in labels}
-        places = {label: place for label, place in found.items() if place is not None}
-        missing = [label for label in labels if label not in places]
+        index_of = {label: find(label) for label in labels}
+        indices = {label: place for label, place in index_of.items() if place is not None}
+        missing = [label for label in labels if label not in indices]
         if missing:
             listed = ", ".join(repr(label[:40]) for label in missing[:5]) + (", ..." if len(missing) > 5 else "")
             verb = "are" if len(missing) > 1 else "is"
             raise LabelError(
                 f"{listed} {verb} not in label database {str(self.folder)!r}: `lexivid labels add` puts labels there"
             )
-        return [places[label] for label in labels]
+        return [indices[label] for label in labels]
 
     def search(self, query: str | Tensor, *, top_k: int = 10, encoder: LabelEncoder | None = None) -> list[Match]:
         """The labels nearest to a text or a vector, best first.
@@ -295,12 +295,12 @@ class LabelDatabase:
         Raises:
             LabelError: a new text without its encoder, another encoder, or a vector of another width.
         """
-        own = None
+        index = None
         if isinstance(query, str):
             (text,), (phrase,), _ = check_labels([query])
             if text in self:
-                (own,) = self._indices([text])
-                vector = self.vectors[own]
+                (index,) = self._indices([text])
+                vector = self.vectors[index]
             elif encoder is None:
                 raise LabelError(
                     f"{text!r} is not a label of {str(self.folder)!r}: its encoder is needed to search for it"
@@ -315,7 +315,7 @@ class LabelDatabase:
                 f"a vector of {tuple(vector.shape)} cannot be compared with {tuple(self.vectors.shape[1:])}"
             )
         cosines = self.vectors @ F.normalize(vector.float().cpu(), dim=0)
-        best = [int(i) for i in cosines.argsort(descending=True, stable=True) if int(i) != own]
+        best = [int(i) for i in cosines.argsort(descending=True, stable=True) if int(i) != index]
         return [Match(self.labels[i], float(cosines[i])) for i in (best[:top_k] if top_k else best)]
 
     def export(self, path: Path) -> None:

@@ -54,10 +54,10 @@ def words_of(names: Sequence[str], *, are_identifiers: bool = False) -> list[str
     are_kebab = _are_kebab(proper)
     num_camel = sum(bool(_boundaries(name)) for name in proper)
     are_phrases = sum(" " in name for name in proper) * 2 > len(proper) or num_camel * _RARE <= len(proper)
-    found = [_split(name, are_kebab=are_kebab, are_phrases=are_phrases) for name in proper]
-    if are_identifiers or (any(found) and not any(" " in name for name in proper)):
-        found = [words or name.split() for words, name in zip(found, proper, strict=True)]
-    read = [" ".join(_lowered(words)) if words else name for words, name in zip(found, proper, strict=True)]
+    words_each = [_split(name, are_kebab=are_kebab, are_phrases=are_phrases) for name in proper]
+    if are_identifiers or (any(words_each) and not any(" " in name for name in proper)):
+        words_each = [words or name.split() for words, name in zip(words_each, proper, strict=True)]
+    read = [" ".join(_lowered(words)) if words else name for words, name in zip(words_each, proper, strict=True)]
     return _kept_apart(names, read)
 
 
@@ -83,8 +83,8 @@ def index_ends(names: Sequence[str]) -> list[int]:
     """
     nothing = [0] * len(names)
     for pattern, is_index in ((_NUMBERED, _are_numbers), (_SPACED, _are_numbers), (_CODED, _are_codes)):
-        found = [pattern.match(name) for name in names]
-        matches = [m for m in found if m]
+        matched = [pattern.match(name) for name in names]
+        matches = [m for m in matched if m]
         if len(matches) < len(names) or not matches:
             continue
         rests = {class_key(m.string[m.end() :]) for m in matches}
@@ -106,8 +106,8 @@ def class_key(name: str) -> str:
     Case, Unicode form, white space, hyphens, underscores and apostrophes do not count.
     """
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
-    kept = "".join(" " if _separates(c) else c for c in text)
-    return re.sub(r"(?<=\d) +(?=\d)|( +)", lambda m: "" if m[1] else " ", kept) or text
+    spaced = "".join(" " if _separates(c) else c for c in text)
+    return re.sub(r"(?<=\d) +(?=\d)|( +)", lambda m: "" if m[1] else " ", spaced) or text
 
 
 def _separates(c: str) -> bool:
@@ -138,12 +138,12 @@ def _are_codes(matches: Sequence[re.Match[str]], *, has_mark: bool) -> bool:
 
 def _without_last_numbers(names: Sequence[str]) -> list[str]:
     """Without a number at the end of identifiers, unless two of them would be one then."""
-    found = [_LAST_NUMBER.search(name) for name in names]
-    most = sum(m is not None and m.start() > 0 for m in found) * 2 > len(names) > 1
-    are_parts = most and _are_parts([m[1] for m in found if m and m.start() > 0])
-    all_plain = are_parts and len(names) > 2 and all(m is not None for m in found)
+    matches = [_LAST_NUMBER.search(name) for name in names]
+    most = sum(m is not None and m.start() > 0 for m in matches) * 2 > len(names) > 1
+    are_parts = most and _are_parts([m[1] for m in matches if m and m.start() > 0])
+    all_plain = are_parts and len(names) > 2 and all(m is not None for m in matches)
     cut = []
-    for name, m in zip(names, found, strict=True):
+    for name, m in zip(names, matches, strict=True):
         rest = name[: m.start()] if m else name
         is_identifier = " " not in name and ("_" in name or bool(_boundaries(rest)) or _slug(name))
         plain = all_plain and " " not in name and rest.isalpha() and len(rest) > 3
@@ -197,8 +197,8 @@ def _split(name: str, *, are_kebab: bool, are_phrases: bool) -> list[str] | None
 
 
 def _camel(text: str) -> list[str]:
-    places = [0, *_boundaries(text), len(text)]
-    return [text[a:b] for a, b in itertools.pairwise(places)]
+    bounds = [0, *_boundaries(text), len(text)]
+    return [text[a:b] for a, b in itertools.pairwise(bounds)]
 
 
 def _boundaries(text: str) -> list[int]:
@@ -206,24 +206,24 @@ def _boundaries(text: str) -> list[int]:
     if not text or any(c.isspace() for c in text):
         return []
     inside = {i for m in _PROPER_FORM.finditer(text) for i in range(m.start() + 1, m.end()) if _whole(text, m)}
-    found = []
+    bounds = []
     for i in range(1, len(text)):
         before, here, after = text[i - 1], text[i], text[i + 1 : i + 2]
         if i in inside or re.search(r"(?:^|[a-z])Mc$", text[:i]):
             continue
         if here.isupper() and before.islower():
-            found.append(i)
+            bounds.append(i)
         elif here.isupper() and (before.isupper() or before.isdigit()) and after.islower():
             # TV|Show, 3D|Printing, but no D|Vs
             if not (before.isupper() and _ACRONYM_ENDS.match(text, i + 1)):
-                found.append(i)
+                bounds.append(i)
         elif here.isdigit() and text[max(0, i - 3) : i].isalpha() and text[max(0, i - 3) : i].islower() and i > 2:
-            found.append(i)  # Drinking|2Cups, but no mp|3
+            bounds.append(i)  # Drinking|2Cups, but no mp|3
         elif here.isupper() and before.isdigit() and i > 1 and text[:i].rstrip("0123456789")[-1:].islower():
-            found.append(i)
-    if not any(text[i].isupper() for i in found):
+            bounds.append(i)
+    if not any(text[i].isupper() for i in bounds):
         return []  # a number alone makes no identifier
-    return [] if len(found) == 1 and _is_name(text) else sorted(set(found))
+    return [] if len(bounds) == 1 and _is_name(text) else sorted(set(bounds))
 
 
 def _whole(text: str, m: re.Match[str]) -> bool:

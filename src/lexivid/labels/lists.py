@@ -171,8 +171,8 @@ def _has_semicolons(lines: Sequence[str]) -> bool:
 
 def _are_numbered(lines: Sequence[str]) -> bool:
     """Whether each line is a name and a number of its own: "clapping,0" or "0,clapping"."""
-    found = [re.fullmatch(r"\s*(?:(\d+)\s*,[^,]*[^\W\d][^,]*|[^,]*[^\W\d][^,]*,\s*(\d+))\s*", line) for line in lines]
-    numbers = {m[1] or m[2] for m in found if m}
+    matches = [re.fullmatch(r"\s*(?:(\d+)\s*,[^,]*[^\W\d][^,]*|[^,]*[^\W\d][^,]*,\s*(\d+))\s*", line) for line in lines]
+    numbers = {m[1] or m[2] for m in matches if m}
     return len(lines) > 1 and len(numbers) == len(lines)
 
 
@@ -181,8 +181,8 @@ def _header_place(row: Sequence[str], *, is_csv: bool) -> int | None:
     cells = _as_columns(row)
     if len(cells) == 1 and not is_csv:
         return None
-    found = [name for name in _NAME_COLUMNS if name in cells]
-    return cells.index(found[0]) if found and not _MAY_BE_LABELS.issuperset(cells) else None
+    columns = [name for name in _NAME_COLUMNS if name in cells]
+    return cells.index(columns[0]) if columns and not _MAY_BE_LABELS.issuperset(cells) else None
 
 
 def _as_columns(row: Sequence[str]) -> list[str]:
@@ -199,10 +199,10 @@ def _from_table(path: str | Path, rows: list[list[str]]) -> list[str]:
     if place is not None:
         header = [cell.lower() for cell in rows[0]]
         phrase = next((header.index(name) for name in _PHRASE_COLUMNS if name in header), None)
-        found = [Label(r[place], r[phrase]) if phrase is not None and r[phrase] else r[place] for r in rows[1:]]
+        names = [Label(r[place], r[phrase]) if phrase is not None and r[phrase] else r[place] for r in rows[1:]]
     elif width == 1:
         lines = [row[0] for row in rows]
-        found = [named(line[end:]) for line, end in zip(lines, index_ends(lines), strict=True)]
+        names = [named(line[end:]) for line, end in zip(lines, index_ends(lines), strict=True)]
     else:
         columns = list(zip(*rows, strict=True))
         words = [column for column in columns if _is_words(column)]
@@ -211,8 +211,8 @@ def _from_table(path: str | Path, rows: list[list[str]]) -> list[str]:
                 f"labels file {str(path)!r}: none of its {width} columns holds names; say which by a first line "
                 f"such as {','.join('label' if i == 0 else f'column{i}' for i in range(width))}"
             )
-        found = list(words[0])
-    return list(dict.fromkeys(name for name in found if name))
+        names = list(words[0])
+    return list(dict.fromkeys(name for name in names if name))
 
 
 def _is_words(column: Sequence[str]) -> bool:
@@ -254,5 +254,5 @@ def _from_json(path: str | Path, text: str) -> list[str]:
             f"labels file {str(path)!r} is no list of labels: JSON holds a list of names, or names with numbers or "
             "phrases"
         )
-    found = [item if isinstance(item, Label) else clean(item).strip('"') for item in stored]
-    return list(dict.fromkeys(item for item in found if item))
+    entries = [item if isinstance(item, Label) else clean(item).strip('"') for item in stored]
+    return list(dict.fromkeys(item for item in entries if item))

@@ -53,7 +53,7 @@ def split_labels(text: str) -> list[str]:
     A name with a comma stands in quotes: '"people eating, drinking", dancing'. "name = phrase" gives the name a phrase
     (`Label`).
     """
-    found: list[str] = []
+    parts: list[str] = []
     at = 0
     while at <= len(text):
         if quoted := _quoted(text, at):
@@ -64,13 +64,13 @@ def split_labels(text: str) -> list[str]:
                 end = inner[1] if inner else _end_of_part(text, at)
                 phrase = inner[0] if inner else text[at + 1 : end]
                 at = end
-            found.append(Label(name.strip(), phrase.strip()) if phrase.strip() else name.strip())
+            parts.append(Label(name.strip(), phrase.strip()) if phrase.strip() else name.strip())
         else:
             end = _end_of_part(text, at)
-            found.append(named(text[at:end]))
+            parts.append(named(text[at:end]))
             at = end
         at += 1  # the comma
-    return [label for label in found if label]
+    return [label for label in parts if label]
 
 
 def _quoted(text: str, at: int) -> tuple[str, int] | None:
@@ -91,13 +91,13 @@ def _quoted(text: str, at: int) -> tuple[str, int] | None:
 
 def unquoted(text: str) -> str:
     """A text without the quotes around it; apostrophes stay."""
-    found = _quoted(text, 0)
-    return found[0].strip() if found and found[1] == len(text) else text
+    quoted = _quoted(text, 0)
+    return quoted[0].strip() if quoted and quoted[1] == len(text) else text
 
 
 def _end_of_part(text: str, start: int) -> int:
-    places = [place for c in ",\n" if (place := text.find(c, start)) >= 0]
-    return min(places, default=len(text))
+    ends = [place for c in ",\n" if (place := text.find(c, start)) >= 0]
+    return min(ends, default=len(text))
 
 
 def named(text: str) -> str:
@@ -136,7 +136,7 @@ def check_labels(
     else:
         given = split_labels(labels) if isinstance(labels, str) else list(labels)
     shown: list[str] = []
-    told: list[str | None] = []  # the phrase that the user gave
+    given_phrases: list[str | None] = []  # the phrase that the user gave
     for position, name in enumerate(given, 1):
         if not isinstance(name, str):
             raise LabelError(f"label {position} is {name!r}, not a string")
@@ -150,25 +150,25 @@ def check_labels(
                     f"the limit is {MAX_LABEL_CHARACTERS:,}: describe the class in a short phrase"
                 )
         shown.append(text)
-        told.append(phrase or None)
+        given_phrases.append(phrase or None)
     if not shown:
         raise LabelError('no labels: name at least one, for instance --labels "playing drums, dog barking"')
     if len(shown) > MAX_LABELS:
         raise LabelError(f"{len(shown):,} labels; the limit is {MAX_LABELS:,}")
     known = set(known)
     trained = {class_key(text): text for text in known}
-    kept: dict[str, tuple[str, str]] = {}
+    by_key: dict[str, tuple[str, str]] = {}
     split: list[str] = []
     repeated: list[str] = []
     alike: list[str] = []
-    for name, phrase, words in zip(shown, told, words_of(shown), strict=True):
+    for name, phrase, words in zip(shown, given_phrases, words_of(shown), strict=True):
         key = class_key(name if phrase else words)
         read = phrase or trained.get(class_key(name)) or trained.get(key) or words
-        if key in kept:
-            first = kept[key][0]
+        if key in by_key:
+            first = by_key[key][0]
             (repeated if first == name else alike).append(name if first == name else f"{first!r} and {name!r}")
             continue
-        kept[key] = (name, read)
+        by_key[key] = (name, read)
         if phrase is None and read == words != name:
             split.append(f"{name!r} as {words!r}")
     warnings: list[str] = []
@@ -181,11 +181,11 @@ def check_labels(
             f"labels that are written as identifiers are read as words: {_joined(split, 3)}; to have them read "
             'otherwise say "name = phrase", or --names FILE'
         )
-    phrases = [phrase for _, phrase in kept.values()]
+    phrases = [phrase for _, phrase in by_key.values()]
     warnings += _separator_hints([name for name in shown if name not in known])
     if english_only and (foreign := [phrase for phrase in phrases if _mostly_not_latin(phrase)]):
         warnings.append(f"this model reads English only; expect little of: {listed(foreign)}")
-    return CheckedLabels([name for name, _ in kept.values()], phrases, warnings)
+    return CheckedLabels([name for name, _ in by_key.values()], phrases, warnings)
 
 
 _SEVERAL = 'if it is several labels, separate them by commas: "surfing, playing chess"'
@@ -218,14 +218,16 @@ def _looks_like_several(name: str) -> bool:
 def with_phrases(labels: Iterable[str], phrases: Mapping[str, str]) -> tuple[list[str], list[str]]:
     """Labels with the phrases that a table of names gives them (in any case and Unicode form of the name), and warnings
     of names that are no labels. A label that has a phrase keeps it."""
-    told = {class_key(clean(name)): phrase for name, phrase in phrases.items()}
-    found = [
-        Label(name, told[key]) if not isinstance(name, Label) and (key := class_key(clean(name))) in told else name
+    phrase_of = {class_key(clean(name)): phrase for name, phrase in phrases.items()}
+    with_phrase = [
+        Label(name, phrase_of[key])
+        if not isinstance(name, Label) and (key := class_key(clean(name))) in phrase_of
+        else name
         for name in labels
     ]
-    there = {class_key(clean(name)) for name in found}
-    unused = [name for name in phrases if class_key(clean(name)) not in there]
-    return found, [f"names that no label has: {listed(unused)}"] if unused else []
+    label_keys = {class_key(clean(name)) for name in with_phrase}
+    unused = [name for name in phrases if class_key(clean(name)) not in label_keys]
+    return with_phrase, [f"names that no label has: {listed(unused)}"] if unused else []
 
 
 def listed(names: Sequence[str], limit: int = 5) -> str:

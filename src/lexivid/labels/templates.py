@@ -46,15 +46,15 @@ def template_names() -> list[str]:
 
 def templates_to_store(templates: str | TemplateSet) -> str | dict[str, Any]:
     """What a model's configuration keeps: the name of a set that ships, or the sentences of any other."""
-    own = load_templates(templates)
-    if own.name in template_names() and load_templates(own.name) == own:
-        return own.name
-    return {"name": Path(own.name).name, "templates": list(own.templates)}
+    chosen = load_templates(templates)
+    if chosen.name in template_names() and load_templates(chosen.name) == chosen:
+        return chosen.name
+    return {"name": Path(chosen.name).name, "templates": list(chosen.templates)}
 
 
-def stored_templates(found: str | Mapping[str, Any]) -> str | TemplateSet:
+def stored_templates(stored: str | Mapping[str, Any]) -> str | TemplateSet:
     """The reverse of `templates_to_store`."""
-    return found if isinstance(found, str) else TemplateSet(str(found["name"]), tuple(map(str, found["templates"])))
+    return stored if isinstance(stored, str) else TemplateSet(str(stored["name"]), tuple(map(str, stored["templates"])))
 
 
 def load_templates(name: str | Path | TemplateSet) -> TemplateSet:

@@ -143,8 +143,8 @@ class Cursor:
                 "convert it to H.264 first"
             )
         self.stream: VideoStream = stream
-        own = _decoder_of_alpha(self.container, stream)
-        context = self._decoder = own or context
+        alpha_decoder = _decoder_of_alpha(self.container, stream)
+        context = self._decoder = alpha_decoder or context
         self.base = float(stream.time_base or 0) or 1.0  # seconds per tick
         for other in self.container.streams:
             if other is not stream:
@@ -178,7 +178,7 @@ class Cursor:
         self._clock = PartClock(self.container, stream, self.reach)
         self._gaps.formats, self._gaps.has_parts = formats, not self._clock.is_one
         # The second picture of alpha need not have its key frames where the first one has.
-        self._keyed = codec in _KEYED and own is None and not self.counts and self.track.num_edits < 2
+        self._keyed = codec in _KEYED and alpha_decoder is None and not self.counts and self.track.num_edits < 2
         if not self._clock.is_one and not self.reach.points:
             self._keyed = False  # no way to a later part but through those before it
         self._indexed = bool(formats & {"mov", "avi"})  # the index of all key frames is at hand

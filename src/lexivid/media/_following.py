@@ -32,16 +32,16 @@ _MAX_CHUNKS = 100_000
 
 def find(file: Source, mark: bytes, begin: int, end: int | None = None) -> int | None:
     """Where a mark stands first between two places."""
-    place, kept = begin, b""
+    place, tail = begin, b""
     file.seek(begin)
     while end is None or place < end:
         piece = file.read(_PIECE if end is None else min(_PIECE, end - place))
         if not piece:
             return None
-        found = (kept + piece).find(mark)
-        if found >= 0:
-            return place - len(kept) + found
-        kept = (kept + piece)[-len(mark) + 1 :]
+        index = (tail + piece).find(mark)
+        if index >= 0:
+            return place - len(tail) + index
+        tail = (tail + piece)[-len(mark) + 1 :]
         place += len(piece)
     return None
 

@@ -103,15 +103,15 @@ def _mix_of(path: str, identity: tuple[int, int, int]) -> Mix:
         if len(streams) == 1 and chosen.channels == 1:
             return Mix(indices, even)
         warning = unheard_channels(container, chosen)
-        places = _listen(container, streams)
+        spans = _listen(container, streams)
     if len(streams) > 1:
-        together = [heard for place in places if (heard := _aligned(place)) is not None]
-        weights = choose_weights(("NONE",) * len(streams), [b for heard in together for b in _blocks(heard)])
+        together = [piece for place in spans if (piece := _aligned(place)) is not None]
+        weights = choose_weights(("NONE",) * len(streams), [b for piece in together for b in _blocks(piece)])
         return Mix(indices, weights, warning=warning)
     by_layout: dict[Layout, list[np.ndarray]] = {}
-    for place in places:
-        for heard in place[0]:
-            by_layout.setdefault(heard.layout, []).extend(_blocks(heard))
+    for place in spans:
+        for piece in place[0]:
+            by_layout.setdefault(piece.layout, []).extend(_blocks(piece))
     channels = {}
     for layout, blocks in by_layout.items():
         weights = choose_weights(("FL", "FR") if is_plain(layout) and len(layout) == 2 else layout, blocks)
@@ -166,15 +166,15 @@ def choose_weights(layout: Layout, blocks: Sequence[np.ndarray]) -> np.ndarray:
         return _only(layout, int(total.argmax()))  # all the sound is where none is listened for: low frequencies
     mixed = np.array([np.square(weights @ block, dtype=np.float64).mean() for block in blocks])[audible]  # (B,)
     apart = energy @ np.square(weights, dtype=np.float64)
-    heard = apart > 1e-12
+    is_audible = apart > 1e-12
     lost = mixed < _LOST * apart
     if counts.sum() == 2:
         # No more than what the channels do not share can be lost.
-        may_be = ~lost & heard & (mixed < 2 * (1 - _LOST_ENERGY) * apart)
+        may_be = ~lost & is_audible & (mixed < 2 * (1 - _LOST_ENERGY) * apart)
         use = np.flatnonzero(audible)[may_be]
-        if (may_be | lost)[heard].sum() >= _LOST_SHARE * heard.sum() and len(use):
+        if (may_be | lost)[is_audible].sum() >= _LOST_SHARE * is_audible.sum() and len(use):
             lost[may_be] = _lost_in_bands([blocks[at] for at in use], weights)
-    if heard.any() and lost[heard].mean() >= _LOST_SHARE:
+    if is_audible.any() and lost[is_audible].mean() >= _LOST_SHARE:
         return _only(layout, int(np.where(counts, total, -1).argmax()))
     return weights
 
@@ -184,7 +184,7 @@ def _lost_in_bands(blocks: Sequence[np.ndarray], weights: np.ndarray) -> np.ndar
     music in opposite phase beside a voice that is not. Either channel alone has both."""
     size = 1 << max(int(np.log2(max(block.shape[1] for block in blocks) / 10)), 5)  # 25 to 50 ms
     band = np.floor(2 * np.log2(np.maximum(np.arange(size // 2 + 1), 3) / 3)).astype(np.int64)
-    window, found = np.hanning(size).astype(np.float32), []
+    window, losses = np.hanning(size).astype(np.float32), []
     for block in blocks:
         num = block.shape[1] // size
         parts = np.fft.rfft(
@@ -193,8 +193,8 @@ def _lost_in_bands(blocks: Sequence[np.ndarray], weights: np.ndarray) -> np.ndar
         mixed = np.square(np.abs(np.tensordot(weights, parts, 1))).sum(0)
         apart = np.tensordot(np.square(weights), np.square(np.abs(parts)).sum(1), 1)
         of_mix, of_parts = np.bincount(band, mixed), np.bincount(band, apart)
-        found.append(of_parts[of_mix < _LOST * of_parts].sum() > _LOST_ENERGY * of_parts.sum())
-    return np.array(found)
+        losses.append(of_parts[of_mix < _LOST * of_parts].sum() > _LOST_ENERGY * of_parts.sum())
+    return np.array(losses)
 
 
 def _only(layout: Layout, channel: int) -> np.ndarray:
@@ -225,13 +225,13 @@ def _listen(container: av.container.InputContainer, streams: Sequence[av.AudioSt
     if length_s <= _LISTEN_S:
         return [_hear(container, streams, _LISTEN_S)]
     start_s = (container.start_time or 0) / av.time_base
-    places = []
+    spans = []
     for at_s in np.linspace(0, length_s - _BLOCK_S, _NUM_PLACES):
         if at_s > 0:
             with suppress(av.error.FFmpegError):
                 container.seek(int((start_s + at_s) * av.time_base))
-        places.append(_hear(container, streams, _BLOCK_S))
-    return places
+        spans.append(_hear(container, streams, _BLOCK_S))
+    return spans
 
 
 def _hear(
@@ -239,8 +239,8 @@ def _hear(
 ) -> list[list[_Heard]]:
     """The next seconds, for each stream."""
     by_index = {stream.index: stream for stream in streams}
-    found: dict[int, list[_Heard]] = {index: [] for index in by_index}
-    length_s = dict.fromkeys(found, 0.0)
+    pieces: dict[int, list[_Heard]] = {index: [] for index in by_index}
+    length_s = dict.fromkeys(pieces, 0.0)
     num_values = 0
     with suppress(av.error.FFmpegError, OSError, IndexError):  # IndexError: see `read_packets`
         for count, packet in enumerate(container.demux(list(streams))):
@@ -250,47 +250,47 @@ def _hear(
                     if not has_rate_of_sound(frame):
                         continue
                     at_s, samples = frame.time or 0.0, samples_of(frame)
-                    found[index].append(_Heard(at_s, frame.sample_rate, layout_of(frame), samples))
+                    pieces[index].append(_Heard(at_s, frame.sample_rate, layout_of(frame), samples))
                     length_s[index] += frame.samples / frame.sample_rate
                     num_values += samples.size
             if min(length_s.values()) >= seconds or count > _MAX_PACKETS or num_values > _MAX_VALUES:
                 break
-    return [_joined(found[index]) for index in by_index]
+    return [_joined(pieces[index]) for index in by_index]
 
 
 def _joined(frames: Sequence[_Heard]) -> list[_Heard]:
     """Frames of one stream, those of one layout and rate together."""
     joined = []
-    for (layout, rate), run in itertools.groupby(frames, key=lambda heard: (heard.layout, heard.rate)):
+    for (layout, rate), run in itertools.groupby(frames, key=lambda piece: (piece.layout, piece.rate)):
         together = list(run)
         joined.append(_Heard(together[0].at_s, rate, layout, np.concatenate([h.samples for h in together], axis=1)))
     return joined
 
 
-def _blocks(heard: _Heard) -> Iterator[np.ndarray]:
+def _blocks(piece: _Heard) -> Iterator[np.ndarray]:
     """Its samples, half a second at a time."""
-    num = max(int(_BLOCK_S * heard.rate), 1)
-    for start in range(0, heard.samples.shape[1], num):
-        yield heard.samples[:, start : start + num]
+    num = max(int(_BLOCK_S * piece.rate), 1)
+    for start in range(0, piece.samples.shape[1], num):
+        yield piece.samples[:, start : start + num]
 
 
 def _aligned(place: list[list[_Heard]]) -> _Heard | None:
     """What N mono streams have in common at a place, as N channels; None where one of them has nothing."""
     first = [stretches[0] for stretches in place if stretches]
-    if len(first) < len(place) or any(len(heard.layout) != 1 for heard in first):
+    if len(first) < len(place) or any(len(piece.layout) != 1 for piece in first):
         return None
-    start_s, rate = max(heard.at_s for heard in first), min(heard.rate for heard in first)
-    rows = [_at_rate(heard, rate)[round((start_s - heard.at_s) * rate) :] for heard in first]
+    start_s, rate = max(piece.at_s for piece in first), min(piece.rate for piece in first)
+    rows = [_at_rate(piece, rate)[round((start_s - piece.at_s) * rate) :] for piece in first]
     num = min(map(len, rows))
     return _Heard(start_s, rate, ("NONE",) * len(rows), np.stack([row[:num] for row in rows])) if num else None
 
 
-def _at_rate(heard: _Heard, rate: int) -> np.ndarray:
+def _at_rate(piece: _Heard, rate: int) -> np.ndarray:
     """Its first channel, (S,), with as many samples a second."""
-    if heard.rate == rate:
-        return heard.samples[0]
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(heard.samples[:1]), format="fltp", layout="mono")
-    frame.sample_rate = heard.rate
+    if piece.rate == rate:
+        return piece.samples[0]
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(piece.samples[:1]), format="fltp", layout="mono")
+    frame.sample_rate = piece.rate
     resampler = av.AudioResampler(format="fltp", layout="mono", rate=rate)
     return np.concatenate([out.to_ndarray()[0] for out in (*resampler.resample(frame), *resampler.resample(None))])
 

@@ -116,15 +116,15 @@ def _track(file: Source, start: int, end: int, ticks: int) -> Track:
 def _edits(elst: bytes, ticks: int) -> tuple[int, tuple[tuple[float, float], ...]]:
     """(number of edits from the first that shows something, when nothing is shown after it)."""
     width = 8 if elst[:1] == b"\1" else 4
-    count, passed, found = 0, 0, []
+    count, passed, edits = 0, 0, []
     for _, place in zip(range(_number(elst, 4)), range(8, len(elst) - 2 * width + 1, 2 * width + 4), strict=False):
         length, is_empty = _number(elst, place, width), elst[place + width : place + 2 * width] == b"\xff" * width
         if count or not is_empty:
             count += 1
         if count and is_empty and ticks:
-            found.append((passed / ticks, (passed + length) / ticks))
+            edits.append((passed / ticks, (passed + length) / ticks))
         passed += length
-    return count, tuple(found)
+    return count, tuple(edits)
 
 
 def _number(data: bytes, place: int, width: int = 4) -> int:
@@ -141,27 +141,27 @@ def mended_scale(container: InputContainer, file: Source, size: int) -> dict[int
     doubtful = [stream for stream in container.streams.video if _rates_differ(stream)]
     if not doubtful:
         return {}
-    found: dict[int, bytes] = {}
+    scales: dict[int, bytes] = {}
     for kind, body, stop in boxes(file, 0, size):
         for track in tracks(file, body, min(stop, size)) if kind == b"moov" else ():
             for stream in doubtful:
                 if stream.id == track.number and (scale := _right_scale(stream, track)):
-                    found[track.scale_at] = scale.to_bytes(4, "big")
-    return found
+                    scales[track.scale_at] = scale.to_bytes(4, "big")
+    return scales
 
 
 def _rates_differ(stream: VideoStream) -> bool:
-    own, average = stream.codec_context.framerate if stream.codec_context else None, stream.average_rate
-    if not own or not average or stream.frames < 2:
+    coded_rate, average = stream.codec_context.framerate if stream.codec_context else None, stream.average_rate
+    if not coded_rate or not average or stream.frames < 2:
         return False
-    ratio = float(own / average)
+    ratio = float(coded_rate / average)
     return max(ratio, 1 / ratio) > _LEAST_RATIO and not _HALF[0] < ratio < _HALF[1]
 
 
 def _right_scale(stream: VideoStream, track: Track) -> int:
-    own, average = stream.codec_context.framerate, stream.average_rate
-    assert own is not None
+    coded_rate, average = stream.codec_context.framerate, stream.average_rate
+    assert coded_rate is not None
     assert average is not None
-    scale = round(track.scale * own / average)
-    is_right = track.num_edits < 2 and abs(stream.frames / float(own) - track.length_s) < 1.5 / float(own)
+    scale = round(track.scale * coded_rate / average)
+    is_right = track.num_edits < 2 and abs(stream.frames / float(coded_rate) - track.length_s) < 1.5 / float(coded_rate)
     return scale if is_right and 0 < scale < 1 << 31 else 0

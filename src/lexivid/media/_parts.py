@@ -77,9 +77,9 @@ class Breaks:
 
     def passes(self, packet: av.Packet, base: float) -> bool:
         """Whether the clock begins anew with this packet; `base`: seconds a tick."""
-        own = bool(self.formats & _OWN_DTS)
+        has_own_dts = bool(self.formats & _OWN_DTS)
         pts = packet.pts if packet.pts is not None else packet.dts
-        dts = packet.dts if own and packet.dts is not None else None
+        dts = packet.dts if has_own_dts and packet.dts is not None else None
         is_new = False
         if dts is not None and self._last_s is not None:
             gap_s = dts * base - self._last_s
@@ -228,30 +228,30 @@ class Scan:
 
     def reaches(self) -> dict[int, Reach]:
         shifts = self._shifts_s()
-        found = {}
+        ends = {}
         for stream, count in self.num_packets.items():
             mine = [(part, shift) for part, shift in zip(self.parts, shifts, strict=True) if stream in part.end_s]
             if self.formats & RAW_FORMATS or not mine:
-                found[stream] = Reach(self.lasting_s[stream], self.lasting_s[stream], count)
+                ends[stream] = Reach(self.lasting_s[stream], self.lasting_s[stream], count)
                 continue
             length_s = max(part.end_s[stream] + shift for part, shift in mine) - mine[0][0].first_s[stream]
-            own = tuple(shifts[number] for number in self.part_of[stream])
+            stream_shifts = tuple(shifts[number] for number in self.part_of[stream])
             points: tuple[Point, ...] = ()
             # After FFmpeg's own search in a program stream, times may be half a frame off.
             codecs = self.foreign.get(stream, {})
-            if "mpeg" in self.formats or (len(own) > 1 and self.formats & _BROADCAST):
+            if "mpeg" in self.formats or (len(stream_shifts) > 1 and self.formats & _BROADCAST):
                 points = tuple(
-                    Point(p.at_s + own[p.num_breaks], p.position, p.num_breaks)
+                    Point(p.at_s + stream_shifts[p.num_breaks], p.position, p.num_breaks)
                     for p in self.points.get(stream, [])
                     if p.num_breaks not in codecs
                 )
             end_s = max(part.shown_end_s[stream] + shift for part, shift in mine)
             foreign = []
             for number, codec in codecs.items():
-                part, shift = self.parts[self.part_of[stream][number]], own[number]
+                part, shift = self.parts[self.part_of[stream][number]], stream_shifts[number]
                 foreign.append(Foreign(part.first_s[stream] + shift, part.end_s[stream] + shift, codec, number))
-            found[stream] = Reach(end_s, length_s, count, own, points, tuple(foreign))
-        return found
+            ends[stream] = Reach(end_s, length_s, count, stream_shifts, points, tuple(foreign))
+        return ends
 
     def _shifts_s(self) -> list[float]:
         """Each part begins where the one before it ends, in the stream that ends last; its streams stay together."""

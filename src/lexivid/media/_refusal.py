@@ -128,9 +128,9 @@ def why_not(path: str | os.PathLike[str], file: BinarySource, error: Exception) 
         return f"{name} took too long to open; copy it to a faster disk"
     file.seek(0)
     head = file.read(HEAD_BYTES)
-    found = what_is(head)
-    if found:
-        return f"{name} is {found}"
+    kind_of_file = what_is(head)
+    if kind_of_file:
+        return f"{name} is {kind_of_file}"
     if head[4:8] in (b"styp", b"moof", b"sidx"):
         return (
             f"{name} is a segment of a stream (DASH or HLS) without the index that comes first; join them: "

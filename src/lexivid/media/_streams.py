@@ -55,8 +55,8 @@ def pick_video(container: InputContainer) -> VideoStream | None:
     Cover art and thumbnails are none, nor is the still beside the track of an animated AVIF or HEIC. First what
     decodes, then the default one, the largest picture, the first.
     """
-    found = _moving_pictures(container)
-    return max(found, key=_video_merit) if found else None
+    streams = _moving_pictures(container)
+    return max(streams, key=_video_merit) if streams else None
 
 
 def pick_audio(container: InputContainer) -> av.AudioStream | None:
@@ -65,8 +65,8 @@ def pick_audio(container: InputContainer) -> av.AudioStream | None:
     First sound for everybody (no commentary, nothing for the hard of hearing), then the default one, the most
     channels, the first.
     """
-    found = _sounds(container)
-    return max(found, key=_audio_merit) if found else None
+    streams = _sounds(container)
+    return max(streams, key=_audio_merit) if streams else None
 
 
 def heard_together(container: InputContainer, chosen: av.AudioStream) -> list[av.AudioStream]:
@@ -84,10 +84,10 @@ def heard_together(container: InputContainer, chosen: av.AudioStream) -> list[av
 
 def unheard_channels(container: InputContainer, chosen: av.AudioStream) -> str:
     """In words, which channels of the programme are left out because they are too many; empty: none."""
-    all_channels, heard = _channels_apart(container, chosen), heard_together(container, chosen)
-    if len(all_channels) == len(heard):
+    all_channels, mixed = _channels_apart(container, chosen), heard_together(container, chosen)
+    if len(all_channels) == len(mixed):
         return ""
-    return f"of {len(all_channels)} mono streams of sound {len(heard)} are heard: more than that are not mixed"
+    return f"of {len(all_channels)} mono streams of sound {len(mixed)} are heard: more than that are not mixed"
 
 
 def _channels_apart(container: InputContainer, chosen: av.AudioStream) -> list[av.AudioStream]:
@@ -204,22 +204,22 @@ def codec_name(stream: Stream) -> str:
     if stream.codec_context:
         return stream.codec_context.codec.canonical_name  # "av1", where the decoder is "libdav1d"
     described = _description(stream.container)
-    found = re.search(rf"Stream #0:{stream.index}\b.*?: \w+: none(?: \((.{{4}}) /)?", described)
-    return found[1] if found and found[1] and found[1].isprintable() else "unknown"
+    match = re.search(rf"Stream #0:{stream.index}\b.*?: \w+: none(?: \((.{{4}}) /)?", described)
+    return match[1] if match and match[1] and match[1].isprintable() else "unknown"
 
 
 def coded_now(container: InputContainer, stream_index: int) -> str:
     """The codec of a stream by the tables of the file that were read last: broadcast streams may change it."""
-    found = re.search(rf"Stream #0:{stream_index}\b.*?: Video: (\w+)", _description(container))
-    return found[1] if found else ""
+    match = re.search(rf"Stream #0:{stream_index}\b.*?: Video: (\w+)", _description(container))
+    return match[1] if match else ""
 
 
 def tagged_s(stream: Stream) -> float | None:
     """The length that Matroska keeps of each track in a tag, 00:00:10.040000000; in seconds from the file's start."""
     for key, value in stream.metadata.items():
-        found = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", value) if key.upper().startswith("DURATION") else None
-        if found:
-            return int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])
+        match = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", value) if key.upper().startswith("DURATION") else None
+        if match:
+            return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3])
     return None
 
 
@@ -243,11 +243,11 @@ _AUDIO = ("the only one for everybody", "the file's default", "the most channels
 
 
 def _moving_pictures(container: InputContainer) -> list[VideoStream]:
-    found = [stream for stream in container.streams.video if not stream.disposition & _NO_PICTURES]
-    moving = [stream for stream in found if stream.frames != 1 and not stream.disposition & _PART_OF_PICTURE]
+    films = [stream for stream in container.streams.video if not stream.disposition & _NO_PICTURES]
+    moving = [stream for stream in films if stream.frames != 1 and not stream.disposition & _PART_OF_PICTURE]
     if len(moving) > 1:
         moving = [stream for stream in moving if not _is_cover(stream, moving)] or moving
-    return moving or found
+    return moving or films
 
 
 def _is_cover(stream: VideoStream, streams: list[VideoStream]) -> bool:
@@ -262,9 +262,9 @@ def _is_cover(stream: VideoStream, streams: list[VideoStream]) -> bool:
 
 
 def _sounds(container: InputContainer) -> list[av.AudioStream]:
-    found = [stream for stream in container.streams.audio if stream.codec_context]
-    if len(found) + len(container.streams.video) < 3 and len(found) < 2:
-        return found
+    tracks = [stream for stream in container.streams.audio if stream.codec_context]
+    if len(tracks) + len(container.streams.video) < 3 and len(tracks) < 2:
+        return tracks
     video = pick_video(container)
     programmes = _programmes(container)
     together: set[int] = set()
@@ -275,8 +275,8 @@ def _sounds(container: InputContainer) -> list[av.AudioStream]:
         else:
             elsewhere |= members
     if not together:
-        return found
-    return [stream for stream in found if stream.index in together or stream.index not in elsewhere]
+        return tracks
+    return [stream for stream in tracks if stream.index in together or stream.index not in elsewhere]
 
 
 def _video_merit(stream: VideoStream) -> tuple[int, ...]:
@@ -316,23 +316,23 @@ def _description(container: Container) -> str:
 
 def _programmes(container: InputContainer) -> list[set[int]]:
     """The numbers of each programme's streams; none where the container knows no programmes."""
-    found: list[set[int]] = []
+    groups: list[set[int]] = []
     inside = False
     for line in _description(container).splitlines():
         if re.match(r"  (?:Program \d|No Program)", line):
             inside = line.startswith("  Program")
             if inside:
-                found.append(set())
+                groups.append(set())
         elif inside and (stream := re.match(r" +Stream #0:(\d+)", line)):
-            found[-1].add(int(stream[1]))
-    return found
+            groups[-1].add(int(stream[1]))
+    return groups
 
 
 def _crop(container: InputContainer, stream: VideoStream) -> tuple[int, int, int, int]:
     """Left, right, top, bottom: MP4's clean aperture, Matroska's PixelCrop."""
     for line in _lines_about(container, stream):
-        if found := re.match(r" +Frame Cropping: (\d+)/(\d+)/(\d+)/(\d+)$", line, re.IGNORECASE):
-            left, right, top, bottom = map(int, found.groups())
+        if matched := re.match(r" +Frame Cropping: (\d+)/(\d+)/(\d+)/(\d+)$", line, re.IGNORECASE):
+            left, right, top, bottom = map(int, matched.groups())
             return left, right, top, bottom
     return 0, 0, 0, 0
 
@@ -347,8 +347,8 @@ def dolby_vision_alone(container: InputContainer, stream: VideoStream) -> int | 
     neither SDR nor HDR10 nor HLG. 0: the file does not say which. None: it is another one, or none.
     """
     for line in _lines_about(container, stream):
-        if found := re.match(r" +DOVI configuration record:.*profile: (\d+),.*compatibility id: (\d+)", line):
-            profile, compatible = map(int, found.groups())
+        if matched := re.match(r" +DOVI configuration record:.*profile: (\d+),.*compatibility id: (\d+)", line):
+            profile, compatible = map(int, matched.groups())
             return profile if profile == 5 or (profile in (10, 20) and compatible == 0) else None
     return 0 if stream.codec_context.codec_tag in ("dvh1", "dvhe", "dav1") else None
 

@@ -80,17 +80,17 @@ def structure_of(path: str, formats: set[str]) -> Structure:
 
 
 def _mov(file: PlainFile, size: int) -> Structure:
-    found: dict[int, Track] = {}
+    tracks_by_number: dict[int, Track] = {}
     end, seen = 0, False
     for kind, body, stop in boxes(file, 0, size):
         if seen and kind in (b"ftyp", b"moov"):
-            return Structure(end, size, found)  # an index of its own: another file
+            return Structure(end, size, tracks_by_number)  # an index of its own: another file
         if kind == b"moov":
             seen = True
-            found = {track.number: track for track in tracks(file, body, min(stop, size))}
+            tracks_by_number = {track.number: track for track in tracks(file, body, min(stop, size))}
         end = stop
     # Padding of other kinds behind the last box belongs to nobody.
-    return Structure(max(end, size) if seen else None, size, found)
+    return Structure(max(end, size) if seen else None, size, tracks_by_number)
 
 
 def _riff_end(file: PlainFile, size: int) -> int | None:

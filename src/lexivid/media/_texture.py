@@ -34,13 +34,13 @@ def texture_of(grey: Tensor) -> Tensor:
 def _structure(grey: Tensor) -> Tensor:
     """The picture of least total variation near `grey`: S = I + theta div p, with |p| at most 1."""
     px, py = torch.zeros_like(grey), torch.zeros_like(grey)
-    found = grey
+    structure = grey
     for _ in range(_STEPS):
-        px[..., :-1] += _STEP_SIZE / THETA * (found[..., 1:] - found[..., :-1])
-        py[..., :-1, :] += _STEP_SIZE / THETA * (found[..., 1:, :] - found[..., :-1, :])
+        px[..., :-1] += _STEP_SIZE / THETA * (structure[..., 1:] - structure[..., :-1])
+        py[..., :-1, :] += _STEP_SIZE / THETA * (structure[..., 1:, :] - structure[..., :-1, :])
         length = torch.hypot(px, py).clamp_(min=1)
         px /= length
         py /= length
         div = px - F.pad(px[..., :-1], (1, 0)) + py - F.pad(py[..., :-1, :], (0, 0, 1, 0))
-        found = grey + THETA * div
-    return found
+        structure = grey + THETA * div
+    return structure

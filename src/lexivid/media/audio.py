@@ -141,11 +141,11 @@ def _read(path: str | os.PathLike[str], mix: Mix, part: _Part, *, seek: bool) ->
             line.end()
         if part.start_s == 0 and not any(line.any_frame for line in lines.values()):
             raise MediaError(f"{shown(path)} declares sound of which nothing can be decoded; it seems damaged")
-        told = [mix.warning] if mix.warning else []
-        told += [text for line in lines.values() for text in line.warnings(at_end=at_end)]
+        texts = [mix.warning] if mix.warning else []
+        texts += [text for line in lines.values() for text in line.warnings(at_end=at_end)]
         if extent.left_out and pick_video(container) is None:  # else it is told of the pictures
-            told.append(extent.left_out)
-        warnings = list(dict.fromkeys(told))
+            texts.append(extent.left_out)
+        warnings = list(dict.fromkeys(texts))
         waves = [line.waveform() for line in lines.values()]
     if len(waves) == 1:
         return Sound(torch.from_numpy(waves[0]), part.rate, tuple(warnings))

@@ -102,25 +102,25 @@ class VideoReader:
 
     @property
     def warnings(self) -> list[str]:
-        cursor, found = self._cursor, list(self._about)
+        cursor, texts = self._cursor, list(self._about)
         # Less than the index and the end of the file tell is damage; less than the header declares may be.
         declared = self.info.duration_s
         if self._seems_cut():
             declared = max(declared, self._declared_s)
         decodable = self.decodable_s
         if decodable < declared - self._tolerance_s:
-            found.append(
+            texts.append(
                 f"only {decodable:.1f} of {declared:.1f} s could be decoded (the file seems cut off or damaged)"
             )
         for part in cursor.reach.foreign:
             start_s, end_s = (max(at_s + self._seconds(0), 0.0) for at_s in (part.start_s, part.end_s))
-            found.append(
+            texts.append(
                 f"from {start_s:.1f} to {end_s:.1f} s the pictures are coded in another way ({part.codec}, not "
                 f"{codec_name(cursor.stream)}), and are not looked at; join such files with ffmpeg's concat filter "
                 "instead"
             )
         if cursor.extent.left_out:
-            found.append(cursor.extent.left_out)
+            texts.append(cursor.extent.left_out)
         last = cursor.last
         lost = {pts for pts in cursor.lost if last is None or pts < pts_of(last)}  # the cut itself is told above
         lost = {pts for pts in lost if not cursor.is_beside_foreign(pts)}
@@ -130,11 +130,11 @@ class VideoReader:
             about_s = (len(lost) * step + sum(holes.values()) - len(holes) * step) * cursor.base
             first_s = max(self._seconds(min([*lost, *(at - gap for at, gap in holes.items())])), 0.0)
             last_s = max(self._seconds(max([*lost, *holes])), 0.0)
-            found.append(
+            texts.append(
                 f"about {max(about_s, 0.1):.1f} s between {first_s:.1f} and {last_s:.1f} s are damaged or missing "
                 "(of what was read)"
             )
-        return found
+        return texts
 
     def frames_at(
         self, times_s: Iterable[float], *, transform: Transform | None = None
@@ -266,18 +266,18 @@ def read_views(
     """
     with open_video(path, max_short_side=max_short_side) as reader:
         pictures: dict[float, torch.Tensor] = {}  # by the time at which they are first shown
-        found: dict[float, float] = {}  # wanted time -> that time
+        shown_at: dict[float, float] = {}  # wanted time -> that time
         duration_s = reader.info.duration_s
         for _ in range(2):
             plan = views.times_s(duration_s, reader.info.frame_rate)  # (num_clips, T)
-            wanted = sorted(set(plan.ravel().tolist()) - found.keys())
+            wanted = sorted(set(plan.ravel().tolist()) - shown_at.keys())
             for index, at_s, picture in reader.frames_at(wanted, transform=transform):
-                found[wanted[index]] = at_s
+                shown_at[wanted[index]] = at_s
                 pictures.setdefault(at_s, picture)
             if reader.decodable_s >= duration_s:
                 break
             duration_s = reader.decodable_s
-        times_s = np.vectorize(found.__getitem__, otypes=[np.float64])(plan)
+        times_s = np.vectorize(shown_at.__getitem__, otypes=[np.float64])(plan)
         chosen = [pictures[at_s] for at_s in times_s.ravel().tolist()]
         shapes = sorted({tuple(picture.shape) for picture in chosen})
         if len(shapes) > 1:
@@ -291,21 +291,21 @@ def read_views(
 
 def _about_the_picture(cursor: Cursor, info: MediaInfo) -> list[str]:
     """What the user should know of a choice that was made, and of colours that are not exact."""
-    found = []
+    remarks = []
     if info.num_video_streams > 1 and films_differ(cursor.container):
-        found.append(f"the file holds several films: {info.stream_choice}")
+        remarks.append(f"the file holds several films: {info.stream_choice}")
     # FFmpeg's own decoders of VP8 and VP9 leave it out; libvpx may be missing, or the picture turned.
     if has_alpha_beside(cursor.stream) and not has_alpha(cursor.first.format.name):
-        found.append("its transparency is not decoded (VP8 and VP9 in WebM): colours that a viewer hides are seen")
+        remarks.append("its transparency is not decoded (VP8 and VP9 in WebM): colours that a viewer hides are seen")
     if codec_name(cursor.stream) in ("hevc", "av1") and max(c.bits for c in cursor.first.format.components) > 8:
         profile = dolby_vision_alone(cursor.container, cursor.stream)
         if profile or (profile == 0 and cursor.first.color_trc == _UNKNOWN):
-            found.append(
+            remarks.append(
                 f"it is Dolby Vision{f' of profile {profile}' if profile else ''}, made for its own players alone: its "
                 "colours are not converted, and wrong; convert it first, such as by FFmpeg's filter libplacebo"
             )
     colours = approximation(cursor.first)
-    return [*found, colours] if colours else found
+    return [*remarks, colours] if colours else remarks
 
 
 def _describe_video(cursor: Cursor, presentation: Presentation) -> MediaInfo:

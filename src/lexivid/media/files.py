@@ -127,8 +127,8 @@ def find_media(paths: Iterable[str | Path], *, sound: bool = False) -> Found:
     left_out = LeftOut()
     seen: dict[str, FoundFile] = {}
     for path in paths:
-        for found in _search(path, sound, left_out) if Path(path).is_dir() else [FoundFile(str(path))]:
-            seen.setdefault(found.path, found)
+        for item in _search(path, sound, left_out) if Path(path).is_dir() else [FoundFile(str(path))]:
+            seen.setdefault(item.path, item)
     return Found(list(seen.values()), left_out)
 
 
@@ -138,8 +138,8 @@ def media_below(folder: str | Path, left_out: LeftOut | None = None) -> list[Pat
     Args:
         left_out: is added to.
     """
-    found = _below(folder, True, LeftOut() if left_out is None else left_out, [])
-    return sorted(Path(path) for path in found)
+    files = _below(folder, True, LeftOut() if left_out is None else left_out, [])
+    return sorted(Path(path) for path in files)
 
 
 def is_set_aside(folder_name: str) -> bool:
@@ -181,9 +181,9 @@ def _head(path: str | Path) -> bytes:
 def _search(folder: str | Path, sound: bool, left_out: LeftOut) -> Iterator[FoundFile]:
     """The files below a folder, and the reasons for which there are none."""
     failures: list[OSError] = []
-    own = LeftOut()
+    left_out_here = LeftOut()
     any_file = False
-    for path in _below(folder, sound, own, failures):
+    for path in _below(folder, sound, left_out_here, failures):
         any_file = True
         yield FoundFile(path)
     for failure in failures:
@@ -191,13 +191,15 @@ def _search(folder: str | Path, sound: bool, left_out: LeftOut) -> Iterator[Foun
         yield FoundFile(where, f"{where}: the folder cannot be read ({failure.strerror}); check its permissions")
     if not any_file and not failures:
         what = "no video or sound files" if sound else "no video files"
-        yield FoundFile(str(folder), f"{folder}: {what} in this folder" + (f" ({own})" if str(own) else ""))
-    left_out.add(own)
+        yield FoundFile(
+            str(folder), f"{folder}: {what} in this folder" + (f" ({left_out_here})" if str(left_out_here) else "")
+        )
+    left_out.add(left_out_here)
 
 
 def _below(folder: str | Path, sound: bool, left_out: LeftOut, failures: list[OSError]) -> Iterator[str]:
     for root, folders, names in os.walk(folder, onerror=failures.append):
-        kept = []
+        entries = []
         for name in sorted(folders):
             if name.startswith("."):
                 left_out.hidden += 1
@@ -205,8 +207,8 @@ def _below(folder: str | Path, sound: bool, left_out: LeftOut, failures: list[OS
                 left_out.folders[name] += 1
             else:
                 left_out.links += Path(root, name).is_symlink()
-                kept.append(name)  # os.walk itself does not follow links
-        folders[:] = kept
+                entries.append(name)  # os.walk itself does not follow links
+        folders[:] = entries
         for name in sorted(names):
             path = str(Path(root, name))
             ending = Path(name).suffix.lower()

@@ -84,10 +84,10 @@ def _dis(first: np.ndarray | Tensor, second: np.ndarray | Tensor) -> Tensor:
         raise LexividError(f'DIS flow needs pictures of at least 16 x 16 pixels, not {height} x {width}: use "tvl1"')
     method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     bytes0, bytes1 = (grey.round().clamp(0, 255).byte().numpy(force=True) for grey in (grey0, grey1))
-    found = np.empty((num_pairs, 2, height, width), np.float32)
+    fields = np.empty((num_pairs, 2, height, width), np.float32)
     for pair in range(num_pairs):
-        found[pair] = method.calc(bytes0[pair], bytes1[pair], None).transpose(2, 0, 1)  # type: ignore[call-overload]
-    return torch.from_numpy(found)
+        fields[pair] = method.calc(bytes0[pair], bytes1[pair], None).transpose(2, 0, 1)  # type: ignore[call-overload]
+    return torch.from_numpy(fields)
 
 
 def flow_to_image(flow: Tensor, *, bound_px: float = BOUND_PX) -> Tensor:
@@ -221,17 +221,17 @@ def flow_file(
         expected = max(1, round(length_s * rate - gap / every))
         facts = {"algorithm": algorithm, "texture": texture, "frame_rate": rate, "gap": gap, "bound_px": BOUND_PX}
         to_picture = {
-            "color": lambda found: flow_to_color(found, bound_px=color_bound_px),
+            "color": lambda field: flow_to_color(field, bound_px=color_bound_px),
             "image": flow_to_image,
         }
         done, shape = 0, (0, 0)
         with writer_for(out, facts, to_picture) as writer:
             for times_s, first, second in _batches(reader, start_s, end_s, every, gap):
                 shape = (first.shape[1], first.shape[2])
-                found = flow(
+                field = flow(
                     first, second, algorithm=algorithm, texture=texture, device=device, num_threads=num_threads
                 )
-                writer.add(found, times_s)
+                writer.add(field, times_s)
                 done += len(times_s)
                 if on_progress:
                     on_progress(done, max(expected, done))

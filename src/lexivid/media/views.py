@@ -165,11 +165,11 @@ class ViewsAsked:
         changes: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
         if self.layout is not None:
             layout = self.layout.strip().lower()
-            found = re.fullmatch(r"([0-9]{1,6})x([0-9]{1,6})", layout)
+            match = re.fullmatch(r"([0-9]{1,6})x([0-9]{1,6})", layout)
             if layout == "spread":
                 changes |= {"num_clips": 1, "num_crops": 1, "stride": self.stride}
-            elif found and int(found[1]) and int(found[2]):
-                changes |= {"num_clips": int(found[1]), "num_crops": int(found[2])}
+            elif match and int(match[1]) and int(match[2]):
+                changes |= {"num_clips": int(match[1]), "num_crops": int(match[2])}
                 if usual.stride is None and clip_stride is not None:
                     changes.setdefault("stride", clip_stride)
             else:

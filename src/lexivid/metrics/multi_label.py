@@ -41,18 +41,18 @@ def average_precision(scores: np.ndarray, truth: np.ndarray, judged: np.ndarray 
         LexividError: the shapes do not fit, or a score is not a number.
     """
     scores, truth, judged = _checked(scores, truth, judged)
-    found = np.full(scores.shape[1], np.nan)
+    values = np.full(scores.shape[1], np.nan)
     for k in range(scores.shape[1]):
         use = judged[:, k]
-        own, holds = scores[use, k], truth[use, k]
+        label_scores, holds = scores[use, k], truth[use, k]
         if not holds.any():
             continue
-        order = np.argsort(-own, kind="stable")
-        last_of_tie = np.append(np.diff(own[order]) != 0, True)
+        order = np.argsort(-label_scores, kind="stable")
+        last_of_tie = np.append(np.diff(label_scores[order]) != 0, True)
         hits = np.cumsum(holds[order])[last_of_tie]
         shown = np.flatnonzero(last_of_tie) + 1
-        found[k] = np.sum(np.diff(hits, prepend=0) * hits / shown) / hits[-1]
-    return found
+        values[k] = np.sum(np.diff(hits, prepend=0) * hits / shown) / hits[-1]
+    return values
 
 
 def mean_average_precision(scores: np.ndarray, truth: np.ndarray, judged: np.ndarray | None = None) -> float:
@@ -69,9 +69,9 @@ def labels_without_clips(truth: np.ndarray, judged: np.ndarray | None = None) ->
 def f1(scores: np.ndarray, truth: np.ndarray, *, threshold: float, judged: np.ndarray | None = None) -> F1:
     """Micro and macro F1 of "score >= threshold"."""
     scores, truth, judged = _checked(scores, truth, judged)
-    said = (scores >= threshold) & judged
+    predicted = (scores >= threshold) & judged
     holds = truth & judged
-    right, shown, true = (x.sum(axis=0) for x in (said & holds, said, holds))
+    right, shown, true = (x.sum(axis=0) for x in (predicted & holds, predicted, holds))
     of_labels = _f1(right, shown, true)
     return F1(float(_f1(right.sum(), shown.sum(), true.sum())), _mean(np.where(true > 0, of_labels, np.nan)), threshold)
 
@@ -100,10 +100,10 @@ def best_f1(scores: np.ndarray, truth: np.ndarray, *, average: str, judged: np.n
         change = np.zeros(len(flat))
         num = 0
         for k in range(scores.shape[1]):
-            own = np.flatnonzero(columns == k)
-            if holds[own].any():
-                after = _f1(np.cumsum(holds[own]), np.arange(1, len(own) + 1), holds[own].sum())
-                change[own] = np.diff(after, prepend=0.0)
+            of_label = np.flatnonzero(columns == k)
+            if holds[of_label].any():
+                after = _f1(np.cumsum(holds[of_label]), np.arange(1, len(of_label) + 1), holds[of_label].sum())
+                change[of_label] = np.diff(after, prepend=0.0)
                 num += 1
         curve = np.cumsum(change) / num
     last_of_tie = np.flatnonzero(np.append(np.diff(flat) != 0, True))
@@ -161,8 +161,8 @@ def bootstrap_calibration_error(
     gaps = np.bincount(cells, weights=(probabilities - truth)[judged], minlength=n * num_bins).reshape(n, num_bins)
     pairs = judged.sum(axis=1)
     units = np.arange(n) if groups is None else groups
-    places, counts = resampled_weights([units], num_resamples=num_resamples, seed=seed)
-    weights = counts[0][:, places[0]].astype(np.float64)  # (B, n)
+    indices, counts = resampled_weights([units], num_resamples=num_resamples, seed=seed)
+    weights = counts[0][:, indices[0]].astype(np.float64)  # (B, n)
     total = weights @ pairs
     drawn = np.abs(weights @ gaps).sum(axis=1)[total > 0] / total[total > 0]
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])

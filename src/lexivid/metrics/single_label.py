@@ -49,8 +49,8 @@ def ranks(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
         raise LexividError("a score is not a number")
     if len(targets) and not (targets.min() >= 0 and targets.max() < scores.shape[1]):
         raise LexividError(f"targets must be 0 to {scores.shape[1] - 1}; got {targets.min()} to {targets.max()}")
-    own = scores[np.arange(len(scores)), targets]
-    return (scores >= own[:, None]).sum(axis=1) - 1
+    of_target = scores[np.arange(len(scores)), targets]
+    return (scores >= of_target[:, None]).sum(axis=1) - 1
 
 
 def hits(scores: np.ndarray, targets: np.ndarray, *, k: int = 1) -> np.ndarray:
@@ -62,8 +62,8 @@ def hits(scores: np.ndarray, targets: np.ndarray, *, k: int = 1) -> np.ndarray:
 
 def top_k_accuracy(scores: np.ndarray, targets: np.ndarray, *, k: int = 1) -> float:
     """The share of clips whose right label is among the k best; nan for no clips."""
-    found = hits(scores, targets, k=k)
-    return float(found.mean()) if len(found) else float("nan")
+    right = hits(scores, targets, k=k)
+    return float(right.mean()) if len(right) else float("nan")
 
 
 def confusion(targets: np.ndarray, predictions: np.ndarray, *, num_classes: int) -> np.ndarray:
@@ -109,13 +109,13 @@ def resampled_weights(
         neither independent of each other nor of the run.
     """
     rng = np.random.default_rng(seed)
-    places, counts = [], []
+    indices, counts = [], []
     for factor in factors:
-        _, place = np.unique(np.asarray(factor), return_inverse=True)
-        num_units = int(place.max()) + 1 if len(place) else 0
-        places.append(place.ravel())
+        _, index = np.unique(np.asarray(factor), return_inverse=True)
+        num_units = int(index.max()) + 1 if len(index) else 0
+        indices.append(index.ravel())
         counts.append(rng.multinomial(num_units, [1 / num_units] * num_units, size=num_resamples))
-    return places, counts
+    return indices, counts
 
 
 def resampled_means(
@@ -134,14 +134,14 @@ def resampled_means(
         raise LexividError(f"values must be (n, m) with n above 0; got {values.shape}")
     if any(len(factor) != len(values) for factor in factors):
         raise LexividError(f"{len(values)} values, but factors of {[len(factor) for factor in factors]}")
-    places, counts = resampled_weights(factors or [np.arange(len(values))], num_resamples=num_resamples, seed=seed)
+    indices, counts = resampled_weights(factors or [np.arange(len(values))], num_resamples=num_resamples, seed=seed)
     valid = ~np.isnan(values)
     filled = np.where(valid, values, 0.0)
     means = np.full((num_resamples, values.shape[1]), np.nan)
     step = max(1, _CHUNK // len(values))
     for start in range(0, num_resamples, step):
         part = slice(start, start + step)
-        weights = np.prod([count[part][:, place] for place, count in zip(places, counts, strict=True)], axis=0)
+        weights = np.prod([count[part][:, index] for index, count in zip(indices, counts, strict=True)], axis=0)
         total = weights @ valid.astype(np.float64)
         np.divide(weights @ filled, total, out=means[part], where=total > 0)
     return means

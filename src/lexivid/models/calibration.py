@@ -157,15 +157,17 @@ class BaseNovelOffset:
             LexividError: the offset is no finite number.
         """
         known = {field.name for field in fields(cls)}
-        kept = {key: value for key, value in (values or {}).items() if key in known}
+        fields_given = {key: value for key, value in (values or {}).items() if key in known}
         try:
-            kept["offsets"] = tuple((int(number), float(offset)) for number, offset in kept.get("offsets", ()))
-            found = cls(**kept)
-            if not np.isfinite([found.offset, *(offset for _, offset in found.offsets)]).all():
+            fields_given["offsets"] = tuple(
+                (int(number), float(offset)) for number, offset in fields_given.get("offsets", ())
+            )
+            loaded = cls(**fields_given)
+            if not np.isfinite([loaded.offset, *(offset for _, offset in loaded.offsets)]).all():
                 raise ValueError("not finite")
         except (TypeError, ValueError) as error:
             raise LexividError(f"a calibration's offsets must be numbers ({error}); got {dict(values or {})}") from None
-        return found
+        return loaded
 
 
 def posterior(log_ratio: Tensor, prevalence: float) -> Tensor:

@@ -196,9 +196,11 @@ class MOV(nn.Module):
             if name not in self.towers:
                 raise ModelError(f"{name} came as pictures, but the model has no {name} tower: give features (B, T, D)")
             pictures = x[:, None] if name == "audio" else x  # (B, T, 3, H, W)
-            kept = pictures[present] if some else pictures
+            existing = pictures[present] if some else pictures
             features = (
-                encode_clips(self.towers[name], kept) if len(kept) else pictures.new_zeros(0, *kept.shape[1:2], dim)
+                encode_clips(self.towers[name], existing)
+                if len(existing)
+                else pictures.new_zeros(0, *existing.shape[1:2], dim)
             )
             tokens = features.new_zeros(len(present), pictures.shape[1], dim)
             tokens[present] = features
@@ -243,10 +245,10 @@ class MOV(nn.Module):
             taus = dict.fromkeys(self.config.modalities, self.config.tau)
         else:
             taus = {"video": self.config.tau_v, **self._tau_x}
-        own = {"video": features.v_m if head == "base" else features.v, **features.x_m}
+        features_of = {"video": features.v_m if head == "base" else features.v, **features.x_m}
         return {
             name: torch.where(features.mask[:, i, None], log_probabilities(x, labels, tau=taus[name]), -torch.inf)
-            for i, (name, x) in enumerate(own.items())
+            for i, (name, x) in enumerate(features_of.items())
         }
 
     @property
@@ -378,10 +380,10 @@ def base_weights(mask: Tensor, how: BaseScore = "v_m") -> Tensor:
     "v_m" (eq. 10): video alone, and where a clip has none, for which the paper has no answer, its other modalities
     alike. "mean" (score fusion, table 5): all that a clip has, alike.
     """
-    there = mask.double()
+    present = mask.double()
     if how == "v_m":
-        there[:, 1:] *= 1 - there[:, :1]
-    return there / there.sum(dim=1, keepdim=True).clamp_min(1)
+        present[:, 1:] *= 1 - present[:, :1]
+    return present / present.sum(dim=1, keepdim=True).clamp_min(1)
 
 
 def modality_weights(video: float, num_others: int, mask: Tensor | None, like: Tensor) -> Tensor:

@@ -315,11 +315,11 @@ def interpolated(tower: nn.Module, teacher: nn.Module, a: float) -> dict[str, Te
         tower: a `VideoTower`, or a tower without branches. teacher: the tower as it was.
     """
     original = dict(teacher.named_parameters())
-    found = {}
+    weights = {}
     for name, now in tower.named_parameters():
         before = original.get(name.removeprefix("clip."))
-        found[name] = now if before is None else torch.lerp(now, before.to(now), a)
-    return found
+        weights[name] = now if before is None else torch.lerp(now, before.to(now), a)
+    return weights
 
 
 def sample_labels(targets: Tensor, num: int, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
@@ -341,12 +341,12 @@ def sample_labels(targets: Tensor, num: int, *, generator: torch.Generator | Non
         return torch.arange(total, device=targets.device), torch.ones(total, device=targets.device)
     if int(holds.sum()) > num // 2:
         holds = torch.zeros_like(holds)
-    kept, others = holds.nonzero()[:, 0], (~holds).nonzero()[:, 0]
-    num_drawn = num - len(kept)
+    true_labels, others = holds.nonzero()[:, 0], (~holds).nonzero()[:, 0]
+    num_drawn = num - len(true_labels)
     drawn = others[torch.randperm(len(others), generator=generator)[:num_drawn]]
-    places, order = torch.cat([kept, drawn]).sort()
-    weights = torch.cat([torch.ones(len(kept)), torch.full((num_drawn,), len(others) / num_drawn)])[order]
-    return places.to(targets.device), weights.to(targets.device)
+    indices, order = torch.cat([true_labels, drawn]).sort()
+    weights = torch.cat([torch.ones(len(true_labels)), torch.full((num_drawn,), len(others) / num_drawn)])[order]
+    return indices.to(targets.device), weights.to(targets.device)
 
 
 def average_weights(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -79,8 +79,8 @@ def save_model(model: TrainedModel, folder: Path, *, self_contained: bool = Fals
 
 def save_weights(model: TrainedModel, folder: Path) -> None:
     """model.safetensors, without the frozen tower's weights, and the files of a trained label encoder."""
-    own = {k: v for k, v in model.mov.state_dict().items() if not k.startswith(FROZEN_PREFIX)}
-    data = save({k: v.detach().cpu().contiguous() for k, v in own.items()}, metadata={"format": "pt"})
+    trained_weights = {k: v for k, v in model.mov.state_dict().items() if not k.startswith(FROZEN_PREFIX)}
+    data = save({k: v.detach().cpu().contiguous() for k, v in trained_weights.items()}, metadata={"format": "pt"})
     write_atomically(folder / MODEL_WEIGHTS_FILE, data)
     if model.label_encoder is not None:
         model.label_encoder.save(folder, backbone=name_of(model.backbone))

@@ -219,8 +219,8 @@ def streams_of(config: MOVConfig) -> tuple[str, ...]:
     """Which streams of features a sigmoid objective scores: v_m, each other modality, and v where it is frozen and
     another than v_m."""
     changed = config.num_temporal_layers or config.num_cross_layers
-    own = ("v",) if config.frozen_video and changed else ()
-    return ("v_m", *config.modalities[1:], *own)
+    frozen = ("v",) if config.frozen_video and changed else ()
+    return ("v_m", *config.modalities[1:], *frozen)
 
 
 def make_objective(config: SigmoidConfig, encoder: MOVConfig) -> SigmoidObjective:

@@ -101,8 +101,8 @@ def best_offset(folds: Sequence[Fold]) -> tuple[float, float]:
 
 def accuracies(fold: Fold, *, offset: float) -> tuple[float, float]:
     """Accuracy of base and of (pseudo-)novel clips over the whole vocabulary."""
-    said = _splice(fold.base_path, fold.novel_path, fold.is_base, offset).argmax(axis=1)
-    right, base_clip = said == fold.targets, fold.is_base[fold.targets]
+    predicted = _splice(fold.base_path, fold.novel_path, fold.is_base, offset).argmax(axis=1)
+    right, base_clip = predicted == fold.targets, fold.is_base[fold.targets]
     return float(right[base_clip].mean()), float(right[~base_clip].mean())
 
 
@@ -174,21 +174,21 @@ def fit_offset(
     """
     if not collected.base_classes:
         raise LexividError("this model was not trained on base classes: there is nothing to calibrate")
-    own = collected.base_classes
-    part, targets = of_classes(collected, own)
+    class_names = collected.base_classes
+    part, targets = of_classes(collected, class_names)
     if not len(part):
         raise LexividError("no clip is of a base class of the model: there is nothing to calibrate it on")
-    nothing = distractor_labels(most, seed=seed, exclude=own) if nothing is None else nothing[:most]
-    vectors = embed([*own, *nothing])
+    nothing = distractor_labels(most, seed=seed, exclude=class_names) if nothing is None else nothing[:most]
+    vectors = embed([*class_names, *nothing])
     rng = np.random.default_rng(seed)
     folds: dict[int, list[Fold]] = {}
     number = 1
     while number <= len(nothing):
         for _ in range(num_draws if number < len(nothing) else 1):
-            drawn = len(own) + rng.permutation(len(nothing))[:number]
-            chosen = vectors[np.concatenate([np.arange(len(own)), drawn])]
+            drawn = len(class_names) + rng.permutation(len(nothing))[:number]
+            chosen = vectors[np.concatenate([np.arange(len(class_names)), drawn])]
             base, novel = (log_score(part, chosen, head=head) for head in HEADS)
-            is_base = np.arange(len(chosen)) < len(own)
+            is_base = np.arange(len(chosen)) < len(class_names)
             folds.setdefault(number, []).append(Fold(base, novel, targets, is_base))
         number *= 2
     return replace(fit_held_out(folds, spare=spare), num_views=part.num_views)
@@ -231,21 +231,21 @@ def _limits(fold: Fold) -> tuple[np.ndarray, np.ndarray]:
     on_base_side = fold.is_base[fold.targets]
     if on_base_side.all() or not on_base_side.any():
         raise LexividError("calibration needs clips of classes on both sides")
-    own, best_base, best_novel = _best(fold)
-    novel_limit = np.where(own >= best_novel, best_base - own, np.inf)[~on_base_side]
+    of_target, best_base, best_novel = _best(fold)
+    novel_limit = np.where(of_target >= best_novel, best_base - of_target, np.inf)[~on_base_side]
     return _base_limits(fold), novel_limit
 
 
 def _base_limits(fold: Fold) -> np.ndarray:
     """Of each base clip the offset up to which it is right, -inf for never."""
-    own, best_base, best_novel = _best(fold)
-    return np.where(own >= best_base, own - best_novel, -np.inf)[fold.is_base[fold.targets]]
+    of_target, best_base, best_novel = _best(fold)
+    return np.where(of_target >= best_base, of_target - best_novel, -np.inf)[fold.is_base[fold.targets]]
 
 
 def _best(fold: Fold) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scores (n,) at offset 0 of the right label, the best base one, the best other one."""
     scores = _splice(fold.base_path, fold.novel_path, fold.is_base, 0.0)
-    own = scores[np.arange(len(scores)), fold.targets]
+    of_target = scores[np.arange(len(scores)), fold.targets]
     best_base = np.where(fold.is_base, scores, -np.inf).max(axis=1)
     best_novel = np.where(fold.is_base, -np.inf, scores).max(axis=1)
-    return own, best_base, best_novel
+    return of_target, best_base, best_novel

@@ -116,16 +116,16 @@ def fit_model_calibrations(model: TrainedModel, collected: Collected) -> tuple[d
     if (num_recordings := len(set(collected.groups))) < FEWEST_RECORDINGS:
         why = f"{num_recordings} held-out recordings; a calibration needs {FEWEST_RECORDINGS}: raise data.held_out"
         return {}, {f"evidence {head}": why for head in HEADS}
-    found: dict[str, Calibration] = {}
+    calibrations: dict[str, Calibration] = {}
     reasons: dict[str, str] = {}
     for head in HEADS:
-        own = clip_log_odds(collected, labels, head=head, background=background)
+        odds = clip_log_odds(collected, labels, head=head, background=background)
         method = f"fitted on {len(truth)} held-out clips of {len(names)} base classes, {head} path"
         try:
-            found[head] = fit_calibration(own, truth, method=method, groups=np.array(collected.groups))[0]
+            calibrations[head] = fit_calibration(odds, truth, method=method, groups=np.array(collected.groups))[0]
         except LexividError as error:
             reasons[f"evidence {head}"] = str(error)
-    return found, reasons
+    return calibrations, reasons
 
 
 def truth_of(collected: Collected) -> np.ndarray:

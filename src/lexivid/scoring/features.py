@@ -81,10 +81,10 @@ class Collected:
             LexividError: another file, or damaged.
         """
         try:
-            with np.load(path, allow_pickle=False) as found:
-                about = json.loads(str(found["about"]))
-                features = {key.partition(".")[2]: found[key] for key in found if key.startswith("features.")}
-                mask, targets = found["mask"], found["targets"]
+            with np.load(path, allow_pickle=False) as arrays:
+                about = json.loads(str(arrays["about"]))
+                features = {key.partition(".")[2]: arrays[key] for key in arrays if key.startswith("features.")}
+                mask, targets = arrays["mask"], arrays["targets"]
             for key in ("modalities", "paths", "groups", "classes", "base_classes"):
                 about[key] = tuple(about[key])
             about["failures"] = [tuple(pair) for pair in about["failures"]]
@@ -141,8 +141,8 @@ def clip_log_odds(
     features, num_views = _views_of(collected)
     others = None if background is None else torch.as_tensor(np.asarray(background)).float()
     vectors = torch.as_tensor(np.asarray(labels)).float()
-    found = log_odds(features, vectors, collected.settings, head=head, background=others)
-    return found.unflatten(0, (-1, num_views)).mean(dim=1).numpy()
+    odds = log_odds(features, vectors, collected.settings, head=head, background=others)
+    return odds.unflatten(0, (-1, num_views)).mean(dim=1).numpy()
 
 
 def _views_of(collected: Collected) -> tuple[MOVFeatures, int]:
@@ -215,7 +215,7 @@ def collect(
     if not order:
         path, reason = failures[0] if failures else ("", "there are none")
         raise LexividError(f"none of the {len(samples)} clips can be used; the first: {path}: {reason}")
-    kept = torch.cat(order).tolist()
+    order_read = torch.cat(order).tolist()
     modalities = trained.mov.config.modalities if trained else ("video",)
     mask = torch.cat(masks)[:, : len(modalities)].numpy()
     if trained is not None:
@@ -225,8 +225,8 @@ def collect(
         mask,
         tuple(modalities),
         torch.cat(targets).numpy(),
-        tuple(str(paths[i]) if paths else str(i) for i in kept),
-        tuple(str((groups[i] if groups else None) or (paths[i] if paths else i)) for i in kept),
+        tuple(str(paths[i]) if paths else str(i) for i in order_read),
+        tuple(str((groups[i] if groups else None) or (paths[i] if paths else i)) for i in order_read),
         tuple(classes),
         tuple(trained.base_classes) if trained else (),
         settings_of(model),
@@ -255,12 +255,12 @@ def _features(
         frames = model.encode_images(video.flatten(0, 2)).unflatten(0, video.shape[:3])
         v = F.normalize(frames.mean(dim=2), dim=-1)
         return {"v": v, "v_m": v}
-    found: dict[str, list[Tensor]] = {}
+    parts: dict[str, list[Tensor]] = {}
     for shown in aligned(views, num_clips):
         x: MOVFeatures = model.features(**shown, mask=mask)
         for name, value in {"v": x.v, "v_m": x.v_m, **x.x_m}.items():
-            found.setdefault(name, []).append(value.float().cpu())
-    return {name: torch.stack(x, dim=1) for name, x in found.items()}
+            parts.setdefault(name, []).append(value.float().cpu())
+    return {name: torch.stack(x, dim=1) for name, x in parts.items()}
 
 
 def aligned(views: Mapping[str, Tensor], num_clips: int) -> Iterator[dict[str, Tensor]]:

@@ -52,24 +52,24 @@ def log_odds(
         if scales is not None:
             return base_log_odds(features, labels, scales)
         assert background is not None
-        own = {
+        odds = {
             name: log_odds_above(x, labels, background, temperature=settings["tau"])
             for name, x in (("v_m", features.v_m), *features.x_m.items())
         }
         if settings.get("base_score") == "mean":  # score fusion
-            return _mixed(own, base_weights(features.mask, "mean"))
-        return _base(own, features.mask)
+            return _mixed(odds, base_weights(features.mask, "mean"))
+        return _base(odds, features.mask)
     if scales is not None:
-        own = _sigmoid({"v": features.v, **features.x_m}, labels, scales)
+        odds = _sigmoid({"v": features.v, **features.x_m}, labels, scales)
     else:
         assert background is not None
         taus = {"v": settings["tau_v"], **settings["tau_x"]}
-        own = {
+        odds = {
             name: log_odds_above(x, labels, background, temperature=taus[name])
             for name, x in (("v", features.v), *features.x_m.items())
         }
     weights = modality_weights(1 - settings["beta"], len(features.x_m), features.mask, features.v)
-    return _mixed(own, weights.double())  # eq. 12
+    return _mixed(odds, weights.double())  # eq. 12
 
 
 def base_log_odds(features: MOVFeatures, labels: Tensor, scales: Scales) -> Tensor:
@@ -77,24 +77,24 @@ def base_log_odds(features: MOVFeatures, labels: Tensor, scales: Scales) -> Tens
     return _base(_sigmoid({"v_m": features.v_m, **features.x_m}, labels, scales), features.mask)
 
 
-def _mixed(own: Mapping[str, Tensor], weights: Tensor) -> Tensor:
+def _mixed(odds: Mapping[str, Tensor], weights: Tensor) -> Tensor:
     """Log odds of the streams' mean probability, with weights (B, M); -27.6 for a clip without any stream."""
-    holds = log_mean([F.logsigmoid(x) for x in own.values()], weights)
-    rest = log_mean([F.logsigmoid(-x) for x in own.values()], weights)
+    holds = log_mean([F.logsigmoid(x) for x in odds.values()], weights)
+    rest = log_mean([F.logsigmoid(-x) for x in odds.values()], weights)
     return (holds - rest).nan_to_num(nan=_NOTHING_SEEN)
 
 
 def _sigmoid(streams: Mapping[str, Tensor], labels: Tensor, scales: Scales) -> dict[str, Tensor]:
-    found = {}
+    odds = {}
     for name, x in streams.items():
         scale, bias = scales.get(name, scales["v_m"])  # v is v_m where nothing follows the tower
-        found[name] = similarity(x, labels).double() * scale + bias
-    return found
+        odds[name] = similarity(x, labels).double() * scale + bias
+    return odds
 
 
-def _base(own: Mapping[str, Tensor], mask: Tensor) -> Tensor:
+def _base(odds: Mapping[str, Tensor], mask: Tensor) -> Tensor:
     """Eq. 10, of log odds."""
-    return (torch.stack(list(own.values()), dim=1) * base_weights(mask)[..., None]).sum(dim=1)
+    return (torch.stack(list(odds.values()), dim=1) * base_weights(mask)[..., None]).sum(dim=1)
 
 
 def log_odds_above(features: Tensor, labels: Tensor, background: Tensor, *, temperature: float) -> Tensor:

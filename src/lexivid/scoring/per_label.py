@@ -55,7 +55,7 @@ class TrainedPerLabelScorer:
     @property
     def method(self) -> str:
         """What its probabilities rest on, in words."""
-        return "; ".join(dict.fromkeys(found.method for found in self.model.calibrations.values()))
+        return "; ".join(dict.fromkeys(calibration.method for calibration in self.model.calibrations.values()))
 
     @property
     def is_fitted(self) -> bool:
@@ -93,10 +93,10 @@ class TrainedPerLabelScorer:
         labels = self.labels.to(device)
         background = None if self.background is None else self.background.to(device)
         settings = self.model.settings()
-        own = self._by_head(
+        odds = self._by_head(
             kind, lambda head: log_odds(features, labels, settings, head=head, background=background).cpu()
         )
-        return own, features.mask.any(dim=1).cpu()
+        return odds, features.mask.any(dim=1).cpu()
 
     def log_ratios_of(self, log_odds: Tensor, seen: Tensor, kind: LabelSplit) -> Tensor:
         """Log likelihood ratios of log odds (N, K), as `log_ratios`."""
@@ -218,8 +218,8 @@ def label_probabilities(
         )
         if per_label is None:
             raise LexividError(f"model {model.name!r} has no background labels with which to compare labels one by one")
-        own = clip_log_odds(collected, per_label.labels, head="base", background=per_label.background)
-        return per_label.calibration.probability(torch.from_numpy(own)).numpy()
+        odds = clip_log_odds(collected, per_label.labels, head="base", background=per_label.background)
+        return per_label.calibration.probability(torch.from_numpy(odds)).numpy()
     labels, background = log_odds_vectors(model, names, prompt_cache=prompt_cache, templates=templates)
     p = np.zeros((len(collected), len(names)))
     for head, at in zip(HEADS, (seen, ~seen), strict=True):
@@ -227,8 +227,8 @@ def label_probabilities(
             continue
         if head not in model.calibrations:
             raise not_calibrated(head, not_fitted=model.not_fitted)
-        own = clip_log_odds(collected, labels[at], head=head, background=background)
-        p[:, at] = model.calibrations[head].probability(torch.from_numpy(own)).numpy()
+        odds = clip_log_odds(collected, labels[at], head=head, background=background)
+        p[:, at] = model.calibrations[head].probability(torch.from_numpy(odds)).numpy()
     return p
 
 

@@ -31,11 +31,11 @@ class Plan(NamedTuple):
         if batch_size < world:
             raise ValueError(f"a batch of {batch_size} clips cannot be shared by {world} processes")
         batch_size -= batch_size % world
-        own = batch_size // world
-        micro = min(micro_batch or own, own)
-        while own % micro:  # the largest that divides a process's share
+        per_rank = batch_size // world
+        micro = min(micro_batch or per_rank, per_rank)
+        while per_rank % micro:  # the largest that divides a process's share
             micro -= 1
-        return cls(batch_size, micro, own // micro, num_clips // batch_size)
+        return cls(batch_size, micro, per_rank // micro, num_clips // batch_size)
 
 
 def micro_batches(
@@ -44,16 +44,16 @@ def micro_batches(
     """The clips of each micro-batch of one process: of every global batch, every `world`-th clip from `rank` on."""
     order = epoch_order(num_clips, seed=seed, epoch=epoch)
     for step in range(start_step, plan.num_steps):
-        own = order[step * plan.batch_size : (step + 1) * plan.batch_size][rank::world]
-        for start in range(0, len(own), plan.micro_batch):
-            yield own[start : start + plan.micro_batch]
+        of_rank = order[step * plan.batch_size : (step + 1) * plan.batch_size][rank::world]
+        for start in range(0, len(of_rank), plan.micro_batch):
+            yield of_rank[start : start + plan.micro_batch]
 
 
 def even_batches(num_clips: int, batch_size: int, *, rank: int = 0, world: int = 1) -> list[list[int]]:
     """All clips in order, shared out so that every process gets as many batches; some may see a clip twice."""
     per_rank = -(-num_clips // world)
-    own = [min(rank + i * world, num_clips - 1) for i in range(per_rank)]
-    return [own[start : start + batch_size] for start in range(0, per_rank, batch_size)]
+    of_rank = [min(rank + i * world, num_clips - 1) for i in range(per_rank)]
+    return [of_rank[start : start + batch_size] for start in range(0, per_rank, batch_size)]
 
 
 class MemorySamples:

@@ -67,6 +67,6 @@ def fitted(model: TrainedModel) -> dict[str, Any]:
     """What was fitted on held-out clips, for train.json."""
     return {
         "calibration": model.base_novel_offset,
-        "evidence": {head: found.to_dict() for head, found in model.calibrations.items()},
+        "evidence": {head: calibration.to_dict() for head, calibration in model.calibrations.items()},
         "not_fitted": model.not_fitted,
     }

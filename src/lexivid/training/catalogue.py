@@ -37,10 +37,10 @@ class RecipeRow(NamedTuple):
 
 def rows() -> list[RecipeRow]:
     """All recipes of the package: those for one's own videos first, and comparisons behind what they compare."""
-    found = [_row(load_recipe(name)) for name in recipe_names()]
+    listed = [_row(load_recipe(name)) for name in recipe_names()]
     groups = ("your own videos", "synthetic world", "the papers' size")
     return sorted(
-        found,
+        listed,
         key=lambda row: (groups.index(row.group), row.about.startswith(("Comp", "Control")), row.name != "lite-mov"),
     )
 
@@ -107,7 +107,7 @@ def show(recipe: Recipe) -> str:
 
 
 def _section(values: Any, defaults: Any, indent: str) -> list[str]:
-    told = meanings(type(values))
+    texts = meanings(type(values))
     lines: list[str] = []
     for item in fields(values):
         value, default = getattr(values, item.name), getattr(defaults, item.name)
@@ -118,7 +118,7 @@ def _section(values: Any, defaults: Any, indent: str) -> list[str]:
             lines += _section(value, default, indent + "  ")
             continue
         key = f"{indent}{item.name}: {to_yaml_text(value)}"
-        comment = told.get(item.name, "")
+        comment = texts.get(item.name, "")
         if indent and value != default:
             comment += f" (default: {to_yaml_text(default)})"
         lines += _commented(key, comment.strip())
@@ -138,12 +138,12 @@ def _commented(key: str, comment: str) -> list[str]:
 def meanings(section: type) -> dict[str, str]:
     """What each key of a section means: the first sentence that its docstring, or that of a class before it, says."""
     names = {item.name for item in fields(section)}
-    told: dict[str, str] = {}
+    texts: dict[str, str] = {}
     sources = [*section.__mro__, *([_ALSO[section]] if section in _ALSO else [])]
     for source in sources:
         for name, text in _entries(source, names).items():
-            told.setdefault(name, text)
-    return told
+            texts.setdefault(name, text)
+    return texts
 
 
 def _entries(source: type, names: set[str]) -> dict[str, str]:
@@ -153,14 +153,14 @@ def _entries(source: type, names: set[str]) -> dict[str, str]:
         return {}
     text = " ".join(parts[1].split("\n\n")[0].split())
     heads = [
-        found
-        for found in re.finditer(r"(?:^|(?<=[.)] ))(\w+(?:, \w+)*): ", text)
-        if names.issuperset(found[1].split(", ")) or hasattr(source, found[1].split(", ")[0])
+        match
+        for match in re.finditer(r"(?:^|(?<=[.)] ))(\w+(?:, \w+)*): ", text)
+        if names.issuperset(match[1].split(", ")) or hasattr(source, match[1].split(", ")[0])
     ]
-    ends = [found.start() for found in heads[1:]] + [len(text)]
+    ends = [match.start() for match in heads[1:]] + [len(text)]
     entries: dict[str, str] = {}
-    for found, end in zip(heads, ends, strict=True):
-        entries |= dict.fromkeys(found[1].split(", "), _first_sentence(text[found.end() : end].strip()))
+    for match, end in zip(heads, ends, strict=True):
+        entries |= dict.fromkeys(match[1].split(", "), _first_sentence(text[match.end() : end].strip()))
     return {name: entry for name, entry in entries.items() if name in names}
 
 
@@ -176,11 +176,11 @@ def unexplained() -> list[str]:
 
 
 def _unexplained(section: type, prefix: str) -> list[str]:
-    told, hints, found = meanings(section), get_type_hints(section), []
+    texts, hints, missing = meanings(section), get_type_hints(section), []
     for item in fields(section):
         kind = hints[item.name]
         if is_dataclass(kind):
-            found += _unexplained(kind, f"{prefix}{item.name}.")  # type: ignore[arg-type]
-        elif prefix and not told.get(item.name):
-            found.append(f"{prefix}{item.name}")
-    return found
+            missing += _unexplained(kind, f"{prefix}{item.name}.")  # type: ignore[arg-type]
+        elif prefix and not texts.get(item.name):
+            missing.append(f"{prefix}{item.name}")
+    return missing

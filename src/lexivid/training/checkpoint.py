@@ -93,8 +93,8 @@ def list_checkpoints(folder: Path, kind: str) -> list[Path]:
     """The complete checkpoints of a kind, oldest first."""
     if not folder.is_dir():
         return []
-    found = [path for path in folder.iterdir() if re.fullmatch(rf"{kind}-\d{{8,}}", path.name)]
-    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+    paths = [path for path in folder.iterdir() if re.fullmatch(rf"{kind}-\d{{8,}}", path.name)]
+    return sorted(paths, key=lambda path: int(path.name.rpartition("-")[2]))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

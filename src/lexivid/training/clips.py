@@ -75,8 +75,8 @@ def draw_clips(recipe: Recipe, data: str | Path) -> RunClips:
     if empty := set(split.base) - {label for clip in base.clips for label in clip.labels}:
         raise LexividError(f"base class {min(empty)!r} has no training clips in {str(data)!r}")
     one = recipe.objective.kind == "softmax"
-    kept, out = hold_out(base.clips, fraction=settings.held_out, seed=settings.split_seed, each_class=one)
-    remarks, num_clips = dataset.remarks, len(kept) + len(out)
+    trained, out = hold_out(base.clips, fraction=settings.held_out, seed=settings.split_seed, each_class=one)
+    remarks, num_clips = dataset.remarks, len(trained) + len(out)
     if len(out) > max(_MUCH_HELD_OUT, 2 * settings.held_out) * num_clips:
         remarks += (
             f"{len(out)} of the {num_clips} clips are held out, where data.held_out is {settings.held_out:g}: each "
@@ -88,7 +88,7 @@ def draw_clips(recipe: Recipe, data: str | Path) -> RunClips:
             f"the class split names {len(neither)} of the classes neither base nor novel, and their clips are "
             f"left out: {named}",
         )
-    return RunClips(tuple(kept), tuple(out), split, str(data_folder(data)), {}, remarks)
+    return RunClips(tuple(trained), tuple(out), split, str(data_folder(data)), {}, remarks)
 
 
 def _split_of(settings: DataRecipe, dataset: Dataset, data: str | Path) -> ClassSplit:
@@ -116,8 +116,8 @@ def identified(clips: RunClips, accelerator: Accelerator | None = None) -> RunCl
         return replace(clips, contents=contents_of(paths))
     from accelerate.utils import gather_object
 
-    own = contents_of(paths[accelerator.process_index :: accelerator.num_processes])
-    return replace(clips, contents=dict(gather_object(list(own.items()))))
+    hashes = contents_of(paths[accelerator.process_index :: accelerator.num_processes])
+    return replace(clips, contents=dict(gather_object(list(hashes.items()))))
 
 
 def sample_spec(recipe: Recipe, images: ImageProcessing, *, train: bool) -> SampleSpec:

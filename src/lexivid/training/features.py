@@ -158,9 +158,9 @@ def cache_features(
     num_bytes = len(cached) * cached.num_looks * (num_frames * width * 4 + _HEADER_BYTES)
     missing = {}
     for look in range(cached.num_looks):
-        own = range(rank, len(cached), world)
-        there = cached.store.hold((cached.key(i, look) for i in own), num_bytes=num_bytes)
-        missing[look] = [i for i, known in zip(own, there, strict=True) if not known]
+        of_rank = range(rank, len(cached), world)
+        stored = cached.store.hold((cached.key(i, look) for i in of_rank), num_bytes=num_bytes)
+        missing[look] = [i for i, known in zip(of_rank, stored, strict=True) if not known]
     total = sum(len(indices) for indices in missing.values())
     failures: dict[str, str] = {}
     rate, done = Rate(total), 0

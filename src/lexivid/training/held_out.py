@@ -64,9 +64,9 @@ def evaluate_held_out(
         return {"mean_average_precision": 0.0, "loss": float("inf"), "clips": 0.0}
 
     scores, truth = seen[:, 1:].chunk(2, dim=1)
-    found = mean_average_precision(scores.numpy(), truth.bool().numpy())
+    precision = mean_average_precision(scores.numpy(), truth.bool().numpy())
     return {
-        "mean_average_precision": 0.0 if found != found else found,
+        "mean_average_precision": 0.0 if precision != precision else precision,
         "loss": float(seen[:, 0].mean()),
         "clips": float(len(seen)),
     }

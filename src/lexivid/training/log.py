@@ -110,10 +110,10 @@ class RunLog:
             return
         path = folder / LOG_FILE
         lines = path.read_text(encoding="utf-8").splitlines() if start_step and path.exists() else []
-        kept = [line for line in lines if _step_of(line) <= start_step]
+        earlier = [line for line in lines if _step_of(line) <= start_step]
         folder.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(".log.jsonl.tmp")
-        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        temporary.write_text("".join(line + "\n" for line in earlier), encoding="utf-8")
         temporary.replace(path)
         self.stream = path.open("a", encoding="utf-8")
         if not has_tensorboard():

@@ -136,8 +136,8 @@ def fit(
     wrapped, optimizer = prepare(accelerator, model, optimizer)
     checkpoints = out / "checkpoints"
     state = FitState()
-    if resume and (found := list_checkpoints(checkpoints, "step")):
-        checkpoint = load_checkpoint(found[-1])
+    if resume and (checkpoints_found := list_checkpoints(checkpoints, "step")):
+        checkpoint = load_checkpoint(checkpoints_found[-1])
         restore_state(accelerator, wrapped, optimizer, checkpoint)
         state = FitState(**({"epochs": checkpoint.state["step"] // max(1, plan.num_steps)} | checkpoint.state))
     if learns_statistics(model):
@@ -310,8 +310,8 @@ def _merged(failures: dict[str, str], accelerator: Accelerator) -> dict[str, str
 
 
 def _is_better(new: dict[str, float], best: dict[str, float] | None) -> bool:
-    def rank(found: dict[str, float]) -> tuple[float, float]:
-        return found.get("accuracy", found.get("mean_average_precision", 0.0)), -found["loss"]
+    def rank(metrics: dict[str, float]) -> tuple[float, float]:
+        return metrics.get("accuracy", metrics.get("mean_average_precision", 0.0)), -metrics["loss"]
 
     return best is None or rank(new) > rank(best)
 

@@ -67,9 +67,9 @@ class ModelRecipe:
 
     def mov_settings(self) -> dict[str, Any]:
         """The keyword arguments of `MOVConfig.for_backbone`, `tau_v_ratio` apart."""
-        own = ("backbone", "base_score", "templates", "init_from", "tau_v_ratio")
+        own_keys = ("backbone", "base_score", "templates", "init_from", "tau_v_ratio")
         as_asked = ("trainable_layers", "audio_batch_norm_momentum")  # None means something
-        return {k: v for k, v in asdict(self).items() if k not in own and (v is not None or k in as_asked)}
+        return {k: v for k, v in asdict(self).items() if k not in own_keys and (v is not None or k in as_asked)}
 
 
 @dataclass(frozen=True)

@@ -103,15 +103,15 @@ def _labels_of(out: Path) -> str:
 
 def _entries(out: Path, names: Mapping[str, str]) -> list[tuple[str, str, str]]:
     """(name, size, what it is) of those that are there; the page itself has no size yet."""
-    found = []
+    entries = []
     for name, words in names.items():
         path = out / name
         if name == REPORT_FILE:
-            found.append((name, "", words))
+            entries.append((name, "", words))
         elif path.exists():
             files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-            found.append((name, size_text(sum(file.stat().st_size for file in files)), words))
-    return found
+            entries.append((name, size_text(sum(file.stat().st_size for file in files)), words))
+    return entries
 
 
 def size_text(num_bytes: int) -> str:
@@ -218,9 +218,9 @@ def chart(curves: Sequence[Curve], title: str, within: Sequence[float] = ()) -> 
 
 
 def _line(curve: Curve, across: Callable[[float], float], down: Callable[[float], float]) -> str:
-    places = [(across(x), down(y)) for x, y in curve.points if math.isfinite(y)]
-    path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-    dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in places) if len(places) <= 30 else ""
+    corners = [(across(x), down(y)) for x, y in curve.points if math.isfinite(y)]
+    path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in corners)
+    dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in corners) if len(corners) <= 30 else ""
     return f'<g class="{curve.style}"><path d="{path}"/>{dots}</g>'
 
 

@@ -48,14 +48,14 @@ class TrainingResult(NamedTuple):
     def warnings(self) -> list[str]:
         """What is doubtful about the data, and what did not come out as the recipe asks, for people."""
         s = self.summary
-        told = list(s.get("data_warnings", ()))
-        told += [f"{what} could not be fitted: {why}" for what, why in s.get("not_fitted", {}).items()]
+        texts = list(s.get("data_warnings", ()))
+        texts += [f"{what} could not be fitted: {why}" for what, why in s.get("not_fitted", {}).items()]
         if s["exported"] != s.get("export_asked", s["exported"]):
-            told.append(
+            texts.append(
                 f"training.export is {s['export_asked']!r}, but there are no such weights (no clips were held out, or "
                 f"no epoch was trained): the folder holds the {s['exported']} ones"
             )
-        return told
+        return texts
 
 
 def make_summary(recipe: Recipe, result: FitResult, data: TrainingClips, seconds: float, world: int) -> dict[str, Any]:

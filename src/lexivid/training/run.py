@@ -245,8 +245,8 @@ def _complete(
         elif model.clips is None:
             raise LexividError(f"{str(out / CLIPS_FILE)!r} is missing: calibrate the run with `lexivid evaluate`")
         else:
-            there = data if isinstance(data, RunClips) else model.clips.found_in(data, **recipe.data.layout())[0]
-            kept_back, clips = open_held_out(recipe, there, model.mov, model.backbone.images), there.held_out
+            clips_now = data if isinstance(data, RunClips) else model.clips.found_in(data, **recipe.data.layout())[0]
+            kept_back, clips = open_held_out(recipe, clips_now, model.mov, model.backbone.images), clips_now.held_out
         calibrate(model, kept_back, num_workers=recipe.data.num_workers, clips=clips)
         summary |= fitted(model)
         save_config(model, out)
@@ -320,12 +320,16 @@ def _start_from(system: System, folder: Path) -> None:
         scales = read_config(folder).get("scales") or {}
     except (OSError, ValueError, SafetensorError) as error:
         raise LexividError(f"model.init_from: {str(folder)!r} holds no trained model ({error})") from None
-    found = {f"{prefix}{name}": value for prefix, weights in parts.items() for name, value in weights.items()}
+    weights_given = {f"{prefix}{name}": value for prefix, weights in parts.items() for name, value in weights.items()}
     for name, (scale, bias) in scales.items():
-        found[f"objective.log_scale.{name}"] = torch.tensor(float(scale)).log()
-        found[f"objective.bias.{name}"] = torch.tensor(float(bias))
-    own = trained_state(system)
-    shared = {key: value for key, value in found.items() if key in own and own[key].shape == value.shape}
+        weights_given[f"objective.log_scale.{name}"] = torch.tensor(float(scale)).log()
+        weights_given[f"objective.bias.{name}"] = torch.tensor(float(bias))
+    weights_here = trained_state(system)
+    shared = {
+        key: value
+        for key, value in weights_given.items()
+        if key in weights_here and weights_here[key].shape == value.shape
+    }
     if not shared:
         raise LexividError(f"model.init_from: no weights of {str(folder)!r} fit this model")
     system.load_state_dict(shared, strict=False)

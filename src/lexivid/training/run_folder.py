@@ -117,8 +117,8 @@ def _same_split(out: Path, key: str, path: str | None) -> bool:
     """Whether a file of base and novel classes in another place says what the run was started with."""
     if key != "data.class_split" or path is None or not (out / SPLIT_FILE).is_file() or not Path(path).is_file():
         return False
-    given, own = ClassSplit.load(path), ClassSplit.load(out / SPLIT_FILE)
-    return (given.base, given.novel) == (own.base, own.novel)
+    given, stored = ClassSplit.load(path), ClassSplit.load(out / SPLIT_FILE)
+    return (given.base, given.novel) == (stored.base, stored.novel)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -116,11 +116,11 @@ def _read(name: str | Path, known: Sequence[str]) -> dict[str, Any]:
 
 def settings_names(kind: type[Settings]) -> list[str]:
     """The recipes of this kind that come with the package: those whose sections are its own."""
-    own = {item.name for item in fields(kind)}
+    names = {item.name for item in fields(kind)}
     files = (resources.files("lexivid") / "recipes").iterdir()
     texts = {f.name.removesuffix(".yaml"): f.read_text(encoding="utf-8") for f in files if f.name.endswith(".yaml")}
     yaml = _yaml()
-    return sorted(name for name, text in texts.items() if own.issuperset(yaml.safe_load(text) or {}))
+    return sorted(name for name, text in texts.items() if names.issuperset(yaml.safe_load(text) or {}))
 
 
 def to_yaml_text(value: Any) -> str:

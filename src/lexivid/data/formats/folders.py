@@ -28,9 +28,9 @@ def read_folders(root: Path, called: Mapping[str, str]) -> Dataset:
             clips += [clip for inner in folders_of(folder) for clip in _clips_of(inner, part, left_out)]
     else:
         of_folder = {folder: _clips_of(folder, "train", left_out) for folder in folders}
-        clips = [clip for own in of_folder.values() for clip in own]
+        clips = [clip for clips_of in of_folder.values() for clip in clips_of]
         if lists := [
-            found for place in (root, *(f for f in folders if not of_folder[f])) for found in _lists_in(place)
+            list_file for place in (root, *(f for f in folders if not of_folder[f])) for list_file in _lists_in(place)
         ]:
             warnings = (
                 f"{lists[0].name} in {lists[0].parent} seems to list the parts of this data, and is not read: all "
@@ -61,8 +61,8 @@ def _clips_of(folder: Path, split: str, left_out: LeftOut) -> list[Clip]:
 
 def group_of(file: Path) -> str | None:
     """v_HorseRace_g08_c01 -> "v_HorseRace_g08": a group is of one class."""
-    found = _UCF_GROUP.match(file.stem)
-    return found[1] if found else None
+    matched = _UCF_GROUP.match(file.stem)
+    return matched[1] if matched else None
 
 
 def folders_of(root: Path) -> list[Path]:

@@ -74,11 +74,11 @@ def read_multilabel(
     clips, missing = [], []
     for entry in entries:
         name = unicodedata.normalize("NFC", entry.name)
-        found = files.get(name) or files.get(f"v_{name}")
-        if found is None:
+        file = files.get(name) or files.get(f"v_{name}")
+        if file is None:
             missing.append(entry.name)
             continue
-        clips.append(Clip(str(found), entry.labels, entry.split, group=entry.name))
+        clips.append(Clip(str(file), entry.labels, entry.split, group=entry.name))
     if not clips:
         raise LexividError(f"none of the {len(entries)} files that {place} lists is below {root}")
     return make_dataset(root.name, clips, names or {}, f"looked in {place}", missing=missing, left_out=left_out)
@@ -134,7 +134,7 @@ def _youtube8m(place: Path) -> Iterator[Entry]:
         if path == vocabulary:
             continue
         words = map(split_name, re.findall(r"[a-z]+", path.stem.lower()))
-        split = next((said for said in words if said), "train")
+        split = next((word for word in words if word), "train")
         for line, row in read_csv_rows(path):
             if len(row) != 2:
                 raise LexividError(f"{path}, line {line}: two columns, id and labels, but got {row}")
@@ -159,12 +159,12 @@ def _vggsounder(place: Path, perceived: Perceived) -> Iterator[Entry]:
             raise LexividError(
                 f"{path}, line {line}: a label with modality A, V or AV, but got {label!r}, {modality!r}"
             )
-        kept = labels.setdefault(row["video_id"].strip(), {})
+        of_video = labels.setdefault(row["video_id"].strip(), {})
         if modality in wanted:
-            kept[label] = None
-    for name, found in labels.items():
-        if found:
-            yield Entry(name, tuple(found), "test")
+            of_video[label] = None
+    for name, of_video_labels in labels.items():
+        if of_video_labels:
+            yield Entry(name, tuple(of_video_labels), "test")
 
 
 def _table(path: Path, *columns: str) -> Iterator[tuple[int, dict[str, str]]]:
@@ -199,16 +199,16 @@ def _only(place: Path, pattern: str) -> Path:
         if not place.is_file():
             raise LexividError(f"list {str(place)!r} does not exist")
         return place
-    found = sorted(place.glob(pattern))
-    if len(found) != 1:
-        raise LexividError(f"{place} holds {len(found) or 'no'} {pattern}: name the list's file (lists)")
-    return found[0]
+    matches = sorted(place.glob(pattern))
+    if len(matches) != 1:
+        raise LexividError(f"{place} holds {len(matches) or 'no'} {pattern}: name the list's file (lists)")
+    return matches[0]
 
 
 def _all(place: Path, *patterns: str) -> list[Path]:
     if place.is_file():
         return [place]
-    found = [path for pattern in patterns for path in sorted(place.glob(pattern))]
-    if not found:
+    matches = [path for pattern in patterns for path in sorted(place.glob(pattern))]
+    if not matches:
         raise LexividError(f"{place} holds no {' or '.join(patterns)}: say where the lists are (lists)")
-    return found
+    return matches

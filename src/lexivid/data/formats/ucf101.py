@@ -25,8 +25,8 @@ _TAKE = re.compile(r"_g\d+_c\d+$")
 
 def list_files(root: Path, lists: str | os.PathLike[str] | None, part: str, number: int) -> list[Path]:
     """The lists of a part, "train" or "test": in `lists`, or in the data's folder or its ucfTrainTestlist."""
-    places = [root, root / "ucfTrainTestlist", root.parent / "ucfTrainTestlist"] if lists is None else [Path(lists)]
-    return [file for place in places for file in sorted(place.glob(f"*{part}list{number:02d}.txt"))]
+    folders = [root, root / "ucfTrainTestlist", root.parent / "ucfTrainTestlist"] if lists is None else [Path(lists)]
+    return [file for place in folders for file in sorted(place.glob(f"*{part}list{number:02d}.txt"))]
 
 
 def read_ucf101(
@@ -57,10 +57,10 @@ def read_ucf101(
         files = list(media_below(folder, left_out))
         if not files:
             continue
-        own = takes.get(class_key(folder.name), [])
-        if own:
+        class_takes = takes.get(class_key(folder.name), [])
+        if class_takes:
             found_classes.add(class_key(folder.name))
-            _check_spelling(folder, files, own, test_lists[0])
+            _check_spelling(folder, files, class_takes, test_lists[0])
         else:
             strange.append(folder.name)
         for file in files:
@@ -70,7 +70,7 @@ def read_ucf101(
                 continue  # of neither list, such as part of another split
             seen.add(key)
             clips.append(Clip(str(file), (folder.name,), split, group=group_of(file)))
-    without = [own[0].split("/")[0] for name, own in takes.items() if name not in found_classes]
+    without = [class_takes[0].split("/")[0] for name, class_takes in takes.items() if name not in found_classes]
     warnings = []
     if strange and without and "train" not in listed:
         raise LexividError(

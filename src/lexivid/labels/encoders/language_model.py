@@ -174,8 +174,8 @@ class FrozenLanguageModel(nn.Module):
         words = self.word_vectors.float()
         if top_k is None:
             return logits.softmax(dim=-1) @ words
-        values, places = logits.topk(top_k, dim=-1)  # (K, S, k)
-        return (values.softmax(dim=-1)[..., None] * words[places]).sum(dim=-2)
+        values, tokens = logits.topk(top_k, dim=-1)  # (K, S, k)
+        return (values.softmax(dim=-1)[..., None] * words[tokens]).sum(dim=-2)
 
     @torch.no_grad()
     def answer(self, labels: Sequence[str], *, question: str = "is a", num_tokens: int = 8) -> list[str]:

@@ -191,9 +191,9 @@ class SoftAttributeEncoder(TrainedLabelEncoder):
         for place, ids in enumerate(tokens):
             by_length[len(ids)].append(place)
         parts, order = [], []
-        for places in by_length.values():
-            for start in range(0, len(places), self.config.labels_at_once):
-                chosen = places[start : start + self.config.labels_at_once]
+        for indices in by_length.values():
+            for start in range(0, len(indices), self.config.labels_at_once):
+                chosen = indices[start : start + self.config.labels_at_once]
                 order += chosen
                 arguments = ([labels[i] for i in chosen], torch.tensor([tokens[i] for i in chosen]))
                 if self.config.save_memory and torch.is_grad_enabled():
@@ -230,8 +230,10 @@ class SoftAttributeEncoder(TrainedLabelEncoder):
 
     def _encode(self, labels: list[str], ids: Tensor) -> Tensor:
         never_changes = self.config.num_prefixes == 0 and self.config.num_suffix_vectors == 0
-        said = self._remembered(labels, ids) if never_changes and self.training else self.read(ids)
-        vectors = self.text_encoder(labels, self.prompting(said), include_label_tokens=self.config.include_label_tokens)
+        readout = self._remembered(labels, ids) if never_changes and self.training else self.read(ids)
+        vectors = self.text_encoder(
+            labels, self.prompting(readout), include_label_tokens=self.config.include_label_tokens
+        )
         if self.share is None:
             return vectors
         return F.normalize(self._clip_says(labels) + self.share * vectors, dim=-1)

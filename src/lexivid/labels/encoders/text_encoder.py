@@ -88,12 +88,12 @@ class FrozenTextEncoder(nn.Module):
             raise ModelError(
                 f"{num_attributes} soft attributes do not fit: this text encoder reads {self.context_length} tokens"
             )
-        own = [self._words(label)[:room] if include_label_tokens else [] for label in labels]
+        label_tokens = [self._words(label)[:room] if include_label_tokens else [] for label in labels]
         before = len(self.start) + num_attributes
-        ends = torch.tensor([before + len(words) for words in own], device=self.word_vectors.device)
+        ends = torch.tensor([before + len(words) for words in label_tokens], device=self.word_vectors.device)
         length = int(ends.max()) + 1 if self.is_causal else self.context_length
         pad = self.end if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
-        rows = [[*self.start, *[pad] * num_attributes, *words, self.end] for words in own]
+        rows = [[*self.start, *[pad] * num_attributes, *words, self.end] for words in label_tokens]
         ids = torch.tensor([row + [pad] * (length - len(row)) for row in rows], device=self.word_vectors.device)
         x = self.text.embeddings.token_embedding(ids)  # (K, L, W)
         if attributes is not None:

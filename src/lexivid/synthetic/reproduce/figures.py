@@ -33,20 +33,20 @@ def fine_tuning(scores: Scores) -> Part:
             lines = [{"name": modality} | series]
             if modality == "video":
                 lines.append({"name": "video, half the rate"} | _curve(scores, kind, GENTLE, side)[0])
-            said = FIGURE1[modality, side]
+            direction_published = FIGURE1[modality, side]
             letter = "abcdefgh"[len(panels)]
             panels.append(
                 {
                     "title": f"({letter}) {modality}, {side} classes ({WORLD_NAMES[kind]})",
-                    "x_label": "epochs", "y_label": "accuracy, %", "published": said,
+                    "x_label": "epochs", "y_label": "accuracy, %", "published": direction_published,
                     "series": lines,
                 }
             )  # fmt: skip
-            direction = "raises" if said == "up" else "lowers"
+            direction = "raises" if direction_published == "up" else "lowers"
             expectations.append(
                 expect_sign(
                     f"Fine-tuning on {modality} {direction} {side} classes ({WORLD_NAMES[kind]}).", change,
-                    sign=1 if said == "up" else -1,
+                    sign=1 if direction_published == "up" else -1,
                 )
             )  # fmt: skip
             expectations[-1]["measured"] += f", from {series['y'][0]:.1f} % to {series['y'][-1]:.1f} %"
@@ -73,10 +73,10 @@ def _curve(scores: Scores, kind: WorldKind, system: str, side: str) -> tuple[Par
     """Accuracy of one side over epochs as a series, and how much it changes from the first point to the last."""
     curves = [scores.collected(kind, seed, system).facts["curve"] for seed in scores.job.seeds]
     y = 100 * np.array([[point[side] for point in curve] for curve in curves])  # (seeds, points)
-    found = [_over_seeds(column) for column in y.T]
+    estimates = [_over_seeds(column) for column in y.T]
     series = {
-        "x": [point["epoch"] for point in curves[0]], "y": [e.value for e in found],
-        "low": [e.low for e in found], "high": [e.high for e in found],
+        "x": [point["epoch"] for point in curves[0]], "y": [e.value for e in estimates],
+        "low": [e.low for e in estimates], "high": [e.high for e in estimates],
     }  # fmt: skip
     return series, _over_seeds(y[:, -1] - y[:, 0])
 
@@ -167,8 +167,8 @@ def beta_and_temperature(scores: Scores) -> Part:
 
 
 def _over_seeds(values: Sequence[float] | np.ndarray) -> Estimate:
-    found = single_label.t_interval(values)
-    return Estimate(found.value, found.low, found.high, tuple(float(x) for x in values))
+    interval = single_label.t_interval(values)
+    return Estimate(interval.value, interval.low, interval.high, tuple(float(x) for x in values))
 
 
 def figures_of(scores: Scores, names: Sequence[str]) -> list[Mapping[str, Any]]:

@@ -46,8 +46,8 @@ def panel_table(kind: str, panel: Panel) -> tuple[list[str], list[list[str]]]:
     if kind == "lines":
         series = panel["series"]
         at = sorted({x for one in series for x in one["x"]})
-        found = [_points(one) for one in series]
-        rows = [[short(x), *(_bracketed(points.get(x)) for points in found)] for x in at]
+        points_each = [_points(one) for one in series]
+        rows = [[short(x), *(_bracketed(points.get(x)) for points in points_each)] for x in at]
         return [panel["x_label"] or "x", *(one["name"] for one in series)], rows
     if kind == "bars":
         named = zip(panel["names"], panel["values"], strict=True)
@@ -89,12 +89,12 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def _lines(panel: Panel) -> str:
-    found = [(index, one["name"], _points(one)) for index, one in enumerate(panel["series"])]
-    found = [each for each in found if each[2]]
-    if not found:
+    drawn = [(index, one["name"], _points(one)) for index, one in enumerate(panel["series"])]
+    drawn = [each for each in drawn if each[2]]
+    if not drawn:
         return ""
-    xs = [x for _, _, points in found for x in points]
-    ys = [y for _, _, points in found for point in points.values() for y in point if y is not None]
+    xs = [x for _, _, points in drawn for x in points]
+    ys = [y for _, _, points in drawn for point in points.values() for y in point if y is not None]
     y_ticks = ticks(min(ys), max(ys))
     x_ticks = [x for x in ticks(min(xs), max(xs), 8) if min(xs) <= x <= max(xs)]
     if all(float(x).is_integer() for x in xs):
@@ -116,10 +116,10 @@ def _lines(panel: Panel) -> str:
     middle = (top + bottom) / 2
     parts.append(f'<text transform="translate(12 {middle:.1f}) rotate(-90)" text-anchor="middle">')
     parts.append(f"{escape(panel['y_label'])}</text>")
-    for index, _, points in found:
+    for index, _, points in drawn:
         parts.append(_curve(index, points, across, down))
     y = bottom + 38
-    for index, name, _ in found:
+    for index, name, _ in drawn:
         y += 6
         colour = index % NUM_COLOURS
         parts.append(f'<path class="line s{colour} d{index % 4}" d="M8 {y + 10:.1f}h30"/>')

@@ -55,14 +55,14 @@ def _origin(results: Results) -> str:
 
 
 def _summary(results: Results) -> list[str]:
-    found = verdicts(results)
-    if not any(found.values()):
+    groups = verdicts(results)
+    if not any(groups.values()):
         return ["## Do the paper's signs come out?", "None was checked in this run."]
-    counts = ", ".join(counted(key, found[key]) for key in (True, False, None))
+    counts = ", ".join(counted(key, groups[key]) for key in (True, False, None))
     rows = [
         [" ".join(MARKS[key]), title, each["text"], each["measured"] or "–", each["reason"]]
         for key in (False, None, True)
-        for (_, title), expectations in found[key].items()
+        for (_, title), expectations in groups[key].items()
         for each in expectations
     ]
     return ["## Do the paper's signs come out?", counts + ".", _rows(["", "where", "sign", "measured", "reason"], rows)]
@@ -162,8 +162,8 @@ def _models(results: Results) -> list[str]:
 
 def _protocol(results: Results) -> list[str]:
     parts = []
-    if found := facts(results):
-        rows = [[name, value if isinstance(value, str) else "; ".join(value)] for name, value in found.items()]
+    if protocol_facts := facts(results):
+        rows = [[name, value if isinstance(value, str) else "; ".join(value)] for name, value in protocol_facts.items()]
         parts += ["## What was used", _rows(["", ""], rows)]
     parts.append("## Failures")
     if not results["failures"]:

@@ -239,11 +239,11 @@ def compared(table: Table) -> tuple[dict[str, str], dict[str, dict[str, Differen
     """The differences as a table: key -> label of its columns, and "A − B" -> key -> difference."""
     labels = column_labels(table)
     keys = [each["column"] for each in table["differences"]]
-    found: dict[str, dict[str, Difference]] = {}
+    differences: dict[str, dict[str, Difference]] = {}
     for each in table["differences"]:
-        found.setdefault(f"{each['of']} − {each['minus']}", {})[each["column"]] = each
+        differences.setdefault(f"{each['of']} − {each['minus']}", {})[each["column"]] = each
     columns = [key for key in labels if key in keys] + [key for key in keys if key not in labels]
-    return {key: labels.get(key, key) for key in columns}, found
+    return {key: labels.get(key, key) for key in columns}, differences
 
 
 def reach(table: Table) -> float:

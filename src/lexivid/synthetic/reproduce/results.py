@@ -122,16 +122,16 @@ def _model(name: str) -> dict[str, Any]:
 
 def _pictures(job: Reproduction) -> list[dict[str, str]]:
     """Some clips of each world."""
-    found = []
+    pictures = []
     for kind in kinds_of(job.names):
         path = job.place.sheet(kind)
         if path.is_file():
             png = base64.b64encode(_small(path)).decode("ascii")
             alt = "Rows of frames, optical flow as colours and spectrograms, each under the name of its class."
-            found.append(
+            pictures.append(
                 {"title": f"Clips of the {kind} world, as a reader of the files gets them", "png": png, "alt": alt}
             )
-    return found[:1]
+    return pictures[:1]
 
 
 def _small(path: Path) -> bytes:

@@ -344,12 +344,12 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
     path = out / "world.json"
     if path.is_file():
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            stored = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise LexividError(f"{str(path)!r} cannot be read: {error}; choose another folder") from None
         differ = [
             key for key in settings
-            if key != "lexivid" and (not isinstance(found, dict) or found.get(key) != settings[key])
+            if key != "lexivid" and (not isinstance(stored, dict) or stored.get(key) != settings[key])
         ]  # fmt: skip
         if differ:
             raise LexividError(f"{str(out)!r} holds another world ({', '.join(differ)} differ): choose another folder")

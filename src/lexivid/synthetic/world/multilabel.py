@@ -121,11 +121,11 @@ class LabelSets:
         nouns = {
             side: [asdict(n) for n in members] for side, members in zip(("base", "novel"), self.nouns, strict=True)
         }
-        places = {
+        indices_of = {
             name: {"seen": list(indices.seen), "unseen": list(indices.unseen)}
             for name, indices in (("motions", self.motions), ("sounds", self.sounds))
         }
-        return {"nouns": nouns, **places, "told": list(self.label_kinds)}
+        return {"nouns": nouns, **indices_of, "told": list(self.label_kinds)}
 
     def _of_kind(self, kind: LabelKind, *, seen: bool) -> list[str]:
         nouns = self.nouns.base if seen else self.nouns.novel
