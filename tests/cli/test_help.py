@@ -47,8 +47,8 @@ def test_verbs_stand_in_panels(call: Call) -> None:
     places = [
         words.index(word)
         for word in (
-            "Use", "classify", "labels", "flow", "demo", "Train", "train", "evaluate", "compare", "Synthetic", "world",
-            "pretrain",
+            "Use", "classify", "labels", "flow", "demo", "Train", "train", "evaluate", "compare", "push", "Synthetic",
+            "world", "pretrain",
             "reproduce",
         )
     ]  # fmt: skip

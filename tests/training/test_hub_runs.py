@@ -22,6 +22,7 @@ from language_models import make_gpt2
 import lexivid
 from lexivid.data.run_clips import RunClips
 from lexivid.errors import LexividError
+from lexivid.evaluation import evaluate as runs
 from lexivid.training import train
 from lexivid.training.pinning import as_begun, check_same, pinned
 from lexivid.training.recipe import Recipe, load_recipe
@@ -39,6 +40,13 @@ import json, sys
 from lexivid.models.trained import TrainedModel
 model = TrainedModel.from_pretrained(sys.argv[1], device="cpu")
 print(json.dumps([model.push_to_hub("me/colours"), model.clips.num_trained_on(model.clips.clips)]))
+"""
+
+CLI = """
+import sys
+from lexivid.__main__ import main
+sys.argv[0] = "lexivid"
+main()
 """
 
 LABELS = ["red", "green", "purple"]
@@ -100,6 +108,15 @@ def test_a_published_run_is_used_by_the_name_that_its_card_prints(clip_folder: P
             assert str(tmp_path).encode() not in content, name
             assert str(clip_folder.parent).encode() not in content, name
             assert b"private folder" not in content, name
+        runs.evaluate(tmp_path / "run", data, out=tmp_path / "measured", num_workers=0, device="cpu")
+        words = ("push", tmp_path / "run", "me/measured", "--licence", "cc-by-4.0", "--results")
+        said = _run(CLI, *words, tmp_path / "measured" / "base-novel.json", home=tmp_path / "owner", endpoint=endpoint)
+        assert "me/measured" in said
+        card = hub.commits["me/measured"][-1][1]["README.md"].decode()
+        assert "license: cc-by-4.0" in card
+        assert "| base-novel |" in card
+        assert "95 % interval by bootstrap over" in card
+        assert str(tmp_path) not in card
         trained_on = next(c.path for c in _record(tmp_path / "run").train)
         user = tmp_path / "user"
         found = json.loads(_run(USER, "me/colours", trained_on, data, home=user, endpoint=endpoint))

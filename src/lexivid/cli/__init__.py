@@ -17,6 +17,7 @@ from lexivid.cli import demo as demo
 from lexivid.cli import train as train
 from lexivid.cli import evaluate as evaluate
 from lexivid.cli import compare as compare
+from lexivid.cli import push as push
 from lexivid.cli import world as world
 from lexivid.cli import pretrain as pretrain
 from lexivid.cli import reproduce as reproduce

@@ -87,6 +87,15 @@ def report_this(result: dict[str, Any]) -> str:
     return f"{name} {percent(interval)} %, 95 % interval by {bootstrap} ({how})"
 
 
+def results_in_markdown(result: dict[str, Any]) -> str:
+    """The table of a result and the number to report, for a model card; without places of this machine."""
+    lines = summary(result)
+    rows = ["| " + " | ".join(line) + " |" for line in lines]
+    return "\n".join(
+        ["## Results", "", rows[0], "|---" * len(lines[0]) + "|", *rows[1:], "", report_this(result) + "."]
+    )
+
+
 def _side_name(side: str, result: dict[str, Any]) -> str:
     """A model that was trained on no class has no base classes."""
     return "all classes" if side == "base" and not result["split"]["novel"] and not result["trained"] else side

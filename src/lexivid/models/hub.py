@@ -56,6 +56,8 @@ def push_to_hub(
     token: str | bool | None = None,
     commit_message: str = "Upload a Lexivid model",
     self_contained: bool | None = None,
+    notes: str = "",
+    licence: str | None = None,
 ) -> str:
     """Upload to the Hugging Face Hub with a short model card -> the address of the commit.
 
@@ -64,6 +66,8 @@ def push_to_hub(
 
     Args:
         self_contained: the backbone goes too; None: where it is a folder of this machine, which nobody else has.
+        notes: Markdown for the end of the model card, such as results.
+        licence: of the model, for the model card.
 
     Raises:
         ModelError: the label encoder reads with a language model that is a folder of this machine.
@@ -86,7 +90,7 @@ def push_to_hub(
         if model.clips is not None:
             model.clips.without_names().save(folder)
         forget_places(folder)
-        write_atomically(folder / "README.md", model_card(folder, repo_id))
+        write_atomically(folder / "README.md", model_card(folder, repo_id, notes=notes, licence=licence))
         return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message))
 
 
@@ -119,16 +123,45 @@ def forget_places(folder: Path) -> None:
             write_atomically(folder / name, json.dumps(about, indent=2, ensure_ascii=False) + "\n")
 
 
-def model_card(folder: Path, name: str) -> str:
+_LICENCES = {
+    "openai/clip-": "MIT",
+    "laion/CLIP-": "MIT",
+    "google/siglip-": "Apache-2.0",
+    "google/siglip2-": "Apache-2.0",
+    "world": "Apache-2.0",
+}
+"""Licences of backbones, by how their names begin; all allow copies."""
+
+
+def licence_to_copy(model: TrainedModel, given: str | None = None) -> str:
+    """The licence under which the backbone's weights may be published with the model.
+
+    given: what the user says of a backbone that is not known here.
+
+    Raises:
+        ModelError: the licence is not known, and none is given.
+    """
+    name = name_of(model.backbone)
+    known = next((licence for begin, licence in _LICENCES.items() if name.startswith(begin)), None)
+    if known is None and given is None:
+        raise ModelError(
+            f"the licence of the backbone {name!r} is not known here: give --backbone-licence NAME if it allows them, "
+            "or leave --self-contained out"
+        )
+    return given or str(known)
+
+
+def model_card(folder: Path, name: str, *, notes: str = "", licence: str | None = None) -> str:
     """README.md of a model's folder, for the Hub."""
     config = read_config(folder)
     classes = config["base_classes"]
     shown = ", ".join(classes[:50]) + (" ..." if len(classes) > 50 else "")
     return (
         f"---\nlibrary_name: lexivid\npipeline_tag: video-classification\ntags: [lexivid, open-vocabulary, video]\n"
+        f"{f'license: {licence}' + chr(10) if licence else ''}"
         f"---\n\n# {name}\n\nAn open-vocabulary video classifier (MOV) on the backbone `{config['backbone']['name']}`, "
         f"trained with {', '.join(config['inputs'])}.\n\n```python\nimport lexivid\n\n"
         f"classifier = lexivid.load({name!r})\n"
         f'classifier.classify("clip.mp4", labels=["your", "own", "words"])\n```\n\n'
-        f"Base classes ({len(classes)}): {shown}\n"
+        f"Base classes ({len(classes)}): {shown}\n" + (f"\n{notes}\n" if notes else "")
     )

@@ -206,8 +206,11 @@ class TrainedModel:
         token: str | bool | None = None,
         commit_message: str = "Upload a Lexivid model",
         self_contained: bool | None = None,
+        notes: str = "",
+        licence: str | None = None,
     ) -> str:
         """Upload to the Hugging Face Hub -> the address of the commit, see `lexivid.models.hub.push_to_hub`."""
         return push_to_hub(
-            self, repo_id, private=private, token=token, commit_message=commit_message, self_contained=self_contained
-        )
+            self, repo_id, private=private, token=token, commit_message=commit_message, self_contained=self_contained,
+            notes=notes, licence=licence,
+        )  # fmt: skip
