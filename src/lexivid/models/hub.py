@@ -145,8 +145,8 @@ def licence_to_copy(model: TrainedModel, given: str | None = None) -> str:
     known = next((licence for begin, licence in _LICENCES.items() if name.startswith(begin)), None)
     if known is None and given is None:
         raise ModelError(
-            f"the licence of the backbone {name!r} is not known here: give --backbone-licence NAME if it allows them, "
-            "or leave --self-contained out"
+            f"the licence of the backbone {name!r} is not known here: give --backbone-licence NAME if it allows "
+            "copies, or leave --self-contained out"
         )
     return given or str(known)
 
